@@ -1,0 +1,1 @@
+"""Configurations of models: what to generate and how to sample."""

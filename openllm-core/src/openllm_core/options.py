@@ -1,0 +1,140 @@
+"""Every knob of the program: EngineOptions, ServerOptions, StoreOptions. One `setting(...)` line each.
+
+The command line, `openllm env`, the configuration file and the reference page are all made from these declarations.
+EngineOptions travels to the engine host as plain data (`as_data` / `from_data`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from .settings import setting
+
+ENGINE = "Engine"
+SERVER = "Server"
+LIMITS = "Limits"
+ACCESS = "Access"
+
+
+@attrs.frozen(kw_only=True)
+class EngineOptions:
+    """How one engine runs one model. Everything here reaches the engine host."""
+
+    model_path: str = setting("", "Folder of the model, resolved before the host starts.", flag="")
+    model_id: str = setting("", "Id or folder as the user gave it; for messages.", flag="")
+    family: str = setting("", "Family name the model resolved to.", flag="")
+    backend: str = setting("auto", "pt, echo, or auto: the fastest one installed.", env="OPENLLM_BACKEND", group=ENGINE)
+    device: str = setting(
+        "auto", "auto, cpu, or CUDA indices as in CUDA_VISIBLE_DEVICES.", env="OPENLLM_DEVICE", group=ENGINE
+    )
+    dtype: str = setting(
+        "auto",
+        "Computation type; auto takes the checkpoint's where the device computes in it, by measurement on CPU.",
+        env="OPENLLM_DTYPE",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        group=ENGINE,
+    )
+    max_model_len: int | None = setting(
+        None, "Context length in tokens; default: the model's.", env="OPENLLM_MAX_MODEL_LEN", ge=8, group=ENGINE
+    )
+    max_num_seqs: int | None = setting(
+        None, "Sequences run at once; default 64 on pt.", env="OPENLLM_MAX_NUM_SEQS", ge=1, le=4096, group=ENGINE
+    )
+    attention: str = setting(
+        "auto",
+        "Attention of the decode step; auto measures at first start and remembers.",
+        env="OPENLLM_ATTENTION",
+        choices=("auto", "grouped", "sdpa", "eager"),
+        group=ENGINE,
+    )
+    compile: str = setting(
+        "auto",
+        "Compile the decode step; auto measures where a C++ compiler is found.",
+        env="OPENLLM_COMPILE",
+        choices=("auto", "on", "off"),
+        group=ENGINE,
+    )
+    threads: int | None = setting(
+        None, "Compute threads; default: measured.", env="OPENLLM_THREADS", ge=1, le=1024, group=ENGINE
+    )
+    quantize: str | None = setting(
+        None, "Quantisation while loading.", env="OPENLLM_QUANTIZE", choices=("int8", "int4", "gptq", "awq"), group=ENGINE
+    )
+    trust_remote_code: bool = setting(
+        False, "Run Python code that the model folder carries.", typed_only=True, env="TRUST_REMOTE_CODE", group=ENGINE
+    )
+    allow_pickle_weights: bool = setting(
+        False, "Read weights stored as pickle, which can run code.", typed_only=True, group=ENGINE
+    )
+    engine_arg: dict[str, Any] = setting(
+        attrs.Factory(dict), "KEY=VALUE for the backend itself; repeatable.", flag="--engine-arg", group=ENGINE
+    )
+
+
+@attrs.frozen(kw_only=True)
+class ServerOptions:
+    """How the server process listens, admits and ends."""
+
+    host: str = setting("127.0.0.1", "Address to listen on.", env="OPENLLM_HOST", group=SERVER)
+    port: int = setting(3000, "Port to listen on.", env="OPENLLM_PORT", ge=0, le=65535, short="-p", group=SERVER)
+    served_model_name: tuple[str, ...] = setting(
+        (), "Name clients use in `model`; repeatable; default: folder basename, else the id.", group=SERVER
+    )
+    api_key: tuple[str, ...] = setting(
+        (), "Keys that open every route, comma separated.", env="OPENLLM_API_KEY", flag="", secret=True, group=ACCESS
+    )
+    no_auth: bool = setting(False, "Serve a public address without a key.", typed_only=True, group=ACCESS)
+    cors: bool = setting(False, "Allow browsers from any origin.", env="OPENLLM_CORS", group=ACCESS)
+    strict: bool = setting(
+        False, "Refuse unknown request fields instead of listing them in X-OpenLLM-Ignored.", env="OPENLLM_STRICT", group=ACCESS
+    )
+    server_timeout: float = setting(
+        600.0, "Deadline of one request, seconds.", env="OPENLLM_SERVER_TIMEOUT", ge=1, le=86400, group=LIMITS
+    )
+    max_tokens_default: int = setting(
+        1024, "Tokens generated when a chat or completion request does not say.", env="OPENLLM_MAX_TOKENS_DEFAULT", ge=1, group=LIMITS
+    )
+    max_queue: int | None = setting(
+        None, "Requests that may wait; default 2 x slots, at least 16.", env="OPENLLM_MAX_QUEUE", ge=1, group=LIMITS
+    )
+    queue_timeout: float = setting(
+        30.0, "Seconds a request may wait for a slot.", env="OPENLLM_QUEUE_TIMEOUT", ge=0.1, le=3600, group=LIMITS
+    )
+    max_body: int = setting(
+        10 * 1024 * 1024, "Bytes of a request body.", env="OPENLLM_MAX_BODY", ge=1024, group=LIMITS
+    )
+    drain_grace: float = setting(
+        30.0, "Seconds streams may go on after SIGTERM.", env="OPENLLM_DRAIN_GRACE", ge=0, le=3600, group=SERVER
+    )
+    restarts: int = setting(
+        3, "Engine restarts within 10 minutes before giving up.", env="OPENLLM_RESTARTS", ge=0, le=100, group=SERVER
+    )
+    ping_interval: float = setting(
+        15.0, "Seconds of silence on a stream before a comment line.", env="OPENLLM_PING_INTERVAL", ge=1, group=SERVER
+    )
+    overload_status: int = setting(
+        503, "HTTP status of a refusal for load: 503 or 429.", env="OPENLLM_OVERLOAD_STATUS", ge=429, le=503, group=SERVER
+    )
+
+
+@attrs.frozen(kw_only=True)
+class StoreOptions:
+    """Where models are kept and where they may come from."""
+
+    home: str = setting("~/bentoml", "Root of the model store.", env="BENTOML_HOME", flag="", group="Store")
+    offline: bool = setting(False, "Make no connection to any hub.", env="HF_HUB_OFFLINE", flag="", group="Store")
+    lock_timeout: float = setting(
+        600.0, "Seconds to wait for another process that imports the same model.", env="OPENLLM_LOCK_TIMEOUT", ge=0, group="Store"
+    )
+
+
+def as_data(options: EngineOptions) -> dict[str, Any]:
+    """Plain data for the first frame to the engine host."""
+    return attrs.asdict(options)
+
+
+def from_data(data: dict[str, Any]) -> EngineOptions:
+    """Inverse of `as_data`; an unknown key raises TypeError, since both ends are one version."""
+    return EngineOptions(**data)

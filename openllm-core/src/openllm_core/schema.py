@@ -1,0 +1,211 @@
+"""Wire messages of every route, shared by client and server. The OpenAPI document is made from these very classes.
+
+`serde.structure` turns JSON into them and refuses wrong types and ranges by field path; fields are declared with
+`serde.field`. Names and shapes of the OpenAI routes are OpenAI's; those of `/v1/generate*` and `/v1/metadata` are
+OpenLLM 0.3.5's.
+"""
+
+from __future__ import annotations
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+
+from .serde import field
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+# -- shared -------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Usage:
+    """Token counts of one request: all choices together."""
+
+    prompt_tokens: int = field(help="Tokens of the prompt, special tokens included.")
+    completion_tokens: int = field(help="Tokens generated, the ending stop token included.")
+    total_tokens: int = field(help="Sum of the two.")
+
+
+@attrs.frozen(kw_only=True)
+class ErrorDetail:
+    """What went wrong, in OpenAI's shape."""
+
+    message: str = field(help="One line for a person.")
+    type: str = field(help="Kind of error: invalid_request_error, service_unavailable_error, server_error, …")
+    param: str | None = field(default=None, help="Field at fault.")
+    code: str | None = field(default=None, help="Stable code to branch on.")
+
+
+@attrs.frozen(kw_only=True)
+class ErrorBody:
+    """Body of every refusal, on every route."""
+
+    error: ErrorDetail = field(help="The error.")
+
+
+@attrs.define
+class Delta:
+    """What one engine step added to one choice of a request: text, ids, and how it ended if it did.
+
+    Attributes:
+        index: the choice, 0..n-1.
+        text: new text, ready to send; text that may still become a stop string is held back.
+        token_ids: ids generated since the last delta.
+        finish_reason: None while the choice runs.
+        logprobs: one entry per id when asked for.
+        stop_reason: the stop string or stop token id that ended it.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str | None = None
+    logprobs: list[LogprobEntry] | None = None
+    stop_reason: str | int | None = None
+
+
+@attrs.define
+class LogprobEntry:
+    """A drawn token with its natural-log probability, and the most likely ones beside it."""
+
+    token: str
+    token_id: int
+    logprob: float
+    bytes: list[int]
+    top: list[tuple[str, int, float]] = attrs.Factory(list)
+
+
+# -- /v1/generate, /v1/generate_stream ------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class GenerateRequest:
+    """Completion of a raw prompt with the family's own fields, as in 0.3.5."""
+
+    prompt: str = field(help="Text to complete; no template is applied.")
+    llm_config: dict[str, Any] = field(
+        default=attrs.Factory(dict), help="Own, generation and sampling fields, flat or with `generation_config` nested."
+    )
+    adapter_name: str | None = field(default=None, help="Adapter to use; default: the server's.")
+    detail: bool = field(default=False, help="Add finish reasons, usage and logprobs to the answer.")
+    echo: bool = field(default=False, help="Stream only: send the prompt first.")
+    stream_options: dict[str, Any] | None = field(default=None, help="Accepted for symmetry; usage is always sent last.")
+
+
+@attrs.frozen(kw_only=True)
+class GenerateResponse:
+    """Answer of `/v1/generate`: exactly two keys, unless `detail` was asked for."""
+
+    responses: list[Any] = field(help="One per `n`; the completion without the prompt.")
+    configuration: dict[str, Any] = field(help="The effective configuration, nested form.")
+
+
+# -- /v1/metadata ---------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Metadata:
+    """What is served, in 0.3.5's shape plus `family`, `served_model_names` and `context_length`."""
+
+    model_id: str = field(help="Id of the model; the served name of a folder.")
+    timeout: int = field(help="Deadline of a request, seconds.")
+    model_name: str = field(help="Family in 0.3.5's words (one of its eleven).")
+    backend: str = field(help="Backend that runs it.")
+    configuration: str = field(help="Server configuration, JSON text.")
+    supports_embeddings: bool = field(default=False, help="Whether /v1/embeddings works.")
+    supports_hf_agent: bool = field(default=False, help="Whether /hf/agent works.")
+    family: str = field(default="", help="The true family.")
+    served_model_names: list[str] = field(default=attrs.Factory(list), help="Names accepted in `model`.")
+    context_length: int | None = field(default=None, help="Tokens, prompt plus completion.")
+
+
+# -- OpenAI ---------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class StreamOptions:
+    """What a stream carries besides deltas."""
+
+    include_usage: bool = field(default=False, help="Send a last chunk with usage and no choices.")
+
+
+@attrs.frozen(kw_only=True)
+class ChatMessage:
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"] = field(help="Who speaks.")
+    content: str | list[dict[str, Any]] | None = field(default=None, help="Text, or a list of text parts.")
+    name: str | None = field(default=None, help="Name of the speaker.")
+    tool_calls: list[dict[str, Any]] | None = field(default=None, help="Calls the assistant made.")
+    tool_call_id: str | None = field(default=None, help="Call that a tool message answers.")
+
+
+@attrs.frozen(kw_only=True)
+class SamplingFields:
+    """Sampling fields that both OpenAI routes take; None means the server's default."""
+
+    model: str = field(help="A served model name.", min_length=1, max_length=256)
+    max_tokens: int | None = field(default=None, ge=1, help="Tokens to generate at most.")
+    temperature: float | None = field(default=None, ge=0, le=2, help="0 is greedy.")
+    top_p: float | None = field(default=None, gt=0, le=1, help="Nucleus share.")
+    top_k: int | None = field(default=None, ge=-1, help="Most likely tokens kept; 0 or -1 keeps all.")
+    min_p: float | None = field(default=None, ge=0, le=1, help="Share of the best token's probability a token needs.")
+    repetition_penalty: float | None = field(default=None, gt=0, le=10, help="Divides logits of tokens seen so far.")
+    presence_penalty: float | None = field(default=None, ge=-2, le=2, help="Subtracted once from generated tokens.")
+    frequency_penalty: float | None = field(default=None, ge=-2, le=2, help="Subtracted per occurrence.")
+    logit_bias: dict[str, float] | None = field(default=None, help="Token id -> bias, -100..100.")
+    n: int | None = field(default=None, ge=1, le=128, help="Choices.")
+    seed: int | None = field(default=None, ge=-(2**63), le=2**63 - 1, help="Makes sampling repeatable.")
+    stop: str | list[str] | None = field(default=None, help="Up to 4 strings that end the text; not returned.")
+    stop_token_ids: list[int] | None = field(default=None, help="Ids that end the text.")
+    ignore_eos: bool | None = field(default=None, help="Go on past the model's end token.")
+    min_tokens: int | None = field(default=None, ge=0, help="Tokens before which no end token is drawn.")
+    stream: bool | None = field(default=None, help="Answer as server-sent events.")
+    stream_options: StreamOptions | None = field(default=None, help="Only with `stream`.")
+    user: str | None = field(default=None, max_length=512, help="Caller's tag; not used.")
+
+
+@attrs.frozen(kw_only=True)
+class ChatCompletionRequest(SamplingFields):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[ChatMessage] = field(min_length=1, help="The conversation.")
+    max_completion_tokens: int | None = field(default=None, ge=1, help="Newer name of `max_tokens`.")
+    logprobs: bool | None = field(default=None, help="Return log-probabilities.")
+    top_logprobs: int | None = field(default=None, ge=0, le=20, help="Most likely tokens beside each.")
+    adapter_name: str | None = field(default=None, help="Adapter to use.")
+
+
+@attrs.frozen(kw_only=True)
+class CompletionRequest(SamplingFields):
+    """`POST /v1/completions`."""
+
+    prompt: str | list[str] | list[int] | list[list[int]] = field(help="Text(s) or token ids to complete.")
+    echo: bool | None = field(default=None, help="Return the prompt before the completion.")
+    logprobs: int | None = field(default=None, ge=0, le=20, help="Most likely tokens to return log-probabilities of.")
+    best_of: int | None = field(default=None, ge=1, help="Only equal to `n`.")
+    suffix: str | None = field(default=None, help="Not supported; must be null.")
+    adapter_name: str | None = field(default=None, help="Adapter to use.")
+
+
+@attrs.frozen(kw_only=True)
+class ModelCard:
+    """One entry of `GET /v1/models`."""
+
+    id: str = field(help="Name to use in `model`.")
+    created: int = field(help="Unix time the server started.")
+    object: Literal["model"] = field(default="model", help="Constant.")
+    owned_by: str = field(default="openllm", help="Constant.")
+    max_model_len: int | None = field(default=None, help="Context length, tokens.")
+    root: str | None = field(default=None, help="Model an adapter stands on.")
+
+
+@attrs.frozen(kw_only=True)
+class ModelList:
+    """`GET /v1/models`."""
+
+    data: list[ModelCard] = field(help="What is served.")
+    object: Literal["list"] = field(default="list", help="Constant.")

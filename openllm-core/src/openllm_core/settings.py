@@ -1,0 +1,218 @@
+"""setting(): type, default, environment variable, flag and help of one knob on one line; read(): where its value comes from.
+
+Precedence, once and for everything: explicit argument or flag > environment > configuration file > model family > default.
+Called by `options.py` (declarations) and by whoever starts something (`read`). Reads no environment at import.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar
+
+import attrs
+import orjson
+
+from .errors import InvalidSetting, UnsafeConfiguration
+
+T = TypeVar("T", bound=attrs.AttrsInstance)
+
+Source = Literal["explicit", "environment", "file", "family", "default"]
+
+TRUE_WORDS = frozenset({"1", "on", "yes", "true"})
+FALSE_WORDS = frozenset({"0", "off", "no", "false"})
+
+
+@attrs.frozen(kw_only=True)
+class Setting:
+    """What is known of one knob besides its type and default; kept in the attrs metadata under "setting"."""
+
+    help: str
+    env: str | None = None
+    flag: str | None = None  # "--max-model-len"; None = derived from the name; "" = no flag
+    short: str | None = None
+    choices: tuple[str, ...] | None = None
+    ge: float | None = None
+    le: float | None = None
+    typed_only: bool = False  # counts only when typed on this process's command line
+    secret: bool = False  # value never printed
+    group: str = "Options"
+
+
+def setting(default: Any, help: str, **facts: Any) -> Any:
+    """Declare one knob of an options class.
+
+    Args:
+        default: value when nothing says otherwise.
+        help: one line for `--help`, `openllm env` and the reference page; units included.
+        facts: fields of `Setting`.
+    """
+    return attrs.field(default=default, kw_only=True, metadata={"setting": Setting(help=help, **facts)})
+
+
+def settings_of(cls: type[attrs.AttrsInstance]) -> dict[str, tuple[attrs.Attribute[Any], Setting]]:
+    """Name -> (attribute with resolved type, setting) of an options class, in declaration order."""
+    attrs.resolve_types(cls)
+    return {a.name: (a, a.metadata["setting"]) for a in attrs.fields(cls) if "setting" in a.metadata}
+
+
+def flag_of(name: str, fact: Setting) -> str:
+    """The command-line flag of a setting; empty when it has none."""
+    return "--" + name.replace("_", "-") if fact.flag is None else fact.flag
+
+
+@attrs.frozen
+class Reading:
+    """An options object and, for each field, where its value came from."""
+
+    options: Any
+    sources: dict[str, Source]
+
+
+def read(
+    cls: type[T],
+    *,
+    explicit: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: Mapping[str, Any] | None = None,
+    family: Mapping[str, Any] | None = None,
+) -> Reading:
+    """Build an options object by the one precedence.
+
+    Args:
+        explicit: typed flags or arguments; None values count as not given.
+        environ: the environment; default `os.environ`. Variables are read only where set.
+        file: keys of a configuration file; unknown ones are refused by `check_keys`, not here.
+        family: defaults of the model family.
+
+    Raises:
+        InvalidSetting: a value does not fit; the message names variable, flag or key, and the text.
+        UnsafeConfiguration: a setting that counts only when typed came from elsewhere.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    for name, (attribute, fact) in settings_of(cls).items():
+        flag = flag_of(name, fact) or name
+        if explicit is not None and explicit.get(name) is not None:
+            values[name], sources[name] = convert(explicit[name], attribute.type, fact, origin=flag), "explicit"
+        elif fact.env is not None and fact.env in environ:
+            found = convert(environ[fact.env], attribute.type, fact, origin=fact.env)
+            _refuse_untyped(fact, found, attribute.default, fact.env, flag)
+            values[name], sources[name] = found, "environment"
+        elif file is not None and file.get(name) is not None:
+            found = convert(file[name], attribute.type, fact, origin=f"key {name!r}")
+            _refuse_untyped(fact, found, attribute.default, f"key {name!r}", flag)
+            values[name], sources[name] = found, "file"
+        elif family is not None and family.get(name) is not None and not fact.typed_only:
+            values[name], sources[name] = convert(family[name], attribute.type, fact, origin="family"), "family"
+        else:
+            sources[name] = "default"
+    return Reading(cls(**values), sources)
+
+
+def _refuse_untyped(fact: Setting, found: Any, default: Any, origin: str, flag: str) -> None:
+    if fact.typed_only and found != default:
+        raise UnsafeConfiguration(
+            f"{origin} asks for {flag}, which counts only when typed on the command line.",
+            hint=f"Remove {origin} and type {flag} if you trust what it allows.",
+            param=flag,
+        )
+
+
+def check_keys(cls_list: Sequence[type[attrs.AttrsInstance]], keys: Mapping[str, Any], origin: str) -> None:
+    """Refuse keys that no options class knows, naming near ones.
+
+    Raises:
+        InvalidSetting: with the unknown key as `param`.
+    """
+    known = [name for cls in cls_list for name in settings_of(cls)]
+    for key in keys:
+        if key.replace("-", "_") not in known:
+            near = get_close_matches(key, known, n=3)
+            raise InvalidSetting(
+                f"{origin}: unknown key {key!r}.",
+                hint=f"Did you mean {', '.join(near)}?" if near else "`openllm env` lists every setting.",
+                param=key,
+            )
+
+
+def convert(value: Any, target: Any, fact: Setting, *, origin: str) -> Any:
+    """Turn text (or an already typed value) into a setting's type and check its range.
+
+    Raises:
+        InvalidSetting: naming `origin` and the text.
+    """
+    try:
+        converted = _convert(value, target)
+    except (ValueError, TypeError) as error:
+        shown = "<hidden>" if fact.secret else repr(value)[:200]
+        raise InvalidSetting(f"{origin}: {shown} {error}.", param=origin) from None
+    if fact.choices is not None and converted is not None and converted not in fact.choices:
+        near = get_close_matches(str(converted), fact.choices, n=2, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}?" if near else None
+        raise InvalidSetting(
+            f"{origin}: {str(converted)[:200]!r} is not one of {', '.join(fact.choices)}.", hint=hint, param=origin
+        )
+    if isinstance(converted, (int, float)) and not isinstance(converted, bool):
+        if fact.ge is not None and converted < fact.ge:
+            raise InvalidSetting(f"{origin}: {converted} is not >= {fact.ge:g}.", param=origin)
+        if fact.le is not None and converted > fact.le:
+            raise InvalidSetting(f"{origin}: {converted} is not <= {fact.le:g}.", param=origin)
+    return converted
+
+
+def _convert(value: Any, target: Any) -> Any:
+    origin = typing.get_origin(target)
+    if origin in (typing.Union, types.UnionType):
+        members = [m for m in typing.get_args(target) if m is not type(None)]
+        if value is None or (isinstance(value, str) and value.strip().lower() in {"none", "null"}):
+            return None
+        return _convert(value, members[0])
+    if origin is Literal:
+        return str(value)
+    if origin is tuple:
+        items = [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else value
+        member = typing.get_args(target)[0]
+        return tuple(_convert(item, member) for item in items)
+    if origin is dict:
+        if isinstance(value, Mapping):
+            return dict(value)
+        pairs = orjson.loads(value) if isinstance(value, str) else dict(p.split("=", 1) for p in value)
+        if not isinstance(pairs, dict):
+            raise ValueError("is not a JSON object")
+        return pairs
+    if target is bool:
+        return _to_bool(value)
+    if target is int:
+        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+            raise ValueError("is not a whole number")
+        try:
+            return int(value)
+        except (ValueError, OverflowError):
+            raise ValueError("is not a whole number") from None
+    if target is float:
+        if isinstance(value, bool):
+            raise ValueError("is not a number")
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError("is not a number") from None
+        if number != number or number in (float("inf"), float("-inf")):
+            raise ValueError("is not a finite number")
+        return number
+    return str(value)
+
+
+def _to_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in TRUE_WORDS:
+        return True
+    if word in FALSE_WORDS:
+        return False
+    raise ValueError("is neither true nor false")

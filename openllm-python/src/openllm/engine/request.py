@@ -1,0 +1,41 @@
+"""What the service hands to the engine and what it gets back. Text level; token ids stay below.
+
+`EngineRequest` is one request with its n choices; `Engine.add` returns a `RequestStream` of `schema.Delta`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Literal
+
+import attrs
+
+from openllm_core.config.sampling import SamplingParams
+
+
+def new_request_id() -> str:
+    """128 random bits in hex; ids are never reused, so a late answer can never reach another request."""
+    return secrets.token_hex(16)
+
+
+@attrs.frozen(kw_only=True)
+class EngineRequest:
+    """One admitted request.
+
+    Attributes:
+        prompt: text, or token ids already made.
+        sampling: validated.
+        add_special_tokens: False when a chat template already placed them.
+        adapter: fixed at admission.
+        priority: interactive goes before background.
+        deadline_s: seconds from admission after which it ends with DeadlineExceeded.
+    """
+
+    prompt: str | list[int]
+    sampling: SamplingParams
+    request_id: str = attrs.field(factory=new_request_id)
+    add_special_tokens: bool = True
+    adapter: str | None = None
+    priority: Literal["interactive", "background"] = "interactive"
+    deadline_s: float = 600.0
+    max_tokens_default: int | None = None
