@@ -7,8 +7,6 @@ OpenLLM 0.3.5's.
 
 from __future__ import annotations
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import attrs

@@ -1,0 +1,648 @@
+"""JSON <-> attrs values, strict by type and range, with errors that name the path (`messages[0].role`).
+
+Called by the server for every request body, by the client for every answer, and by whoever makes the OpenAPI document.
+Types come from annotations, ranges from `field(...)`; nothing is coerced: no bool for an int, no text for a number (an
+int does stand in for a float). A message never carries more than 200 characters of what was received.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar, cast, overload
+
+import attrs
+import orjson
+
+from .errors import InvalidRequest
+
+T = TypeVar("T")
+
+MAX_ECHO = 200
+MAX_DEPTH = 64
+
+_KEY = "wire"
+_OBJECT, _ARRAY, _STRING, _INTEGER, _DECIMAL, _BOOLEAN, _NULL = (
+    "an object",
+    "an array",
+    "a string",
+    "an integer",
+    "a number",
+    "a boolean",
+    "null",
+)
+
+
+@attrs.frozen(kw_only=True)
+class Rule:
+    """What a field's type does not say: ranges, lengths, allowed values and one line of help."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    choices: tuple[Any, ...] | None = None
+    help: str = ""
+
+
+_NO_RULE = Rule()
+
+
+def field(
+    default: Any = attrs.NOTHING,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    min_length: int | None = None,
+    max_length: int | None = None,
+    choices: Sequence[Any] | None = None,
+    help: str = "",
+) -> Any:
+    """Declare one field of a wire message; a field without a default is required.
+
+    Args:
+        default: value when absent; `attrs.Factory` for a mutable one.
+        ge, gt, le, lt: range of a number, or of each number of a list.
+        min_length, max_length: characters of a string, items of a list, keys of an object.
+        choices: allowed values.
+        help: one line for the reference page and the OpenAPI document.
+    """
+    rule = Rule(
+        ge=ge,
+        gt=gt,
+        le=le,
+        lt=lt,
+        min_length=min_length,
+        max_length=max_length,
+        choices=None if choices is None else tuple(choices),
+        help=help,
+    )
+    return attrs.field(default=default, metadata={_KEY: rule})
+
+
+def rule_of(attribute: attrs.Attribute[Any]) -> Rule:
+    """The rule a field was declared with; an empty one for a plain attrs field."""
+    return attribute.metadata.get(_KEY, _NO_RULE)
+
+
+# -- bytes <-> plain data -----------------------------------------------------------------------------------------
+
+# One pass over a string literal, closed or not; possessive, so that no input makes it walk back.
+_STRING_LITERAL = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def loads(data: bytes | bytearray | memoryview | str, max_depth: int = MAX_DEPTH) -> Any:
+    """Parse JSON strictly: UTF-8, one value, no NaN, no duplicate keys, no lone surrogates, no byte order mark.
+
+    Args:
+        data: the body.
+        max_depth: arrays and objects that may stand inside each other; checked before parsing.
+
+    Raises:
+        InvalidRequest: code `json_too_deep` or `invalid_json`.
+    """
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
+    outside = _STRING_LITERAL.sub(b"", raw)
+    if outside.count(b"[") + outside.count(b"{") > max_depth:
+        _check_depth(outside.translate(None, _NOT_BRACKETS), max_depth)
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"Not valid JSON: {str(error)[:MAX_ECHO]}.", code="invalid_json") from None
+    # Each key of an object is followed by the only kind of colon outside a string: fewer keys than colons = repeats.
+    if (colons := outside.count(b":")) and _count_keys(value) != colons:
+        raise InvalidRequest("Not valid JSON: an object has the same key twice.", code="invalid_json")
+    return value
+
+
+def _check_depth(brackets: bytes, max_depth: int) -> None:
+    """Refuse nesting past `max_depth` by removing innermost pairs, one level a pass."""
+    for _ in range(max_depth):
+        shorter = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(shorter) == len(brackets):
+            break
+        brackets = shorter
+    still_paired = b"[]" in brackets or b"{}" in brackets
+    if still_paired or len(brackets) - len(brackets.lstrip(b"[{")) > max_depth:
+        raise InvalidRequest(f"JSON is nested deeper than {max_depth} levels.", code="json_too_deep")
+
+
+def _count_keys(value: Any) -> int:
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return len(members) + sum(_count_keys(v) for v in members.values() if isinstance(v, (dict, list)))
+    if isinstance(value, list):
+        return sum(_count_keys(v) for v in cast("list[Any]", value) if isinstance(v, (dict, list)))
+    return 0
+
+
+def dumps(obj: Any) -> bytes:
+    """JSON bytes of plain data or attrs values; NaN and infinities become null, so the output is always legal."""
+    return orjson.dumps(obj, default=_plain)
+
+
+def _plain(obj: Any) -> Any:
+    if attrs.has(type(obj)):
+        return {name: getattr(obj, name) for name in _names(type(obj))}
+    if isinstance(obj, (set, frozenset)):
+        return sorted(cast("set[Any]", obj))
+    raise TypeError(f"{type(obj).__name__} is not JSON serialisable")
+
+
+@functools.cache
+def _names(cls: type[Any]) -> tuple[str, ...]:
+    return tuple(a.name for a in attrs.fields(cls))
+
+
+def unstructure(obj: Any, omit_none: bool = False) -> Any:
+    """Plain dicts, lists and scalars of an attrs value; the inverse of `structure`.
+
+    Args:
+        omit_none: leave out fields that are None, at every level of attrs values (never keys of plain dicts).
+    """
+    if attrs.has(type(obj)):
+        pairs = ((name, getattr(obj, name)) for name in _names(type(obj)))
+        return {name: unstructure(v, omit_none) for name, v in pairs if not (omit_none and v is None)}
+    if isinstance(obj, dict):
+        return {key: unstructure(v, omit_none) for key, v in cast("dict[Any, Any]", obj).items()}
+    if isinstance(obj, (list, tuple)):
+        return [unstructure(v, omit_none) for v in cast("Sequence[Any]", obj)]
+    return obj
+
+
+# -- plain data -> attrs ------------------------------------------------------------------------------------------
+
+
+class _Refused(Exception):
+    """A value does not fit. Path parts are added while it travels up, so that a good value costs nothing."""
+
+    def __init__(self, code: str, says: str) -> None:
+        super().__init__(says)
+        self.code = code
+        self.says = says  # continues "<path> …"
+        self.path: list[str | int] = []  # innermost part first
+
+    def under(self, part: str | int) -> _Refused:
+        self.path.append(part)
+        return self
+
+
+_Reader = Callable[[Any, "list[str] | None", str], Any]
+"""(value, where to collect unknown names or None to refuse them, path so far when collecting) -> structured value."""
+
+
+@overload
+def structure(data: Any, cls: type[T], *, unknown: Literal["refuse"] = "refuse") -> T: ...
+
+
+@overload
+def structure(data: Any, cls: type[T], *, unknown: Literal["collect"]) -> tuple[T, list[str]]: ...
+
+
+def structure(data: Any, cls: type[T], *, unknown: Literal["refuse", "collect"] = "refuse") -> T | tuple[T, list[str]]:
+    """Turn plain data into a value of `cls`.
+
+    Args:
+        data: what `loads` gave.
+        cls: an attrs class, or any type made of attrs classes, lists, dicts, unions, literals and scalars.
+        unknown: what to do with keys that no field takes: refuse, or ignore and return their paths.
+
+    Returns:
+        The value; with `unknown="collect"`, the value and the paths of the ignored keys.
+
+    Raises:
+        InvalidRequest: `param` is the path; `code` one of invalid_type, invalid_value, missing_required_parameter,
+            unknown_parameter, {integer,decimal}_{below_min,above_max}_value, {string,array,object}_{below_min,above_max}_length,
+            empty_array.
+    """
+    ignored: list[str] | None = [] if unknown == "collect" else None
+    try:
+        value = _reader(cls)(data, ignored, "")
+    except _Refused as refused:
+        path = _join(reversed(refused.path))
+        raise InvalidRequest(
+            f"{path or 'The body'} {refused.says}.", code=refused.code, param=path or None
+        ) from None
+    return value if ignored is None else (value, ignored)
+
+
+def _join(parts: typing.Iterable[str | int]) -> str:
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else part)
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_ECHO else text[: MAX_ECHO - 1] + "…"
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return _NULL
+    if isinstance(value, bool):
+        return _BOOLEAN
+    if isinstance(value, int):
+        return _INTEGER
+    if isinstance(value, float):
+        return _DECIMAL
+    if isinstance(value, str):
+        return _STRING
+    if isinstance(value, (list, tuple)):
+        return _ARRAY
+    return _OBJECT if isinstance(value, dict) else f"a {type(value).__name__}"
+
+
+def _wrong_type(want: str, value: Any) -> _Refused:
+    return _Refused("invalid_type", f"must be {want}, not {_kind(value)}")
+
+
+@functools.cache
+def _reader(target: Any, rule: Rule = _NO_RULE) -> _Reader:
+    """The function that reads one type; made once per type and rule."""
+    origin = typing.get_origin(target)
+    args = typing.get_args(target)
+    if origin in (typing.Union, types.UnionType):
+        return _union_reader(args, rule)
+    if origin is Literal:
+        return _literal_reader(args)
+    if origin in (list, tuple) or target in (list, tuple):
+        return _list_reader(args[0] if args else Any, rule, tuple if tuple in (origin, target) else list)
+    if origin is dict or target is dict:
+        return _dict_reader(args[1] if args else Any, rule)
+    if target is Any or target is object:
+        return lambda value, ignored, path: value
+    if target is None or target is type(None):
+        return _read_none
+    if target in _SCALARS:
+        return _scalar_reader(target, rule)
+    if isinstance(target, type) and attrs.has(target):
+        return lambda value, ignored, path: _read_class(target, value, ignored, path)
+    raise TypeError(f"serde cannot read {target!r}")
+
+
+def _read_none(value: Any, ignored: list[str] | None, path: str) -> None:
+    if value is not None:
+        raise _wrong_type(_NULL, value)
+
+
+def _as_int(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) >= 2**63:  # how the parser hands over 2**70
+        side = "above_max" if value > 0 else "below_min"
+        raise _Refused(f"integer_{side}_value", "does not fit in 64 bits")
+    raise _wrong_type(_INTEGER, value)
+
+
+def _as_float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _wrong_type(_DECIMAL, value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _Refused("invalid_value", "must be a finite number")
+    return number
+
+
+def _as_str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type(_STRING, value)
+    return value
+
+
+def _as_bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong_type(_BOOLEAN, value)
+    return value
+
+
+_SCALARS: dict[Any, Callable[[Any], Any]] = {int: _as_int, float: _as_float, str: _as_str, bool: _as_bool}
+
+
+def _scalar_reader(target: type[Any], rule: Rule) -> _Reader:
+    convert = _SCALARS[target]
+    if target is bool or rule == Rule(help=rule.help):
+        return lambda value, ignored, path: convert(value)
+
+    def read(value: Any, ignored: list[str] | None, path: str) -> Any:
+        converted = convert(value)
+        if target is str:
+            _check_length(len(converted), rule, "string", "characters")
+        else:
+            _check_range(converted, rule, "integer" if target is int else "decimal")
+        if rule.choices is not None and converted not in rule.choices:
+            raise _not_among(rule.choices, converted)
+        return converted
+
+    return read
+
+
+def _check_range(value: float, rule: Rule, kind: str) -> None:
+    if rule.ge is not None and value < rule.ge:
+        raise _Refused(f"{kind}_below_min_value", f"must be >= {rule.ge}")
+    if rule.gt is not None and value <= rule.gt:
+        raise _Refused(f"{kind}_below_min_value", f"must be > {rule.gt}")
+    if rule.le is not None and value > rule.le:
+        raise _Refused(f"{kind}_above_max_value", f"must be <= {rule.le}")
+    if rule.lt is not None and value >= rule.lt:
+        raise _Refused(f"{kind}_above_max_value", f"must be < {rule.lt}")
+
+
+def _check_length(length: int, rule: Rule, kind: str, units: str) -> None:
+    if rule.min_length is not None and length < rule.min_length:
+        if kind == "array" and length == 0:
+            raise _Refused("empty_array", "must not be empty")
+        raise _Refused(f"{kind}_below_min_length", f"must have at least {rule.min_length} {units}")
+    if rule.max_length is not None and length > rule.max_length:
+        raise _Refused(f"{kind}_above_max_length", f"must have at most {rule.max_length} {units}, not {length}")
+
+
+def _not_among(choices: Sequence[Any], value: Any) -> _Refused:
+    allowed = ", ".join(map(repr, choices))
+    return _Refused("invalid_value", f"must be one of {allowed}, not {_cut(repr(value)[: MAX_ECHO + 1])}")
+
+
+def _literal_reader(choices: tuple[Any, ...]) -> _Reader:
+    def read(value: Any, ignored: list[str] | None, path: str) -> Any:
+        for choice in choices:
+            if value == choice and type(value) is type(choice):
+                return value
+        if not isinstance(value, (str, int, float)):
+            raise _wrong_type(f"one of {', '.join(map(repr, choices))}", value)
+        raise _not_among(choices, value)
+
+    return read
+
+
+def _list_reader(member: Any, rule: Rule, make: Callable[[list[Any]], Any]) -> _Reader:
+    item_rule = Rule(ge=rule.ge, gt=rule.gt, le=rule.le, lt=rule.lt, choices=rule.choices)
+    read_item = _reader(member, item_rule)
+
+    def read(value: Any, ignored: list[str] | None, path: str) -> Any:
+        if not isinstance(value, (list, tuple)):
+            raise _wrong_type(_ARRAY, value)
+        items = cast("Sequence[Any]", value)
+        _check_length(len(items), rule, "array", "items")
+        made: list[Any] = []
+        index = 0
+        try:
+            if ignored is None:
+                for index, item in enumerate(items):
+                    made.append(read_item(item, None, ""))
+            else:
+                for index, item in enumerate(items):
+                    made.append(read_item(item, ignored, f"{path}[{index}]"))
+        except _Refused as refused:
+            raise refused.under(index) from None
+        return made if make is list else make(made)
+
+    return read
+
+
+def _dict_reader(member: Any, rule: Rule) -> _Reader:
+    read_item = _reader(member, Rule(ge=rule.ge, gt=rule.gt, le=rule.le, lt=rule.lt, choices=rule.choices))
+
+    def read(value: Any, ignored: list[str] | None, path: str) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong_type(_OBJECT, value)
+        made: dict[str, Any] = {}
+        pairs = cast("dict[Any, Any]", value)
+        _check_length(len(pairs), rule, "object", "keys")
+        for key, item in pairs.items():
+            if not isinstance(key, str):
+                raise _wrong_type("an object with string keys", value)
+            try:
+                made[key] = read_item(item, ignored, f"{path}.{key}" if path else key)
+            except _Refused as refused:
+                raise refused.under(_cut(key)) from None
+        return made
+
+    return read
+
+
+def _takes(target: Any) -> frozenset[str]:
+    """Kinds of JSON value that a union member can take."""
+    origin = typing.get_origin(target)
+    if target is Any or target is object:
+        return frozenset({_OBJECT, _ARRAY, _STRING, _INTEGER, _DECIMAL, _BOOLEAN, _NULL})
+    if origin is Literal:
+        return frozenset(_kind(v) for v in typing.get_args(target))
+    if origin in (list, tuple) or target in (list, tuple):
+        return frozenset({_ARRAY})
+    if target is float:
+        return frozenset({_INTEGER, _DECIMAL})
+    if target is int:  # a number past 64 bits arrives as a float; the reader gives it its own code
+        return frozenset({_INTEGER, _DECIMAL})
+    kinds: dict[Any, str] = {str: _STRING, bool: _BOOLEAN, type(None): _NULL, None: _NULL}
+    return frozenset({kinds.get(target, _OBJECT)})
+
+
+def _union_reader(members: tuple[Any, ...], rule: Rule) -> _Reader:
+    readers = [(_takes(m), _reader(m, rule)) for m in members]
+    by_kind: dict[str, list[_Reader]] = {}
+    for kinds, reader in readers:
+        for kind in kinds:
+            by_kind.setdefault(kind, []).append(reader)
+    if int in members and float not in members and set(by_kind) - {_NULL} == {_INTEGER, _DECIMAL}:
+        want = _INTEGER
+    else:
+        want = " or ".join(k for k in by_kind if k != _NULL and not (k == _INTEGER and _DECIMAL in by_kind))
+    nullable = type(None) in members
+
+    def read(value: Any, ignored: list[str] | None, path: str) -> Any:
+        if value is None and nullable:
+            return None
+        candidates = by_kind.get(_kind(value), [])
+        deepest: _Refused | None = None
+        for candidate in candidates:
+            mark = 0 if ignored is None else len(ignored)
+            try:
+                return candidate(value, ignored, path)
+            except _Refused as refused:
+                if ignored is not None:
+                    del ignored[mark:]
+                if deepest is None or _depth(refused) > _depth(deepest):
+                    deepest = refused
+        raise deepest or _wrong_type(want, value)
+
+    return read
+
+
+def _depth(refused: _Refused) -> tuple[int, int]:
+    """How far a union member got before it refused; the one that got farthest explains best."""
+    outermost = refused.path[-1] if refused.path else 0
+    return (len(refused.path), outermost if isinstance(outermost, int) else 0)
+
+
+@attrs.frozen
+class _Field:
+    name: str
+    init_name: str
+    required: bool
+    read: _Reader
+
+
+@functools.cache
+def _fields(cls: type[Any]) -> dict[str, _Field]:
+    hints = typing.get_type_hints(cls)
+    return {
+        a.name: _Field(
+            name=a.name,
+            init_name=a.alias or a.name,
+            required=a.default is attrs.NOTHING,
+            read=_reader(hints.get(a.name, Any), rule_of(a)),
+        )
+        for a in attrs.fields(cls)
+        if a.init
+    }
+
+
+def _read_class(cls: type[Any], value: Any, ignored: list[str] | None, path: str) -> Any:
+    if not isinstance(value, dict):
+        raise _wrong_type(_OBJECT, value)
+    fields = _fields(cls)
+    given: dict[str, Any] = {}
+    for key, item in cast("dict[Any, Any]", value).items():
+        known = fields.get(key)
+        if known is None:
+            shown = _cut(str(key))
+            if ignored is None:
+                raise _Refused("unknown_parameter", "is not a known field").under(shown)
+            ignored.append(_cut(f"{path}.{shown}" if path else shown))
+            continue
+        try:
+            given[known.init_name] = known.read(item, ignored, "" if ignored is None else _dotted(path, key))
+        except _Refused as refused:
+            raise refused.under(key) from None
+    for known in fields.values():
+        if known.required and known.init_name not in given:
+            raise _Refused("missing_required_parameter", "is required").under(known.name)
+    try:
+        return cls(**given)
+    except (ValueError, TypeError) as error:
+        raise _Refused("invalid_value", f"is not valid: {_cut(str(error))}") from None
+
+
+def _dotted(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+# -- attrs -> JSON Schema -----------------------------------------------------------------------------------------
+
+
+def json_schema(cls: Any, components: dict[str, Any]) -> dict[str, Any]:
+    """JSON Schema (2020-12, as OpenAPI 3.1 has it) of a type.
+
+    Args:
+        cls: any type `structure` reads.
+        components: filled with the schema of every attrs class met, under its name.
+
+    Returns:
+        The schema; `{"$ref": "#/components/schemas/<name>"}` for an attrs class.
+    """
+    return _schema(cls, _NO_RULE, components)
+
+
+def _schema(target: Any, rule: Rule, components: dict[str, Any]) -> dict[str, Any]:
+    origin = typing.get_origin(target)
+    args = typing.get_args(target)
+    if origin in (typing.Union, types.UnionType):
+        return _any_of([_schema(m, rule, components) for m in args])
+    if origin is Literal:
+        return _literal_schema(args)
+    if origin in (list, tuple) or target in (list, tuple):
+        item_rule = attrs.evolve(rule, min_length=None, max_length=None)
+        schema: dict[str, Any] = {"type": "array", "items": _schema(args[0] if args else Any, item_rule, components)}
+        return schema | _lengths(rule, "Items")
+    if origin is dict or target is dict:
+        item_rule = attrs.evolve(rule, min_length=None, max_length=None)
+        values = _schema(args[1] if args else Any, item_rule, components)
+        return {"type": "object", "additionalProperties": values or True} | _lengths(rule, "Properties")
+    if target is Any or target is object:
+        return {}
+    if target is None or target is type(None):
+        return {"type": "null"}
+    if target in _SCALARS:
+        return _scalar_schema(target, rule)
+    if isinstance(target, type) and attrs.has(target):
+        return _class_schema(target, components)
+    raise TypeError(f"serde has no schema for {target!r}")
+
+
+def _scalar_schema(target: type[Any], rule: Rule) -> dict[str, Any]:
+    names: dict[Any, str] = {int: "integer", float: "number", str: "string", bool: "boolean"}
+    schema: dict[str, Any] = {"type": names[target]}
+    if target is str:
+        schema |= _lengths(rule, "Length")
+    elif target is not bool:
+        bounds = {"minimum": rule.ge, "exclusiveMinimum": rule.gt, "maximum": rule.le, "exclusiveMaximum": rule.lt}
+        schema |= {key: bound for key, bound in bounds.items() if bound is not None}
+    if rule.choices is not None:
+        schema["enum"] = list(rule.choices)
+    return schema
+
+
+def _lengths(rule: Rule, suffix: str) -> dict[str, Any]:
+    bounds = {f"min{suffix}": rule.min_length, f"max{suffix}": rule.max_length}
+    return {key: bound for key, bound in bounds.items() if bound is not None}
+
+
+def _literal_schema(choices: tuple[Any, ...]) -> dict[str, Any]:
+    if len(choices) == 1:
+        return {"const": choices[0]}
+    return {"type": "string", "enum": list(choices)} if all(isinstance(c, str) for c in choices) else {"enum": list(choices)}
+
+
+def _any_of(members: list[dict[str, Any]]) -> dict[str, Any]:
+    if {} in members:
+        return {}
+    others = [m for m in members if m != {"type": "null"}]
+    if len(others) == len(members):
+        return {"anyOf": members}
+    if len(others) == 1 and isinstance(others[0].get("type"), str) and "enum" not in others[0]:
+        return others[0] | {"type": [others[0]["type"], "null"]}
+    return {"anyOf": [*others, {"type": "null"}]}
+
+
+def _class_schema(cls: type[Any], components: dict[str, Any]) -> dict[str, Any]:
+    name = cls.__name__
+    reference = {"$ref": f"#/components/schemas/{name}"}
+    if name in components:
+        return reference
+    components[name] = {}  # set first, so that a type which contains itself ends
+    hints = typing.get_type_hints(cls)
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    for attribute in attrs.fields(cls):
+        if not attribute.init:
+            continue
+        rule = rule_of(attribute)
+        schema = _schema(hints.get(attribute.name, Any), rule, components)
+        facts: dict[str, Any] = {"description": rule.help} if rule.help else {}
+        if attribute.default is attrs.NOTHING:
+            required.append(attribute.name)
+        else:
+            facts["default"] = unstructure(_default_of(attribute))
+        properties[attribute.name] = schema | facts
+    doc = (cls.__doc__ or "").strip().split("\n\n")[0]
+    components[name] = {"type": "object", "title": name, "description": " ".join(doc.split()), "properties": properties}
+    if required:
+        components[name]["required"] = required
+    return reference
+
+
+def _default_of(attribute: attrs.Attribute[Any]) -> Any:
+    default: Any = attribute.default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
