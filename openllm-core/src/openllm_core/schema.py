@@ -354,3 +354,141 @@ class StreamFrame:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: list[Any] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TopLogprob:
+    """A likely token in a chat answer's log-probabilities."""
+
+    token: str = field(help="Text of the token.")
+    logprob: float = field(help="Natural log of its probability.")
+    bytes: list[int] | None = field(default=None, help="Its UTF-8 bytes; a token may hold part of a character.")
+
+
+@attrs.frozen(kw_only=True)
+class TokenLogprob(TopLogprob):
+    """A drawn token in a chat answer's log-probabilities."""
+
+    top_logprobs: list[TopLogprob] = field(default=attrs.Factory(list), help="Most likely tokens in its place.")
+
+
+@attrs.frozen(kw_only=True)
+class ChatLogprobs:
+    """Log-probabilities of a chat choice."""
+
+    content: list[TokenLogprob] = field(help="One per token.")
+    refusal: list[TokenLogprob] | None = field(default=None, help="Always null.")
+
+
+@attrs.frozen(kw_only=True)
+class AssistantMessage:
+    """The message a chat choice answers with."""
+
+    content: str | None = field(help="The text.")
+    role: Literal["assistant"] = field(default="assistant", help="Constant.")
+    refusal: str | None = field(default=None, help="Always null.")
+
+
+@attrs.frozen(kw_only=True)
+class ChatChoice:
+    """One answer of a chat completion."""
+
+    index: int = field(help="0..n-1.")
+    message: AssistantMessage = field(help="The answer.")
+    finish_reason: FinishReason = field(help="Why it ended.")
+    logprobs: ChatLogprobs | None = field(default=None, help="When asked for.")
+
+
+@attrs.frozen(kw_only=True)
+class ChatCompletion:
+    """Answer of `POST /v1/chat/completions`."""
+
+    id: str = field(help="Starts with `chatcmpl-`.")
+    created: int = field(help="Unix time.")
+    model: str = field(help="Name that answered.")
+    choices: list[ChatChoice] = field(help="n of them.")
+    usage: Usage = field(help="Token counts.")
+    object: Literal["chat.completion"] = field(default="chat.completion", help="Constant.")
+    system_fingerprint: str | None = field(default=None, help="Always null.")
+
+
+@attrs.frozen(kw_only=True)
+class ChunkDelta:
+    """What a chunk adds to a message."""
+
+    role: Literal["assistant"] | None = field(default=None, help="In the first chunk of a choice.")
+    content: str | None = field(default=None, help="New text.")
+
+
+@attrs.frozen(kw_only=True)
+class ChunkChoice:
+    """One choice in a chunk."""
+
+    index: int = field(help="0..n-1.")
+    delta: ChunkDelta = field(help="What is new.")
+    finish_reason: FinishReason | None = field(default=None, help="In the last chunk of a choice.")
+    logprobs: ChatLogprobs | None = field(default=None, help="When asked for.")
+
+
+@attrs.frozen(kw_only=True)
+class ChatCompletionChunk:
+    """One server-sent event of a streamed chat completion."""
+
+    id: str = field(help="The same in all chunks.")
+    created: int = field(help="Unix time.")
+    model: str = field(help="Name that answers.")
+    choices: list[ChunkChoice] = field(help="One; none in the usage chunk.")
+    object: Literal["chat.completion.chunk"] = field(default="chat.completion.chunk", help="Constant.")
+    usage: Usage | None = field(default=None, help="In the last chunk, when `stream_options.include_usage`.")
+    system_fingerprint: str | None = field(default=None, help="Always null.")
+
+
+@attrs.frozen(kw_only=True)
+class CompletionLogprobs:
+    """Log-probabilities of a completion choice: four lists of one length."""
+
+    tokens: list[str] = field(help="Text of each token.")
+    token_logprobs: list[float | None] = field(help="Natural log of each probability.")
+    top_logprobs: list[dict[str, float] | None] = field(help="Most likely tokens in each place.")
+    text_offset: list[int] = field(help="Where each token starts in `text`, characters.")
+
+
+@attrs.frozen(kw_only=True)
+class CompletionChoice:
+    """One answer of a completion; in a stream, what is new in it."""
+
+    text: str = field(help="The text.")
+    index: int = field(help="prompt number x n + choice.")
+    finish_reason: FinishReason | None = field(default=None, help="Why it ended.")
+    logprobs: CompletionLogprobs | None = field(default=None, help="When asked for.")
+
+
+@attrs.frozen(kw_only=True)
+class Completion:
+    """Answer of `POST /v1/completions`, and each of its server-sent events."""
+
+    id: str = field(help="Starts with `cmpl-`.")
+    created: int = field(help="Unix time.")
+    model: str = field(help="Name that answered.")
+    choices: list[CompletionChoice] = field(help="n for each prompt; none in the usage event.")
+    usage: Usage | None = field(default=None, help="Token counts.")
+    object: Literal["text_completion"] = field(default="text_completion", help="Constant.")
+    system_fingerprint: str | None = field(default=None, help="Always null.")
+
+
+@attrs.frozen(kw_only=True)
+class GenerateFrame:
+    """One server-sent event of `/v1/generate_stream`."""
+
+    index: int = field(help="0..n-1.")
+    text: str = field(help="New text.")
+    token_ids: list[int] = field(help="Ids generated since the frame before.")
+    finish_reason: Literal["stop", "length"] | None = field(default=None, help="In the last frame of a choice.")
+    usage: Usage | None = field(default=None, help="In the very last frame.")
+
+
+@attrs.frozen(kw_only=True)
+class Health:
+    """Answer of the health routes when all is well."""
+
+    status: Literal["alive", "ready"] = field(help="What holds.")
