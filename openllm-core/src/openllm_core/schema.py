@@ -73,7 +73,7 @@ class LogprobEntry:
     token_id: int
     logprob: float
     bytes: list[int]
-    top: list[tuple[str, int, float]] = attrs.Factory(list)
+    top: list[tuple[str, int, float]] = attrs.Factory(list[tuple[str, int, float]])
 
 
 # -- /v1/generate, /v1/generate_stream ------------------------------------------------------------------------------
