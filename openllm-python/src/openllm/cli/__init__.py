@@ -1,0 +1,151 @@
+"""The `openllm` command: a table of commands that are imported only when used, and the way errors leave the program.
+
+`main` is the console script. `openllm --help` is made from the table alone, so it imports no command, no HTTP library
+and no framework. Each command is one module of this package with a click command named `command`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import click
+
+from openllm.cli.command import Session, apply_globals, global_options, normalise, print_version, section_heading
+from openllm.cli.failures import EXIT_CODES, exit_code_of
+
+SERVE, MODELS, LOOK = "Serve and ask", "Models", "Look"
+
+# name -> (module, one line for --help, section)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "start": ("openllm.cli.start", "Serve a model over HTTP until stopped.", SERVE),
+    "run": ("openllm.cli.run", "Serve a model and chat with it here.", SERVE),
+    "chat": ("openllm.cli.chat", "Chat with a running server.", SERVE),
+    "query": ("openllm.cli.query", "Ask a running server one question.", SERVE),
+    "models": ("openllm.cli.models", "List model families, and the models on this machine.", MODELS),
+    "import": ("openllm.cli.import_model", "Fetch a model into the store without starting it.", MODELS),
+    "env": ("openllm.cli.env", "Show every setting, its value and where the value came from.", LOOK),
+}
+ALIASES = {
+    "serve": "start",
+    "start-http": "start",
+    "download": "import",
+    "pull": "import",
+    "ls": "models",
+}
+
+
+class CommandTable(click.Group):
+    """A click group that knows its commands by the table above and turns errors into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module; None when the table has no such name."""
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
+            return None
+        return import_module(COMMANDS[name][0]).command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a wrong name is answered with the near ones."""
+        word = normalise(args[0])
+        if word not in COMMANDS and word not in ALIASES and not word.startswith("-"):
+            near = get_close_matches(word, [*COMMANDS, *ALIASES], n=2)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Commands first, then options."""
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self, ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table, by section."""
+        width = max(map(len, COMMANDS)) + 2
+        for section in (SERVE, MODELS, LOOK):
+            with formatter.section(section_heading(section)):
+                for name, (_, line, of) in COMMANDS.items():
+                    if of == section:
+                        formatter.write(f"  {name:<{width}}{line}\n")
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Other spellings and the exit codes."""
+        spelled = ", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())
+        with formatter.section(section_heading("Other names")):
+            formatter.write_text(spelled)
+        with formatter.section(section_heading("Exit codes")):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command line. Errors become one line on stderr and the exit code the help page lists."""
+        if not standalone_mode:
+            return super().main(args, prog_name or "openllm", complete_var, False, **extra)
+        session = extra.setdefault("obj", Session())
+        try:
+            result = super().main(args, prog_name or "openllm", complete_var, False, **extra)
+            code = result if isinstance(result, int) else 0
+        except Exception as error:  # the outermost frame: everything ends in a line and a number
+            code = exit_code_of(error, session)
+        raise SystemExit(code)
+
+
+@click.group(
+    cls=CommandTable,
+    name="openllm",
+    invoke_without_command=True,
+    add_help_option=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": normalise,
+        "max_content_width": 120,
+    },
+)
+@click.option(
+    "-v", "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version, help="Print the version."
+)
+@global_options
+@click.help_option("-h", "--help", help="Show this page, or a command's.")
+@click.pass_context
+def cli(ctx: click.Context, **given: Any) -> None:
+    """From a model id to an endpoint your client already speaks.
+
+    \b
+      openllm start                 serve the default model on http://127.0.0.1:3000
+      openllm start ./my-model      serve a folder, a hub id or a family name
+      openllm chat                  talk to it
+    """
+    apply_globals(ctx, given)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point of the `openllm` script.
+
+    Args:
+        args: the command line without the program's name; default `sys.argv[1:]`.
+
+    Returns:
+        the exit code.
+    """
+    try:
+        cli.main(args, prog_name="openllm")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0

@@ -1,0 +1,93 @@
+"""How an error leaves the program: one line that names the cause, one that names the fix, and an exit code.
+
+Called by `CommandTable.main` alone. The codes of our own errors are attributes of their classes; this module adds what
+click and the operating system raise.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+
+import click
+
+from openllm.cli.command import Session, colours
+from openllm_core.errors import OpenLLMError
+
+EXIT_CODES: dict[int, str] = {
+    0: "done, or stopped cleanly by Ctrl-C or SIGTERM while serving",
+    1: "a bug, or an error answer of the server",
+    2: "wrong usage",
+    65: "a model's files are damaged or of a refused format",
+    66: "model not found",
+    69: "no answer: server not reachable, or the engine died and was restarted too often",
+    71: "the machine refused: port in use, not enough memory, device missing",
+    74: "the model store cannot be read or written",
+    75: "busy: overloaded, or another process holds the lock; try again",
+    77: "not allowed: missing or wrong key, or no permission",
+    78: "invalid or unsafe configuration, or a missing package",
+    130: "stopped by Ctrl-C",
+}
+
+
+def exit_code_of(error: Exception, session: Session) -> int:
+    """Print what went wrong and return the code to end with.
+
+    Args:
+        error: whatever a command raised, click's own errors included.
+        session: `debug` adds the traceback.
+    """
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, (click.Abort, EOFError)):
+        return 130
+    if session.debug and not isinstance(error, click.ClickException):
+        traceback.print_exception(error)
+    if isinstance(error, OpenLLMError):
+        report(error.message, error.hint)
+        return error.exit_code
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "openllm"
+        report(error.format_message(), f"`{command} --help` shows how it is used.")
+        return 2
+    if isinstance(error, click.ClickException):
+        report(error.format_message())
+        return error.exit_code
+    return _foreign(error)
+
+
+def _foreign(error: Exception) -> int:
+    """Errors that are not ours: the system's, a missing package, and bugs."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        report(
+            f"the package {error.name.partition('.')[0]!r} is not installed.",
+            "`pip install --upgrade openllm` completes the installation.",
+        )
+        return 78
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        report(f"{where}{error.strerror}.", "Free some space and try again." if error.errno == errno.ENOSPC else None)
+        return 77 if isinstance(error, PermissionError) else 74
+    report(
+        f"internal error: {type(error).__name__}: {str(error)[:300] or 'no message'}",
+        "This is a bug. The same command with --debug shows the traceback.",
+    )
+    return 1
+
+
+def report(message: str, hint: str | None = None) -> None:
+    """Two lines on stderr: what is wrong, and what mends it."""
+    bright = colours(sys.stderr)
+
+    def label(text: str, colour: str) -> str:
+        return click.style(text, fg=colour, bold=True) if bright else text
+
+    click.echo(f"{label('Error:', 'red')} {one_line(message)}", err=True)
+    if hint:
+        click.echo(f"{label('Hint:', 'cyan')}  {one_line(hint)}", err=True)
+
+
+def one_line(text: str) -> str:
+    """Control characters out, so that no text from outside can move the cursor or fake a second line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

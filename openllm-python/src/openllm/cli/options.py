@@ -1,0 +1,205 @@
+"""click options made from the settings of `openllm_core.options`, and the reading of `--config`.
+
+One source: a flag's name, type, help, variable and default all come from the `setting(...)` line. Values are not read from
+the environment here; `openllm_core.settings.read` does that, with its one precedence.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import click
+from click.shell_completion import CompletionItem
+
+from openllm.cli.command import GroupedOption
+from openllm_core.errors import InvalidSetting, MissingDependency
+from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
+from openllm_core.settings import Setting, Source, check_keys, convert, flag_of, read, settings_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CLASSES: tuple[type[attrs.AttrsInstance], ...] = (EngineOptions, ServerOptions, StoreOptions)
+
+# Spellings that earlier releases had, besides the one in options.py.
+OTHER_FLAGS = {"quantize": ("--quantise",), "server_timeout": ("--timeout",)}
+
+
+class SettingType(click.ParamType):
+    """Checks a typed value by its setting; a bad one is wrong usage and names the flag."""
+
+    name = "setting"
+
+    def __init__(self, target: Any, fact: Setting, flag: str) -> None:
+        self.target = target
+        self.fact = fact
+        self.flag = flag
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text to the setting's type and range."""
+        try:
+            return convert(value, self.target, self.fact, origin=self.flag)
+        except InvalidSetting as error:
+            raise click.UsageError(" ".join(filter(None, (error.message, error.hint))), ctx) from None
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The choices, for a shell's completion."""
+        return [CompletionItem(choice) for choice in self.fact.choices or () if choice.startswith(incomplete)]
+
+
+def setting_options(*classes: type[attrs.AttrsInstance]) -> Callable[[F], F]:
+    """Add one option per setting that has a flag; the command gets them as keyword arguments, None when not typed."""
+
+    def decorate(function: F) -> F:
+        rows = [(name, *row) for cls in classes for name, row in settings_of(cls).items()]
+        for name, attribute, fact in reversed(rows):
+            if flag_of(name, fact):
+                function = _option(name, attribute, fact)(function)
+        return function
+
+    return decorate
+
+
+def _option(name: str, attribute: attrs.Attribute[Any], fact: Setting) -> Callable[[F], F]:
+    flag = flag_of(name, fact)
+    target = _plain(attribute.type)
+    facts: dict[str, Any] = {"default": None, "group": fact.group, "help": _help(attribute, fact)}
+    if target is bool:
+        declarations = [flag if fact.typed_only else f"{flag}/--no-{flag[2:]}"]
+        facts["is_flag"] = True
+    else:
+        declarations = [*filter(None, [fact.short]), flag, *OTHER_FLAGS.get(name, ())]
+        facts["multiple"] = typing.get_origin(target) in (tuple, dict)
+        facts["type"] = SettingType(_member(target), fact, flag)
+        facts["metavar"] = _metavar(target, fact)
+    return click.option(*declarations, name, cls=GroupedOption, **facts)
+
+
+def _help(attribute: attrs.Attribute[Any], fact: Setting) -> str:
+    """Help text with the variable and the default behind it."""
+    default: Any = attribute.default
+    notes = [f"env: {fact.env}"] if fact.env and not fact.typed_only else []
+    if isinstance(default, (int, float, str)) and not isinstance(default, bool) and default != "":
+        notes.append(f"default: {default:g}" if isinstance(default, float) else f"default: {default}")
+    return f"{fact.help}  [{'; '.join(notes)}]" if notes else fact.help
+
+
+def _metavar(target: Any, fact: Setting) -> str:
+    if fact.choices:
+        return "[" + "|".join(fact.choices) + "]"
+    if typing.get_origin(target) is dict:
+        return "KEY=VALUE"
+    return "N" if target in (int, float) else "TEXT"
+
+
+def _plain(target: Any) -> Any:
+    """The type without `| None`."""
+    if typing.get_origin(target) in (typing.Union, types.UnionType):
+        return next(member for member in typing.get_args(target) if member is not type(None))
+    return target
+
+
+def _member(target: Any) -> Any:
+    """Type of one value of a repeatable option: a tuple's member; a pair of a dict stays text."""
+    origin = typing.get_origin(target)
+    if origin is tuple:
+        return typing.get_args(target)[0]
+    return str if origin is dict else target
+
+
+@attrs.frozen
+class Settings:
+    """Every knob of the program, as one command line, environment and configuration file give it.
+
+    Attributes:
+        sources: for each setting, where its value came from.
+        model, model_id: keys of the configuration file that stand for the arguments of `start`.
+    """
+
+    engine: EngineOptions
+    server: ServerOptions
+    store: StoreOptions
+    sources: dict[str, Source]
+    model: str | None = None
+    model_id: str | None = None
+
+
+def read_settings(typed: dict[str, Any] | None = None, config: Path | None = None) -> Settings:
+    """Put the options objects together.
+
+    Args:
+        typed: what the command line gave, by setting name; None and empty tuples count as not given.
+        config: a configuration file, see `read_config`.
+
+    Raises:
+        InvalidSetting: a value does not fit, or the file has an unknown key; exit code 78.
+        UnsafeConfiguration: a flag that must be typed came from elsewhere.
+    """
+    explicit = {name: value for name, value in (typed or {}).items() if value is not None and value != ()}
+    if "engine_arg" in explicit:
+        explicit["engine_arg"] = _pairs(explicit["engine_arg"])
+    file = read_config(config) if config else {}
+    model, model_id = file.pop("model", None), file.pop("model_id", None)
+    readings = [read(cls, explicit=explicit, file=file) for cls in CLASSES]
+    sources = {name: source for reading in readings for name, source in reading.sources.items()}
+    return Settings(*(reading.options for reading in readings), sources, model, model_id)
+
+
+def _pairs(words: Iterable[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"--engine-arg: {word!r} is not KEY=VALUE.")
+        pairs[key] = value
+    return pairs
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Keys of a configuration file: TOML, YAML or JSON by its suffix; dashes and underscores are one.
+
+    Raises:
+        InvalidSetting: the file does not parse, is no table, or has a key no setting knows.
+    """
+    try:
+        found = _parse(path)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InvalidSetting(f"{path}: {error}.", hint="Write it as TOML, YAML or JSON.") from None
+    if not isinstance(found, dict):
+        raise InvalidSetting(f"{path}: the top level is not a table of keys.", hint='Write lines like `port = 3000`.')
+    keys = {str(key).replace("-", "_"): value for key, value in typing.cast("dict[Any, Any]", found).items()}
+    check_keys(CLASSES, {key: None for key in keys if key not in ("model", "model_id")}, str(path))
+    return keys
+
+
+def _parse(path: Path) -> Any:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        import json
+
+        return json.loads(text)
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            import yaml
+        except ModuleNotFoundError:
+            raise MissingDependency(
+                f"{path}: reading YAML needs the package pyyaml.", hint="`pip install pyyaml`, or write the file as TOML."
+            ) from None
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(" ".join(str(error).split())) from None
+    import tomllib
+
+    return tomllib.loads(text)
+
+
+config_option = click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Settings as TOML, YAML or JSON; flags and variables win over it.",
+)

@@ -1,0 +1,196 @@
+"""What a command prints and where: data on stdout, talk on stderr, progress bars on a terminal only.
+
+Every command makes one `Output`. Knows terminals, colours and rich; knows nothing of models or HTTP. rich is imported
+when the first table or bar is drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from openllm.cli.command import Session, colours
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+F = TypeVar("F", bound=Callable[..., Any])
+Format = Literal["pretty", "json", "porcelain"]
+Bar = Callable[[str, float | None, float | None], None]
+"""Called with (what is being done, amount done, amount in all); None where unknown."""
+
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["pretty", "json", "porcelain"]),
+    default="pretty",
+    envvar="OPENLLM_OUTPUT",
+    show_envvar=True,
+    show_default=True,
+    help="For people, as JSON, or bare words for scripts.",
+)
+
+
+class Output:
+    """Where the words of one command go.
+
+    Args:
+        format: what stdout carries.
+        session: `quiet` silences all talk.
+    """
+
+    def __init__(self, format: str, session: Session) -> None:
+        self.format = format
+        self.quiet = session.quiet
+        self.pretty = format == "pretty"
+
+    # -- data -----------------------------------------------------------------------------------------------------
+
+    def data(self, text: str, *, newline: bool = True) -> None:
+        """Text on stdout."""
+        click.echo(text, nl=newline)
+
+    def json(self, value: Any) -> None:
+        """A value on stdout, indented by 2."""
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def table(self, headers: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[int] = ()) -> None:
+        """A table on stdout; the columns named in `numbers` stand to the right, the first one is accented."""
+        self.console(sys.stdout).print(make_table(headers, rows, numbers=numbers))
+
+    # -- talk -----------------------------------------------------------------------------------------------------
+
+    def say(self, text: str = "", *, newline: bool = True, **style: Any) -> None:
+        """A line of talk on stderr; nothing when quiet."""
+        if not self.quiet:
+            click.echo(paint(text, sys.stderr, **style), err=True, nl=newline)
+
+    def fact(self, name: str, value: str, note: str = "") -> None:
+        """One aligned line of talk: a dim name, the value, and a dim remark."""
+        if not self.quiet:
+            tail = paint(f"  {note}", sys.stderr, dim=True) if note else ""
+            click.echo(f"{paint(f'{name:<10}', sys.stderr, dim=True)}{value}{tail}", err=True)
+
+    @contextmanager
+    def progress(self) -> Generator[Bar]:
+        """Show a bar on stderr while the block runs: on a terminal it moves; elsewhere each new step is one line."""
+        if self.quiet:
+            yield lambda text, done, total: None
+        elif not (sys.stderr.isatty() and colours_or_plain_terminal()):
+            yield _step_lines(self.say)
+        else:
+            with _moving_bar(self.console(sys.stderr)) as bar:
+                yield bar
+
+    def console(self, stream: Any) -> Console:
+        """A rich console on a stream, plain where colour is not allowed; wide when it is not a terminal."""
+        from rich.console import Console
+
+        bright = colours(stream)
+        width = None if stream.isatty() else max(shutil.get_terminal_size((120, 24)).columns, 120)
+        return Console(
+            file=stream, no_color=not bright, force_terminal=bright, highlight=False, width=width, soft_wrap=False
+        )
+
+
+def colours_or_plain_terminal() -> bool:
+    """Whether a bar may move on this terminal; a dumb one cannot."""
+    import os
+
+    return os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, stream: Any, **style: Any) -> str:
+    """Style a text when the stream takes colour."""
+    return click.style(text, **style) if style and colours(stream) else text
+
+
+def make_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[int] = ()) -> Table:
+    """A quiet table: bold heads over one thin rule, no frame."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", border_style="dim", show_edge=False)
+    for index, header in enumerate(headers):
+        table.add_column(
+            header,
+            justify="right" if index in numbers else "left",
+            style="cyan" if index == 0 else None,
+            overflow="fold",
+            no_wrap=index == 0 or index in numbers,
+        )
+    for row in rows:
+        table.add_row(*(cell if not isinstance(cell, (int, float)) else str(cell) for cell in row))
+    return table
+
+
+def _step_lines(say: Callable[..., None]) -> Bar:
+    """Progress without a terminal: one line when a step begins, none for its shares."""
+    seen = ""
+
+    def show(text: str, done: float | None, total: float | None) -> None:
+        nonlocal seen
+        if text and text != seen:
+            seen = text
+            say(f"{text} …")
+
+    return show
+
+
+@contextmanager
+def _moving_bar(console: Console) -> Generator[Bar]:
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(style="cyan"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
+        TextColumn("{task.fields[amount]}", style="dim"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, refresh_per_second=10) as progress:
+        task = progress.add_task("", total=None, amount="")
+        current = ""
+
+        def show(text: str, done: float | None, total: float | None) -> None:
+            nonlocal current
+            if text != current:
+                current = text
+                progress.reset(task, description=text, total=total)
+            progress.update(task, completed=done or 0, total=total, amount=amount_text(done, total))
+
+        yield show
+
+
+def amount_text(done: float | None, total: float | None) -> str:
+    """`46 of 93 MB` for bytes, `40 %` for a share of 1, nothing where unknown."""
+    if done is None:
+        return ""
+    if total is None:
+        return size_text(done) if done else ""
+    if total <= 1:
+        return f"{done / total:.0%}".replace("%", " %") if total else ""
+    return f"{size_text(done)} of {size_text(total)}"
+
+
+def size_text(size: float) -> str:
+    """Bytes in the unit people read: 269 MB."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: control characters out, but for line ends and tabs, so that no answer can steer it."""
+    if text.isprintable():
+        return text
+    return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
