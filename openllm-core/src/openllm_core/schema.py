@@ -214,150 +214,6 @@ class ModelList:
 
 @attrs.frozen(kw_only=True)
 class TopLogprob:
-    """A token that could have been drawn."""
-
-    token: str = field(help="The token as text.")
-    logprob: float = field(help="Natural-log probability.")
-    bytes: list[int] | None = field(default=None, help="UTF-8 bytes of the token.")
-
-
-@attrs.frozen(kw_only=True)
-class TokenLogprob:
-    """A drawn token and the most likely ones at its place."""
-
-    token: str = field(help="The token as text.")
-    logprob: float = field(help="Natural-log probability.")
-    bytes: list[int] | None = field(default=None, help="UTF-8 bytes of the token.")
-    top_logprobs: list[TopLogprob] = field(default=attrs.Factory(list), help="Most likely tokens.")
-
-
-@attrs.frozen(kw_only=True)
-class ChatLogprobs:
-    """Log-probabilities of a chat choice, one entry per token."""
-
-    content: list[TokenLogprob] | None = field(default=None, help="One entry per token.")
-
-
-@attrs.frozen(kw_only=True)
-class ChatChoice:
-    """One answer of a chat completion."""
-
-    index: int = field(help="0..n-1.")
-    message: ChatMessage = field(help="What the assistant said.")
-    finish_reason: FinishReason = field(help="Why it ended.")
-    logprobs: ChatLogprobs | None = field(default=None, help="When asked for.")
-
-
-@attrs.frozen(kw_only=True)
-class ChatCompletion:
-    """Answer of `/v1/chat/completions`."""
-
-    id: str = field(help="Id of the answer.")
-    created: int = field(help="Unix time.")
-    model: str = field(help="Name of the model that answered.")
-    choices: list[ChatChoice] = field(help="One per `n`.")
-    usage: Usage | None = field(default=None, help="Token counts.")
-    object: Literal["chat.completion"] = field(default="chat.completion", help="Constant.")
-
-
-@attrs.frozen(kw_only=True)
-class ChatDelta:
-    """What one chunk adds to a message."""
-
-    role: str | None = field(default=None, help="In the first chunk of a choice.")
-    content: str | None = field(default=None, help="New text.")
-    tool_calls: list[dict[str, Any]] | None = field(default=None, help="New parts of tool calls.")
-
-
-@attrs.frozen(kw_only=True)
-class ChatChunkChoice:
-    """One choice's part of a chunk."""
-
-    index: int = field(help="0..n-1.")
-    delta: ChatDelta = field(help="What is new.")
-    finish_reason: FinishReason | None = field(default=None, help="Why it ended, in its last chunk.")
-    logprobs: ChatLogprobs | None = field(default=None, help="When asked for.")
-
-
-@attrs.frozen(kw_only=True)
-class ChatCompletionChunk:
-    """One event of a streamed chat completion."""
-
-    id: str = field(help="Id of the answer, the same in every chunk.")
-    created: int = field(help="Unix time.")
-    model: str = field(help="Name of the model that answers.")
-    choices: list[ChatChunkChoice] = field(help="Empty in the chunk that carries usage.")
-    usage: Usage | None = field(default=None, help="In the last chunk, when asked for.")
-    object: Literal["chat.completion.chunk"] = field(default="chat.completion.chunk", help="Constant.")
-
-
-@attrs.frozen(kw_only=True)
-class CompletionLogprobs:
-    """Log-probabilities of a completion choice, in the four parallel lists of the older route."""
-
-    tokens: list[str] = field(help="Tokens as text.")
-    token_logprobs: list[float | None] = field(help="Of each token; null for the first one of an echoed prompt.")
-    top_logprobs: list[dict[str, float] | None] | None = field(default=None, help="Most likely tokens at each place.")
-    text_offset: list[int] = field(default=attrs.Factory(list), help="Character at which each token starts.")
-
-
-@attrs.frozen(kw_only=True)
-class CompletionChoice:
-    """One answer of a completion, or one choice's part of a streamed one."""
-
-    index: int = field(help="0..n-1 for each prompt in turn.")
-    text: str = field(help="The text; new text in a stream.")
-    finish_reason: FinishReason | None = field(default=None, help="Why it ended; null before the last chunk.")
-    logprobs: CompletionLogprobs | None = field(default=None, help="When asked for.")
-
-
-@attrs.frozen(kw_only=True)
-class Completion:
-    """Answer of `/v1/completions`, and each event of its stream."""
-
-    id: str = field(help="Id of the answer.")
-    created: int = field(help="Unix time.")
-    model: str = field(help="Name of the model that answered.")
-    choices: list[CompletionChoice] = field(help="One per prompt and `n`.")
-    usage: Usage | None = field(default=None, help="Token counts.")
-    object: Literal["text_completion"] = field(default="text_completion", help="Constant.")
-
-
-# -- streamed and detailed answers of /v1/generate* -----------------------------------------------------------------
-
-
-@attrs.frozen(kw_only=True)
-class GenerationDetails:
-    """`details` of `/v1/generate` when `detail` was asked for."""
-
-    finish_reasons: list[FinishReason] = field(help="One per response.")
-    usage: Usage = field(help="Token counts, all responses together.")
-    logprobs: list[Any] | None = field(default=None, help="One list per response, when asked for.")
-
-
-@attrs.define
-class StreamFrame:
-    """One event of `/v1/generate_stream`.
-
-    Attributes:
-        index: the choice, 0..n-1.
-        text: new text.
-        token_ids: ids generated since the last frame of this choice.
-        finish_reason: None while the choice runs.
-        usage: token counts, in the last frame of the stream.
-        logprobs: one entry per id when asked for.
-    """
-
-    index: int
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason | None = None
-    usage: Usage | None = None
-    logprobs: list[Any] | None = None
-
-
-@attrs.frozen(kw_only=True)
-class TopLogprob:
     """A likely token in a chat answer's log-probabilities."""
 
     token: str = field(help="Text of the token.")
@@ -477,7 +333,26 @@ class Completion:
 
 
 @attrs.frozen(kw_only=True)
-class GenerateFrame:
+class Health:
+    """Answer of the health routes when all is well."""
+
+    status: Literal["alive", "ready"] = field(help="What holds.")
+
+
+# -- streamed and detailed answers of /v1/generate* -----------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class GenerationDetails:
+    """`details` of `/v1/generate` when `detail` was asked for."""
+
+    finish_reasons: list[FinishReason] = field(help="One per response.")
+    usage: Usage = field(help="Token counts, all responses together.")
+    logprobs: list[Any] | None = field(default=None, help="One list per response, when asked for.")
+
+
+@attrs.define
+class StreamFrame:
     """One server-sent event of `/v1/generate_stream`."""
 
     index: int = field(help="0..n-1.")
@@ -485,10 +360,4 @@ class GenerateFrame:
     token_ids: list[int] = field(help="Ids generated since the frame before.")
     finish_reason: Literal["stop", "length"] | None = field(default=None, help="In the last frame of a choice.")
     usage: Usage | None = field(default=None, help="In the very last frame.")
-
-
-@attrs.frozen(kw_only=True)
-class Health:
-    """Answer of the health routes when all is well."""
-
-    status: Literal["alive", "ready"] = field(help="What holds.")
+    logprobs: list[Any] | None = field(default=None, help="One entry per id, when asked for.")
