@@ -181,10 +181,47 @@ Progress = Callable[[str, float | None], None]
 """Called while loading with (what is being done, share done 0..1 or None)."""
 
 
-class BackendFactory(Protocol):
-    """What an entry point of the group `openllm.backends` resolves to: a module or object with these names.
+class MemoryEstimate(msgspec.Struct, frozen=True):
+    """What loading and running will take against what the machine has, told before anything is loaded.
 
-    `load` runs in the engine host. `openllm.backends.<x>.launch` holds what must be known before the host starts.
+    Attributes:
+        need_bytes: weights, cache and room for work together.
+        have_bytes: free on the chosen device; None when it cannot be told.
+        parts: what the need is made of, for the message ("weights" -> bytes).
+        device: the device the need falls on.
+    """
+
+    need_bytes: int
+    have_bytes: int | None = None
+    parts: dict[str, int] = {}
+    device: str = "cpu"
+
+    @property
+    def fits(self) -> bool:
+        """True when it fits or the machine does not say."""
+        return self.have_bytes is None or self.need_bytes <= self.have_bytes
+
+
+class Launch(Protocol):
+    """What a backend's `launch` module offers; importable without the backend's framework.
+
+    `machine` is whatever the caller knows of the machine; None lets the module look by itself.
+    """
+
+    def environment(self, options: EngineOptions, machine: Any) -> dict[str, str]:
+        """Variables that must be set before the host process starts (thread counts, visible devices, preloads)."""
+        ...
+
+    def estimate(self, options: EngineOptions, machine: Any) -> MemoryEstimate:
+        """Memory the model will need, from its files alone."""
+        ...
+
+
+class BackendFactory(Protocol):
+    """What an entry point of the group `openllm.backends` names: a package with this function.
+
+    `load` runs in the engine host, in a thread of its own. Importing the package itself must stay light; its `launch`
+    submodule (see `Launch`) holds what must be known before the host starts.
     """
 
     def load(self, options: EngineOptions, progress: Progress) -> Backend:

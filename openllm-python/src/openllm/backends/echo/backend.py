@@ -1,0 +1,163 @@
+"""The echo backend's engine: continuous batching over `EchoSequence`s, with the pace and the faults of its script."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from openllm_core.errors import EngineError, EngineUnavailable, NonFiniteLogits, UnsupportedFeature
+from openllm_core.options import EngineOptions
+
+from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
+from .model import BOS, EOS, VOCAB_SIZE, EchoSequence
+from .script import Script
+
+
+class EchoBackend:
+    """Runs up to `max_batch` sequences, one token each per step; the rest wait in order."""
+
+    def __init__(self, options: EngineOptions, script: Script) -> None:
+        self.script = script
+        length = options.max_model_len or script.max_model_len
+        self.info = BackendInfo(
+            backend="echo",
+            capabilities=Capabilities(logprobs=script.logprobs),
+            max_model_len=length,
+            max_prompt_len=length - 1,
+            max_batch=options.max_num_seqs or script.max_num_seqs,
+            vocab_size=VOCAB_SIZE,
+            eos_token_ids=(EOS,),
+            bos_token_id=BOS,
+            architecture="Echo",
+            dtype="bytes",
+            decisions=("echo: answers every prompt with itself",),
+        )
+        self._reply = None if script.reply is None else list(script.reply.encode())
+        self._when = script.when.encode()
+        self._waiting: dict[str, BackendRequest] = {}
+        self._running: dict[str, EchoSequence] = {}
+        self._wake = asyncio.Event()
+        self._closed = False
+        self._hung = False
+
+    @classmethod
+    def load(cls, options: EngineOptions, progress: Progress) -> EchoBackend:
+        """Build from options, taking `load_s` seconds and failing if the script says so."""
+        script = Script.read(options.engine_arg)
+        started = time.monotonic()
+        progress("loading echo", 0.0)
+        while (passed := time.monotonic() - started) < script.load_s:
+            time.sleep(min(0.05, script.load_s - passed))
+            progress("loading echo", min(1.0, passed / script.load_s))
+        if script.crash_load is not None:
+            print("RuntimeError: the scripted crash while loading", file=sys.stderr, flush=True)
+            os._exit(script.crash_load)
+        if script.fail_load is not None:
+            raise EngineError(script.fail_load, hint="This failure was scripted by --engine-arg fail_load.")
+        progress("loaded echo", 1.0)
+        return cls(options, script)
+
+    def submit(self, request: BackendRequest) -> None:
+        """Queue a sequence for the next step."""
+        self._waiting[request.request_id] = request
+        self._wake.set()
+
+    def abort(self, request_id: str) -> None:
+        """Forget a sequence, running or waiting."""
+        self._waiting.pop(request_id, None)
+        self._running.pop(request_id, None)
+
+    async def steps(self) -> AsyncIterator[StepOutput]:
+        """One item per step; waits while nothing runs; ends on `aclose`."""
+        script = self.script
+        while not self._closed:
+            if not self._running and not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            started = time.perf_counter()
+            joined = self._join()
+            pause = script.step_s + (script.prefill_s if joined else 0.0)
+            await asyncio.sleep(pause)
+            if self._closed:
+                break
+            deltas = [self._advance(sequence) for sequence in list(self._running.values())]
+            if self._hung:
+                await asyncio.Event().wait()
+            if deltas:
+                yield StepOutput(deltas, len(self._running), len(self._waiting), time.perf_counter() - started)
+
+    def _join(self) -> bool:
+        room = self.info.max_batch - len(self._running)
+        joining = list(self._waiting)[:room]
+        for request_id in joining:
+            request = self._waiting.pop(request_id)
+            self._running[request_id] = EchoSequence(request, self._reply, self.script.peak)
+        return bool(joining)
+
+    def _advance(self, sequence: EchoSequence) -> SequenceDelta:
+        request, sampling = sequence.request, sequence.request.sampling
+        error = self._fault(sequence)
+        if error is not None:
+            del self._running[request.request_id]
+            return SequenceDelta(request.request_id, [], "error", None, error.as_dict())
+        token, logprob = sequence.next_token()
+        logprobs = None if logprob is None else [logprob]
+        count = len(sequence.output)
+        if token in sampling.stop_token_ids and count > sampling.min_tokens:
+            del self._running[request.request_id]
+            return SequenceDelta(request.request_id, [token], "stop", token, None, logprobs)
+        if count >= sampling.max_tokens or len(request.prompt_token_ids) + count >= self.info.max_model_len:
+            del self._running[request.request_id]
+            return SequenceDelta(request.request_id, [token], "length", None, None, logprobs)
+        return SequenceDelta(request.request_id, [token], None, None, None, logprobs)
+
+    def _fault(self, sequence: EchoSequence) -> EngineError | UnsupportedFeature | None:
+        """Let the script's fault for the token about to be drawn strike, if there is one."""
+        request, script, position = sequence.request, self.script, len(sequence.output) + 1
+        if any(not 0 <= token < VOCAB_SIZE for token in request.prompt_token_ids):
+            return EngineError("A prompt token is outside the vocabulary.")
+        if self._when and self._when not in bytes(t for t in request.prompt_token_ids if t < 256):
+            return None
+        if script.die_at == position and not (script.die_once and Path(script.die_once).exists()):
+            if script.die_once:
+                Path(script.die_once).touch()
+            os._exit(script.exit_code)
+        if script.freeze_at == position:
+            while True:
+                time.sleep(3600)
+        if script.hang_at == position:
+            self._hung = True
+        if script.fail_at == position:
+            return EngineError("The scripted failure of one request.", hint="Scripted by --engine-arg fail_at.")
+        if script.nan_at == position:
+            return NonFiniteLogits("The model produced logits that are not finite.")
+        return None
+
+    async def embed(self, batch: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Not offered."""
+        raise UnsupportedFeature("The echo backend has no embeddings.")
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Not offered."""
+        raise UnsupportedFeature("The echo backend has no adapters.")
+
+    async def unload_adapter(self, name: str) -> None:
+        """Not offered."""
+        raise UnsupportedFeature("The echo backend has no adapters.")
+
+    async def check_health(self) -> None:
+        """Healthy until closed or hung."""
+        if self._closed or self._hung:
+            raise EngineUnavailable("The echo backend no longer steps.")
+
+    async def aclose(self) -> None:
+        """End `steps()`."""
+        self._closed = True
+        self._waiting.clear()
+        self._running.clear()
+        self._wake.set()

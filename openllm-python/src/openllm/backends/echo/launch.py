@@ -1,0 +1,19 @@
+"""What the supervisor asks of the echo backend before its host starts: nothing to set, next to nothing to hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openllm_core.options import EngineOptions
+
+from ..base import MemoryEstimate
+
+
+def environment(options: EngineOptions, machine: Any = None) -> dict[str, str]:
+    """No variable is needed."""
+    return {}
+
+
+def estimate(options: EngineOptions, machine: Any = None) -> MemoryEstimate:
+    """A few megabytes: there is no model."""
+    return MemoryEstimate(need_bytes=8 * 1024 * 1024)

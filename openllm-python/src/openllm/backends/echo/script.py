@@ -1,0 +1,73 @@
+"""What an echo backend can be told to do: its answer, its pace and its faults, as `--engine-arg KEY=VALUE`.
+
+Read once by `EchoBackend.load`. Values may arrive as text (command line) or typed (Python).
+"""
+
+from __future__ import annotations
+
+import typing
+from difflib import get_close_matches
+from typing import Any
+
+import attrs
+
+from openllm_core.errors import InvalidSetting
+from openllm_core.settings import Setting, convert
+
+
+@attrs.frozen(kw_only=True)
+class Script:
+    """One echo backend's script. Token positions count from 1: `fail_at=3` yields two tokens, then the fault.
+
+    Attributes:
+        reply: text every request gets instead of its own prompt.
+        peak: how far the scripted token's logit stands above the runner-up; 50 makes sampling certain, 1 makes
+            temperature, seed, top_p, … show.
+        step_s, prefill_s: seconds a step, and a step in which a request joins, takes.
+        load_s: seconds loading takes.
+        fail_load: message of the error that loading ends with.
+        crash_load: exit status with which the process ends while loading.
+        fail_at: token at which the request alone fails.
+        nan_at: token at which its logits are not finite.
+        die_at: token at which the process that runs the backend ends at once, with `exit_code`: host process only.
+        hang_at: token at which steps stop for good while the process lives.
+        freeze_at: token at which the whole process stands still: host process only.
+        when: text a prompt must contain for the five faults above to strike; empty = every prompt.
+        die_once: file created at the first death; while it exists nobody dies again.
+    """
+
+    reply: str | None = None
+    peak: float = 50.0
+    step_s: float = 0.0
+    prefill_s: float = 0.0
+    load_s: float = 0.0
+    fail_load: str | None = None
+    crash_load: int | None = None
+    fail_at: int | None = None
+    nan_at: int | None = None
+    die_at: int | None = None
+    exit_code: int = 3
+    hang_at: int | None = None
+    freeze_at: int | None = None
+    when: str = ""
+    die_once: str | None = None
+    max_model_len: int = 4096
+    max_num_seqs: int = 64
+    logprobs: bool = True
+
+    @classmethod
+    def read(cls, arguments: dict[str, Any]) -> Script:
+        """Build from `options.engine_arg`.
+
+        Raises:
+            InvalidSetting: an unknown key, or a value of the wrong type.
+        """
+        types = typing.get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for key, value in arguments.items():
+            if key not in types:
+                near = get_close_matches(key, types, n=3)
+                hint = f"Did you mean {', '.join(near)}?" if near else f"The echo backend takes {', '.join(types)}."
+                raise InvalidSetting(f"--engine-arg: the echo backend knows no {key[:64]!r}.", hint=hint, param=key)
+            values[key] = convert(value, types[key], Setting(help=""), origin=f"--engine-arg {key}")
+        return cls(**values)

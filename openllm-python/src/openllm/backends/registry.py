@@ -1,0 +1,108 @@
+"""Backends by name: the entry-point group `openllm.backends`, in which each value names a package.
+
+The package offers `load(options, progress)` (see `backends.base.BackendFactory`) and a `launch` submodule that needs no
+framework. The engine host calls `get(name).load`; the server process only ever touches `launch`. Ours are found the same
+way as anyone else's, and also where the entry points of a source tree are not installed yet.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from typing import Any, cast
+
+import attrs
+
+from openllm_core.errors import MissingDependency, UnknownBackend
+from openllm_core.options import EngineOptions
+
+from .base import Backend, BackendFactory, Launch, MemoryEstimate, Progress
+
+GROUP = "openllm.backends"
+OURS = {"echo": "openllm.backends.echo", "pt": "openllm.backends.torch"}
+ALIASES = {"torch": "pt", "pytorch": "pt"}
+
+
+@attrs.frozen
+class RegisteredBackend:
+    """One backend, not imported until something of it is asked for.
+
+    Attributes:
+        name: what `--backend` says.
+        package: dotted name of the package that holds it.
+    """
+
+    name: str
+    package: str
+
+    def load(self, options: EngineOptions, progress: Progress) -> Backend:
+        """Import the framework and load the model; only ever called where the backend runs.
+
+        Raises:
+            MissingDependency: the framework is not installed.
+        """
+        factory = cast(BackendFactory, importlib.import_module(self.package))
+        return factory.load(options, progress)
+
+    def environment(self, options: EngineOptions, machine: Any = None) -> dict[str, str]:
+        """Variables to set for the host process."""
+        return self._launch().environment(options, machine)
+
+    def estimate(self, options: EngineOptions, machine: Any = None) -> MemoryEstimate:
+        """Memory needed against memory there, without loading."""
+        return self._launch().estimate(options, machine)
+
+    def _launch(self) -> Launch:
+        return cast(Launch, importlib.import_module(self.package + ".launch"))
+
+
+@functools.cache
+def _packages() -> dict[str, str]:
+    return OURS | {point.name: point.value.partition(":")[0] for point in entry_points(group=GROUP)}
+
+
+def names() -> list[str]:
+    """Names that `--backend` takes, sorted, `auto` not among them."""
+    return sorted(_packages())
+
+
+def get(name: str) -> RegisteredBackend:
+    """The backend of that name (or alias), not imported yet.
+
+    Raises:
+        UnknownBackend: no such name; near ones are named.
+    """
+    found = ALIASES.get(name, name)
+    package = _packages().get(found)
+    if package is None:
+        near = get_close_matches(name, names(), n=2)
+        raise UnknownBackend(
+            f"There is no backend {name[:64]!r}.",
+            hint=f"Did you mean {' or '.join(near)}?" if near else f"Backends here: {', '.join(names())}.",
+            param="--backend",
+        )
+    return RegisteredBackend(found, package)
+
+
+def choose(options: EngineOptions, architecture: str | None = None) -> tuple[str, str]:
+    """Which backend runs this model, and why, in a few words for the start line.
+
+    Args:
+        options: `backend` may be `auto`.
+        architecture: of the model's config; for backends that cannot run every one.
+
+    Raises:
+        UnknownBackend: the asked-for one does not exist.
+        MissingDependency: `auto`, and no backend that can run models is installed.
+    """
+    if options.backend != "auto":
+        return get(options.backend).name, "asked for"
+    if importlib.util.find_spec("torch") is not None:
+        what = f" for {architecture}" if architecture else ""
+        return "pt", f"the fastest installed{what}"
+    raise MissingDependency(
+        "No backend that can run a model is installed: torch is missing.", hint='pip install "openllm" torch transformers'
+    )
