@@ -267,6 +267,11 @@ class ChatCompletion:
     object: Literal["chat.completion"] = field(default="chat.completion", help="Constant.")
     system_fingerprint: str | None = field(default=None, help="Always null.")
 
+    @property
+    def text(self) -> str:
+        """Text of the first choice."""
+        return (self.choices[0].message.content or "") if self.choices else ""
+
 
 @attrs.frozen(kw_only=True)
 class ChunkDelta:
@@ -297,6 +302,11 @@ class ChatCompletionChunk:
     object: Literal["chat.completion.chunk"] = field(default="chat.completion.chunk", help="Constant.")
     usage: Usage | None = field(default=None, help="In the last chunk, when `stream_options.include_usage`.")
     system_fingerprint: str | None = field(default=None, help="Always null.")
+
+    @property
+    def text(self) -> str:
+        """New text of the choice in this chunk; empty in the first, the last and the usage chunk."""
+        return (self.choices[0].delta.content or "") if self.choices else ""
 
 
 @attrs.frozen(kw_only=True)
