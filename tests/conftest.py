@@ -1,0 +1,180 @@
+"""How the suite runs as a whole: the order and the time of its lanes, no network in the fast ones, no silent skips.
+
+`python3 tools/dev.py test` is one pytest run, so that pytest's own summary is its last word. The lanes are folders; they
+run in the order of LANES, and the minutes each took are printed before that summary.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import ipaddress
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parent
+ALLOWED_SKIPS = TESTS / "allowed_skips.txt"
+
+
+@dataclass
+class Lane:
+    """One kind of test.
+
+    Attributes:
+        folders: under tests/; the longest match wins, "" takes what no other lane does.
+        budget_min: minutes after which the summary warns.
+        network: whether its tests may leave this machine.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    budget_min: float
+    network: bool = False
+    spent_s: float = 0.0
+    tests: int = 0
+
+
+LANES = [
+    Lane("lint", ("lint/test_style.py",), 0.5),
+    Lane("types", ("lint",), 3.5),
+    Lane("architecture", ("architecture",), 1),
+    Lane("unit", ("",), 1),
+    Lane("torch", ("openllm/backends/torch",), 3),
+    Lane("contract", ("contract",), 2),
+    Lane("e2e", ("e2e",), 6, network=True),
+    Lane("docs", ("docs",), 4, network=True),
+    Lane("packaging", ("packaging",), 3, network=True),
+]
+TOTAL_BUDGET_MIN = 40
+
+
+def lane_of(path: Path) -> Lane:
+    """The lane a test file belongs to."""
+    try:
+        relative = path.relative_to(TESTS).as_posix()
+    except ValueError:
+        relative = ""
+    matches = [
+        (len(folder), lane)
+        for lane in LANES
+        for folder in lane.folders
+        if folder == "" or relative == folder or relative.startswith(folder + "/")
+    ]
+    return max(matches, key=lambda match: match[0])[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run lane after lane; the order inside a lane stays pytest's."""
+    items.sort(key=lambda item: LANES.index(lane_of(item.path)))
+
+
+# -- minutes per lane
+
+
+@dataclass
+class Tally:
+    """What this run has seen so far."""
+
+    lane: Lane | None = None
+    skips: list[tuple[str, str]] = field(default_factory=list)  # (node id, reason) without permission
+
+
+TALLY = Tally()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    """Note whose time is being spent, fixtures included."""
+    TALLY.lane = lane_of(item.path)
+    TALLY.lane.tests += 1
+    try:
+        return (yield)
+    finally:
+        TALLY.lane = None
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up time; note a skip nobody gave a reason for."""
+    lane_of(TESTS / report.nodeid.split("::")[0].removeprefix("tests/")).spent_s += report.duration
+    note_skip(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """A whole module may skip itself while it is collected."""
+    note_skip(report)
+
+
+def note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Remember a skip (an expected failure is none) that allowed_skips.txt does not list."""
+    if report.skipped and not hasattr(report, "wasxfail") and not is_allowed(report.nodeid):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        TALLY.skips.append((report.nodeid, reason.removeprefix("Skipped: ")))
+
+
+def allowed_skips() -> list[tuple[str, str]]:
+    """(node id pattern, reason) of each line of allowed_skips.txt; a line without a reason is an error."""
+    pairs: list[tuple[str, str]] = []
+    for line in ALLOWED_SKIPS.read_text(encoding="utf-8").splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        pattern, _, reason = line.partition(" | ")
+        if not reason.strip():
+            raise pytest.UsageError(f"{ALLOWED_SKIPS}: {line!r} gives no reason")
+        pairs.append((pattern.strip(), reason.strip()))
+    return pairs
+
+
+def is_allowed(node_id: str) -> bool:
+    """Whether a node may be skipped."""
+    return any(fnmatch.fnmatchcase(node_id, pattern) for pattern, _ in allowed_skips())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A skip without permission fails the run."""
+    if TALLY.skips and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Minutes per lane, budgets passed, skips without permission; pytest's own summary line comes after this."""
+    write = terminalreporter.write_line
+    ran = [lane for lane in LANES if lane.tests]
+    if len(ran) > 1:
+        terminalreporter.section("lanes")
+        for lane in ran:
+            late = f"   over its budget of {lane.budget_min:g} min" if lane.spent_s > 60 * lane.budget_min else ""
+            write(f"{lane.name:<13}{lane.tests:>5} tests  {lane.spent_s / 60:5.1f} min{late}", yellow=bool(late))
+        total_min = sum(lane.spent_s for lane in ran) / 60
+        late = f"   over the budget of {TOTAL_BUDGET_MIN} min" if total_min > TOTAL_BUDGET_MIN else ""
+        write(f"{'all':<13}{sum(lane.tests for lane in ran):>5} tests  {total_min:5.1f} min{late}", yellow=bool(late))
+    if TALLY.skips:
+        terminalreporter.section("skips that tests/allowed_skips.txt does not allow", red=True)
+        for node_id, reason in TALLY.skips:
+            write(f"FAILED {node_id} - skipped: {reason}", red=True)
+
+
+# -- no network where none is needed
+
+
+def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """Audit hook: a test of a lane without network may talk to this machine only."""
+    if event != "socket.connect" or TALLY.lane is None or TALLY.lane.network:
+        return
+    address = arguments[1]
+    if not isinstance(address, tuple) or not address:  # a Unix socket
+        return
+    host = str(address[0])
+    if host in ("localhost", ""):
+        return
+    try:
+        local = ipaddress.ip_address(host.split("%")[0]).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise RuntimeError(f"a test of the lane {TALLY.lane.name!r} tried to reach {host}; these run without a network")
+
+
+sys.addaudithook(refuse_network)
