@@ -60,7 +60,11 @@ class EngineOptions:
         None, "Compute threads; default: measured.", env="OPENLLM_THREADS", ge=1, le=1024, group=ENGINE
     )
     quantize: str | None = setting(
-        None, "Quantisation while loading.", env="OPENLLM_QUANTIZE", choices=("int8", "int4", "gptq", "awq"), group=ENGINE
+        None,
+        "Quantisation while loading.",
+        env="OPENLLM_QUANTIZE",
+        choices=("int8", "int4", "gptq", "awq"),
+        group=ENGINE,
     )
     trust_remote_code: bool = setting(
         False, "Run Python code that the model folder carries.", typed_only=True, env="TRUST_REMOTE_CODE", group=ENGINE
@@ -88,13 +92,20 @@ class ServerOptions:
     no_auth: bool = setting(False, "Serve a public address without a key.", typed_only=True, group=ACCESS)
     cors: bool = setting(False, "Allow browsers from any origin.", env="OPENLLM_CORS", group=ACCESS)
     strict: bool = setting(
-        False, "Refuse unknown request fields instead of listing them in X-OpenLLM-Ignored.", env="OPENLLM_STRICT", group=ACCESS
+        False,
+        "Refuse unknown request fields instead of listing them in X-OpenLLM-Ignored.",
+        env="OPENLLM_STRICT",
+        group=ACCESS,
     )
     server_timeout: float = setting(
         600.0, "Deadline of one request, seconds.", env="OPENLLM_SERVER_TIMEOUT", ge=1, le=86400, group=LIMITS
     )
     max_tokens_default: int = setting(
-        1024, "Tokens generated when a chat or completion request does not say.", env="OPENLLM_MAX_TOKENS_DEFAULT", ge=1, group=LIMITS
+        1024,
+        "Tokens generated when a chat or completion request does not say.",
+        env="OPENLLM_MAX_TOKENS_DEFAULT",
+        ge=1,
+        group=LIMITS,
     )
     max_queue: int | None = setting(
         None, "Requests that may wait; default 2 x slots, at least 16.", env="OPENLLM_MAX_QUEUE", ge=1, group=LIMITS
@@ -102,9 +113,7 @@ class ServerOptions:
     queue_timeout: float = setting(
         30.0, "Seconds a request may wait for a slot.", env="OPENLLM_QUEUE_TIMEOUT", ge=0.1, le=3600, group=LIMITS
     )
-    max_body: int = setting(
-        10 * 1024 * 1024, "Bytes of a request body.", env="OPENLLM_MAX_BODY", ge=1024, group=LIMITS
-    )
+    max_body: int = setting(10 * 1024 * 1024, "Bytes of a request body.", env="OPENLLM_MAX_BODY", ge=1024, group=LIMITS)
     drain_grace: float = setting(
         30.0, "Seconds streams may go on after SIGTERM.", env="OPENLLM_DRAIN_GRACE", ge=0, le=3600, group=SERVER
     )
@@ -115,7 +124,12 @@ class ServerOptions:
         15.0, "Seconds of silence on a stream before a comment line.", env="OPENLLM_PING_INTERVAL", ge=1, group=SERVER
     )
     overload_status: int = setting(
-        503, "HTTP status of a refusal for load: 503 or 429.", env="OPENLLM_OVERLOAD_STATUS", ge=429, le=503, group=SERVER
+        503,
+        "HTTP status of a refusal for load: 503 or 429.",
+        env="OPENLLM_OVERLOAD_STATUS",
+        ge=429,
+        le=503,
+        group=SERVER,
     )
 
 
@@ -126,7 +140,11 @@ class StoreOptions:
     home: str = setting("~/bentoml", "Root of the model store.", env="BENTOML_HOME", flag="", group="Store")
     offline: bool = setting(False, "Make no connection to any hub.", env="HF_HUB_OFFLINE", flag="", group="Store")
     lock_timeout: float = setting(
-        600.0, "Seconds to wait for another process that imports the same model.", env="OPENLLM_LOCK_TIMEOUT", ge=0, group="Store"
+        600.0,
+        "Seconds to wait for another process that imports the same model.",
+        env="OPENLLM_LOCK_TIMEOUT",
+        ge=0,
+        group="Store",
     )
 
 

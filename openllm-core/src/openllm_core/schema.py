@@ -85,12 +85,15 @@ class GenerateRequest:
 
     prompt: str = field(help="Text to complete; no template is applied.")
     llm_config: dict[str, Any] = field(
-        default=attrs.Factory(dict), help="Own, generation and sampling fields, flat or with `generation_config` nested."
+        default=attrs.Factory(dict),
+        help="Own, generation and sampling fields, flat or with `generation_config` nested.",
     )
     adapter_name: str | None = field(default=None, help="Adapter to use; default: the server's.")
     detail: bool = field(default=False, help="Add finish reasons, usage and logprobs to the answer.")
     echo: bool = field(default=False, help="Stream only: send the prompt first.")
-    stream_options: dict[str, Any] | None = field(default=None, help="Accepted for symmetry; usage is always sent last.")
+    stream_options: dict[str, Any] | None = field(
+        default=None, help="Accepted for symmetry; usage is always sent last."
+    )
 
 
 @attrs.frozen(kw_only=True)

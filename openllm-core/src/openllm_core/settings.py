@@ -1,17 +1,18 @@
-"""setting(): type, default, environment variable, flag and help of one knob on one line; read(): where its value comes from.
+"""setting(): type, default, variable, flag and help of one knob on one line; read(): where its value comes from.
 
-Precedence, once and for everything: explicit argument or flag > environment > configuration file > model family > default.
+Precedence, once and for everything: explicit argument or flag > environment > configuration file > family > default.
 Called by `options.py` (declarations) and by whoever starts something (`read`). Reads no environment at import.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import attrs
 import orjson
@@ -179,12 +180,7 @@ def _convert(value: Any, target: Any) -> Any:
         member = typing.get_args(target)[0]
         return tuple(_convert(item, member) for item in items)
     if origin is dict:
-        if isinstance(value, Mapping):
-            return dict(value)
-        pairs = orjson.loads(value) if isinstance(value, str) else dict(p.split("=", 1) for p in value)
-        if not isinstance(pairs, dict):
-            raise ValueError("is not a JSON object")
-        return pairs
+        return _to_dict(value)
     if target is bool:
         return _to_bool(value)
     if target is int:
@@ -201,10 +197,28 @@ def _convert(value: Any, target: Any) -> Any:
             number = float(value)
         except ValueError:
             raise ValueError("is not a number") from None
-        if number != number or number in (float("inf"), float("-inf")):
+        if not math.isfinite(number):
             raise ValueError("is not a finite number")
         return number
     return str(value)
+
+
+def _to_dict(value: Any) -> dict[str, Any]:
+    """A mapping, JSON text of one, or KEY=VALUE texts."""
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            raise ValueError("is not a JSON object") from None
+        if not isinstance(value, dict):
+            raise ValueError("is not a JSON object")
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[str, Any]", value))
+    pairs = [str(pair).partition("=") for pair in cast("Sequence[Any]", value)]
+    wrong = [key for key, equals, _ in pairs if not (key and equals)]
+    if wrong:
+        raise ValueError(f"is not KEY=VALUE ({wrong[0][:80]!r})")
+    return {key: text for key, _, text in pairs}
 
 
 def _to_bool(value: Any) -> bool:

@@ -1,31 +1,26 @@
-"""JSON <-> attrs values, strict by type and range, with errors that name the path (`messages[0].role`).
+"""Plain data -> attrs values, strict by type and range.
 
-Called by the server for every request body, by the client for every answer, and by whoever makes the OpenAPI document.
-Types come from annotations, ranges from `field(...)`; nothing is coerced: no bool for an int, no text for a number (an
-int does stand in for a float). A message never carries more than 200 characters of what was received.
+One reader function per type is composed once and cached. A refusal travels up as an exception that collects the path on
+its way, so that a good value costs no path at all.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import re
 import types
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar, cast, overload
 
 import attrs
-import orjson
 
-from .errors import InvalidRequest
+from ..errors import InvalidRequest
+from .rule import NO_RULE, Rule, rule_of
+from .text import MAX_ECHO
 
 T = TypeVar("T")
 
-MAX_ECHO = 200
-MAX_DEPTH = 64
-
-_KEY = "wire"
 _OBJECT, _ARRAY, _STRING, _INTEGER, _DECIMAL, _BOOLEAN, _NULL = (
     "an object",
     "an array",
@@ -35,151 +30,6 @@ _OBJECT, _ARRAY, _STRING, _INTEGER, _DECIMAL, _BOOLEAN, _NULL = (
     "a boolean",
     "null",
 )
-
-
-@attrs.frozen(kw_only=True)
-class Rule:
-    """What a field's type does not say: ranges, lengths, allowed values and one line of help."""
-
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    lt: float | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    choices: tuple[Any, ...] | None = None
-    help: str = ""
-
-
-_NO_RULE = Rule()
-
-
-def field(
-    default: Any = attrs.NOTHING,
-    *,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    lt: float | None = None,
-    min_length: int | None = None,
-    max_length: int | None = None,
-    choices: Sequence[Any] | None = None,
-    help: str = "",
-) -> Any:
-    """Declare one field of a wire message; a field without a default is required.
-
-    Args:
-        default: value when absent; `attrs.Factory` for a mutable one.
-        ge, gt, le, lt: range of a number, or of each number of a list.
-        min_length, max_length: characters of a string, items of a list, keys of an object.
-        choices: allowed values.
-        help: one line for the reference page and the OpenAPI document.
-    """
-    rule = Rule(
-        ge=ge,
-        gt=gt,
-        le=le,
-        lt=lt,
-        min_length=min_length,
-        max_length=max_length,
-        choices=None if choices is None else tuple(choices),
-        help=help,
-    )
-    return attrs.field(default=default, metadata={_KEY: rule})
-
-
-def rule_of(attribute: attrs.Attribute[Any]) -> Rule:
-    """The rule a field was declared with; an empty one for a plain attrs field."""
-    return attribute.metadata.get(_KEY, _NO_RULE)
-
-
-# -- bytes <-> plain data -----------------------------------------------------------------------------------------
-
-# One pass over a string literal, closed or not; possessive, so that no input makes it walk back.
-_STRING_LITERAL = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-
-
-def loads(data: bytes | bytearray | memoryview | str, max_depth: int = MAX_DEPTH) -> Any:
-    """Parse JSON strictly: UTF-8, one value, no NaN, no duplicate keys, no lone surrogates, no byte order mark.
-
-    Args:
-        data: the body.
-        max_depth: arrays and objects that may stand inside each other; checked before parsing.
-
-    Raises:
-        InvalidRequest: code `json_too_deep` or `invalid_json`.
-    """
-    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
-    outside = _STRING_LITERAL.sub(b"", raw)
-    if outside.count(b"[") + outside.count(b"{") > max_depth:
-        _check_depth(outside.translate(None, _NOT_BRACKETS), max_depth)
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"Not valid JSON: {str(error)[:MAX_ECHO]}.", code="invalid_json") from None
-    # Each key of an object is followed by the only kind of colon outside a string: fewer keys than colons = repeats.
-    if (colons := outside.count(b":")) and _count_keys(value) != colons:
-        raise InvalidRequest("Not valid JSON: an object has the same key twice.", code="invalid_json")
-    return value
-
-
-def _check_depth(brackets: bytes, max_depth: int) -> None:
-    """Refuse nesting past `max_depth` by removing innermost pairs, one level a pass."""
-    for _ in range(max_depth):
-        shorter = brackets.replace(b"[]", b"").replace(b"{}", b"")
-        if len(shorter) == len(brackets):
-            break
-        brackets = shorter
-    still_paired = b"[]" in brackets or b"{}" in brackets
-    if still_paired or len(brackets) - len(brackets.lstrip(b"[{")) > max_depth:
-        raise InvalidRequest(f"JSON is nested deeper than {max_depth} levels.", code="json_too_deep")
-
-
-def _count_keys(value: Any) -> int:
-    if isinstance(value, dict):
-        members = cast("dict[str, Any]", value)
-        return len(members) + sum(_count_keys(v) for v in members.values() if isinstance(v, (dict, list)))
-    if isinstance(value, list):
-        return sum(_count_keys(v) for v in cast("list[Any]", value) if isinstance(v, (dict, list)))
-    return 0
-
-
-def dumps(obj: Any) -> bytes:
-    """JSON bytes of plain data or attrs values; NaN and infinities become null, so the output is always legal."""
-    return orjson.dumps(obj, default=_plain)
-
-
-def _plain(obj: Any) -> Any:
-    if attrs.has(type(obj)):
-        return {name: getattr(obj, name) for name in _names(type(obj))}
-    if isinstance(obj, (set, frozenset)):
-        return sorted(cast("set[Any]", obj))
-    raise TypeError(f"{type(obj).__name__} is not JSON serialisable")
-
-
-@functools.cache
-def _names(cls: type[Any]) -> tuple[str, ...]:
-    return tuple(a.name for a in attrs.fields(cls))
-
-
-def unstructure(obj: Any, omit_none: bool = False) -> Any:
-    """Plain dicts, lists and scalars of an attrs value; the inverse of `structure`.
-
-    Args:
-        omit_none: leave out fields that are None, at every level of attrs values (never keys of plain dicts).
-    """
-    if attrs.has(type(obj)):
-        pairs = ((name, getattr(obj, name)) for name in _names(type(obj)))
-        return {name: unstructure(v, omit_none) for name, v in pairs if not (omit_none and v is None)}
-    if isinstance(obj, dict):
-        return {key: unstructure(v, omit_none) for key, v in cast("dict[Any, Any]", obj).items()}
-    if isinstance(obj, (list, tuple)):
-        return [unstructure(v, omit_none) for v in cast("Sequence[Any]", obj)]
-    return obj
-
-
-# -- plain data -> attrs ------------------------------------------------------------------------------------------
 
 
 class _Refused(Exception):
@@ -221,18 +71,38 @@ def structure(data: Any, cls: type[T], *, unknown: Literal["refuse", "collect"] 
 
     Raises:
         InvalidRequest: `param` is the path; `code` one of invalid_type, invalid_value, missing_required_parameter,
-            unknown_parameter, {integer,decimal}_{below_min,above_max}_value, {string,array,object}_{below_min,above_max}_length,
-            empty_array.
+            unknown_parameter, {integer,decimal}_{below_min,above_max}_value, empty_array,
+            {string,array,object}_{below_min,above_max}_length.
     """
     ignored: list[str] | None = [] if unknown == "collect" else None
-    try:
-        value = _reader(cls)(data, ignored, "")
-    except _Refused as refused:
-        path = _join(reversed(refused.path))
-        raise InvalidRequest(
-            f"{path or 'The body'} {refused.says}.", code=refused.code, param=path or None
-        ) from None
+    value = _read(_reader(cls), data, ignored, "")
     return value if ignored is None else (value, ignored)
+
+
+def structure_value(
+    value: Any, target: Any, *, path: str, ge: float | None = None, le: float | None = None, choices: Any = None
+) -> Any:
+    """Check one value that stands outside a message, as `structure` checks a field.
+
+    Args:
+        target: its type.
+        path: its name in errors.
+        ge, le, choices: as for `field`.
+
+    Raises:
+        InvalidRequest: see `structure`.
+    """
+    rule = Rule(ge=ge, le=le, choices=None if choices is None else tuple(choices))
+    return _read(_reader(target, rule), value, None, path)
+
+
+def _read(reader: _Reader, data: Any, ignored: list[str] | None, path: str) -> Any:
+    try:
+        return reader(data, ignored, path)
+    except _Refused as refused:
+        param = _join([*([path] if path else []), *reversed(refused.path)])
+        message = f"{param or 'The body'} {refused.says}."
+        raise InvalidRequest(message, code=refused.code, param=param or None) from None
 
 
 def _join(parts: typing.Iterable[str | int]) -> str:
@@ -267,7 +137,7 @@ def _wrong_type(want: str, value: Any) -> _Refused:
 
 
 @functools.cache
-def _reader(target: Any, rule: Rule = _NO_RULE) -> _Reader:
+def _reader(target: Any, rule: Rule = NO_RULE) -> _Reader:
     """The function that reads one type; made once per type and rule."""
     origin = typing.get_origin(target)
     args = typing.get_args(target)
@@ -396,16 +266,15 @@ def _list_reader(member: Any, rule: Rule, make: Callable[[list[Any]], Any]) -> _
         items = cast("Sequence[Any]", value)
         _check_length(len(items), rule, "array", "items")
         made: list[Any] = []
-        index = 0
         try:
             if ignored is None:
-                for index, item in enumerate(items):
+                for item in items:
                     made.append(read_item(item, None, ""))
             else:
                 for index, item in enumerate(items):
                     made.append(read_item(item, ignored, f"{path}[{index}]"))
         except _Refused as refused:
-            raise refused.under(index) from None
+            raise refused.under(len(made)) from None
         return made if make is list else make(made)
 
     return read
@@ -537,112 +406,3 @@ def _read_class(cls: type[Any], value: Any, ignored: list[str] | None, path: str
 
 def _dotted(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
-
-
-# -- attrs -> JSON Schema -----------------------------------------------------------------------------------------
-
-
-def json_schema(cls: Any, components: dict[str, Any]) -> dict[str, Any]:
-    """JSON Schema (2020-12, as OpenAPI 3.1 has it) of a type.
-
-    Args:
-        cls: any type `structure` reads.
-        components: filled with the schema of every attrs class met, under its name.
-
-    Returns:
-        The schema; `{"$ref": "#/components/schemas/<name>"}` for an attrs class.
-    """
-    return _schema(cls, _NO_RULE, components)
-
-
-def _schema(target: Any, rule: Rule, components: dict[str, Any]) -> dict[str, Any]:
-    origin = typing.get_origin(target)
-    args = typing.get_args(target)
-    if origin in (typing.Union, types.UnionType):
-        return _any_of([_schema(m, rule, components) for m in args])
-    if origin is Literal:
-        return _literal_schema(args)
-    if origin in (list, tuple) or target in (list, tuple):
-        item_rule = attrs.evolve(rule, min_length=None, max_length=None)
-        schema: dict[str, Any] = {"type": "array", "items": _schema(args[0] if args else Any, item_rule, components)}
-        return schema | _lengths(rule, "Items")
-    if origin is dict or target is dict:
-        item_rule = attrs.evolve(rule, min_length=None, max_length=None)
-        values = _schema(args[1] if args else Any, item_rule, components)
-        return {"type": "object", "additionalProperties": values or True} | _lengths(rule, "Properties")
-    if target is Any or target is object:
-        return {}
-    if target is None or target is type(None):
-        return {"type": "null"}
-    if target in _SCALARS:
-        return _scalar_schema(target, rule)
-    if isinstance(target, type) and attrs.has(target):
-        return _class_schema(target, components)
-    raise TypeError(f"serde has no schema for {target!r}")
-
-
-def _scalar_schema(target: type[Any], rule: Rule) -> dict[str, Any]:
-    names: dict[Any, str] = {int: "integer", float: "number", str: "string", bool: "boolean"}
-    schema: dict[str, Any] = {"type": names[target]}
-    if target is str:
-        schema |= _lengths(rule, "Length")
-    elif target is not bool:
-        bounds = {"minimum": rule.ge, "exclusiveMinimum": rule.gt, "maximum": rule.le, "exclusiveMaximum": rule.lt}
-        schema |= {key: bound for key, bound in bounds.items() if bound is not None}
-    if rule.choices is not None:
-        schema["enum"] = list(rule.choices)
-    return schema
-
-
-def _lengths(rule: Rule, suffix: str) -> dict[str, Any]:
-    bounds = {f"min{suffix}": rule.min_length, f"max{suffix}": rule.max_length}
-    return {key: bound for key, bound in bounds.items() if bound is not None}
-
-
-def _literal_schema(choices: tuple[Any, ...]) -> dict[str, Any]:
-    if len(choices) == 1:
-        return {"const": choices[0]}
-    return {"type": "string", "enum": list(choices)} if all(isinstance(c, str) for c in choices) else {"enum": list(choices)}
-
-
-def _any_of(members: list[dict[str, Any]]) -> dict[str, Any]:
-    if {} in members:
-        return {}
-    others = [m for m in members if m != {"type": "null"}]
-    if len(others) == len(members):
-        return {"anyOf": members}
-    if len(others) == 1 and isinstance(others[0].get("type"), str) and "enum" not in others[0]:
-        return others[0] | {"type": [others[0]["type"], "null"]}
-    return {"anyOf": [*others, {"type": "null"}]}
-
-
-def _class_schema(cls: type[Any], components: dict[str, Any]) -> dict[str, Any]:
-    name = cls.__name__
-    reference = {"$ref": f"#/components/schemas/{name}"}
-    if name in components:
-        return reference
-    components[name] = {}  # set first, so that a type which contains itself ends
-    hints = typing.get_type_hints(cls)
-    properties: dict[str, Any] = {}
-    required: list[str] = []
-    for attribute in attrs.fields(cls):
-        if not attribute.init:
-            continue
-        rule = rule_of(attribute)
-        schema = _schema(hints.get(attribute.name, Any), rule, components)
-        facts: dict[str, Any] = {"description": rule.help} if rule.help else {}
-        if attribute.default is attrs.NOTHING:
-            required.append(attribute.name)
-        else:
-            facts["default"] = unstructure(_default_of(attribute))
-        properties[attribute.name] = schema | facts
-    doc = (cls.__doc__ or "").strip().split("\n\n")[0]
-    components[name] = {"type": "object", "title": name, "description": " ".join(doc.split()), "properties": properties}
-    if required:
-        components[name]["required"] = required
-    return reference
-
-
-def _default_of(attribute: attrs.Attribute[Any]) -> Any:
-    default: Any = attribute.default
-    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
