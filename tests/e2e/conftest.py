@@ -1,0 +1,126 @@
+"""Fixtures of the end-to-end tests: the default model, imported for real, and a server process that serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+
+@dataclass
+class ServerProcess:
+    """A running `openllm start`.
+
+    Attributes:
+        url: base address without a trailing slash.
+        log: file that holds everything it printed.
+    """
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def host_pid(self) -> int:
+        """Process id of the engine host, a child of the server."""
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "openllm.engine.host" in " ".join(child.cmdline()):
+                    return child.pid
+        raise AssertionError("no engine host is running")
+
+    def status(self, path: str = "/readyz") -> int:
+        """HTTP status of a GET; 0 when nobody answers."""
+        try:
+            return httpx.get(self.url + path, timeout=5).status_code
+        except httpx.TransportError:
+            return 0
+
+    def wait_for(self, status: int, *, path: str = "/readyz", within_s: float = 90) -> None:
+        """Poll until a GET answers `status`."""
+        end = time.monotonic() + within_s
+        while time.monotonic() < end:
+            if self.status(path) == status:
+                return
+            assert self.process.poll() is None, f"the server ended:\n{self.log.read_text()}"
+            time.sleep(0.05)
+        raise AssertionError(f"{path} did not become {status} in {within_s} s:\n{self.log.read_text()}")
+
+    def metric(self, name: str) -> float:
+        """Sum of the samples of one metric in /metrics."""
+        lines = httpx.get(self.url + "/metrics", timeout=5).text.splitlines()
+        values = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + " ", name + "{"))]
+        assert values, f"no metric {name}"
+        return sum(values)
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def openllm_start(log: Path, *arguments: str, environ: dict[str, str] | None = None) -> Iterator[ServerProcess]:
+    """Run `openllm start` with `arguments` on a free port; end it and whatever it left afterwards."""
+    port = free_port()
+    command = [sys.executable, "-m", "openllm", "start", *arguments, "--port", str(port)]
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, stdout=sink, stderr=sink, env=os.environ | (environ or {}))
+    server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
+    family = [process.pid]
+    try:
+        server.wait_for(200, path="/livez", within_s=120)
+        server.wait_for(200, within_s=180)
+        family += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        yield server
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(45)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for pid in family[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a store of our own that holds the default model, imported by the command a user would type.
+
+    OPENLLM_TEST_STORE names a store to keep between runs.
+    """
+    kept = os.environ.get("OPENLLM_TEST_STORE")
+    home = Path(kept) if kept else tmp_path_factory.mktemp("bentoml")
+    environ = {"BENTOML_HOME": str(home), "OPENLLM_HOME": str(home / "openllm-cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "openllm", "import", "smollm", "-o", "json"],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=420,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return environ
+
+
+@pytest.fixture(scope="session")
+def server(store: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """`openllm start` without a model: the default model on the torch backend. Tests must leave it running."""
+    with openllm_start(tmp_path_factory.mktemp("server") / "log.txt", "--backend", "pt", environ=store) as running:
+        yield running

@@ -1,0 +1,72 @@
+"""`openllm start` tells the truth before it starts: families by name, and refusals with a cause and an exit code."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from tests.tiny_models import tiny_checkpoint
+
+from .conftest import openllm_start
+
+
+def start(*arguments: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a start that is expected to end by itself."""
+    command = [sys.executable, "-m", "openllm", "start", *arguments]
+    return subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=90, check=False)
+
+
+@pytest.mark.parametrize(("family", "kind"), [("flan-t5", "t5"), ("opt", "opt"), ("llama", "llama")])
+def test_family_name_with_a_folder(family, kind, store, tmp_path):
+    """A family and a folder of its architecture: seq2seq and decoder-only models answer, streaming and not."""
+    folder = tiny_checkpoint(kind, tmp_path / kind)
+    with openllm_start(tmp_path / "log.txt", family, "--model-id", str(folder), "--backend", "pt", environ=store) as server:
+        body = {"prompt": "hello there", "llm_config": {"max_new_tokens": 6, "temperature": 0.0}, "detail": True}
+        whole = httpx.post(server.url + "/v1/generate", json=body, timeout=60)
+        assert whole.status_code == 200, whole.text
+        stream = httpx.post(server.url + "/v1/generate_stream", json=body, timeout=60).text
+        assert stream.rstrip().endswith("data: [DONE]")
+
+
+def test_port_in_use_is_said_before_the_model_loads(store):
+    """Exit 71, the port named, no traceback."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = start("--port", str(port), environ=store)
+    assert done.returncode == 71, done.stderr
+    assert str(port) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_unknown_model_suggests_near_names(store):
+    """Exit 66 with a near family name."""
+    done = start("lama", environ=store | {"HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 66, done.stderr
+    assert "llama" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_folder_without_weights(store, tmp_path):
+    """Exit 65, naming what is missing."""
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    done = start(str(tmp_path), environ=store)
+    assert done.returncode == 65, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_does_not_fit_is_refused_before_loading(store, tmp_path):
+    """A context no machine has memory for: exit 71 with need and have, at once."""
+    folder = tiny_checkpoint("llama", tmp_path / "llama")
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 90000000'))
+    done = start(str(folder), "--backend", "pt", environ=store)
+    assert done.returncode == 71, done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,117 @@
+"""Real processes die, clients leave, the operator stops the server: the rest goes on, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+
+import httpx
+import psutil
+import pytest
+
+from .conftest import openllm_start
+
+LONG = {
+    "messages": [{"role": "user", "content": "Tell me a very long story."}],
+    "max_tokens": 1500,
+    "temperature": 0,
+    "stream": True,
+    "ignore_eos": True,
+}
+
+
+@pytest.fixture
+def started(store, tmp_path):
+    """A server of the test's own, which it may break."""
+    with openllm_start(tmp_path / "log.txt", "--backend", "pt", environ=store) as running:
+        yield running
+
+
+def body_for(server) -> dict:
+    """A long stream on the served model."""
+    return LONG | {"model": httpx.get(server.url + "/v1/models").json()["data"][0]["id"]}
+
+
+def test_killed_host_ends_the_stream_with_an_error_and_is_restarted(started):
+    """kill -9 of the engine host mid-stream: error frame, no [DONE], readyz 503, then ready again; the server lives."""
+    lines: list[str] = []
+    with httpx.stream("POST", started.url + "/v1/chat/completions", json=body_for(started), timeout=60) as response:
+        for line in response.iter_lines():
+            if line:
+                lines.append(line)
+            if len(lines) == 5:
+                os.kill(started.host_pid(), signal.SIGKILL)
+    assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "engine_unavailable"
+    assert "data: [DONE]" not in lines
+    assert started.status() == 503
+    started.wait_for(200)
+    assert started.process.poll() is None
+    again = httpx.post(
+        started.url + "/v1/chat/completions", json=body_for(started) | {"stream": False, "max_tokens": 4}, timeout=60
+    )
+    assert again.status_code == 200
+
+
+def test_client_that_leaves_frees_its_slot(server):
+    """A disconnect mid-stream aborts the sequence; no other request notices."""
+    with httpx.stream("POST", server.url + "/v1/chat/completions", json=body_for(server), timeout=60) as response:
+        for number, _ in enumerate(response.iter_lines()):
+            if number == 6:
+                assert server.metric("openllm_running_sequences") >= 1
+                break
+    end = time.monotonic() + 3
+    while server.metric("openllm_running_sequences") and time.monotonic() < end:
+        time.sleep(0.02)
+    assert server.metric("openllm_running_sequences") == 0
+
+
+def test_thirty_two_streams_at_once_all_finish(server):
+    """Thirty-two clients of different prompts share the batch; each gets its whole answer and its own question's."""
+    answers: dict[int, str] = {}
+
+    def ask(number: int) -> None:
+        body = body_for(server) | {
+            "messages": [{"role": "user", "content": f"Repeat exactly this word: apple{number}"}],
+            "max_tokens": 24,
+            "stream": False,
+        }
+        reply = httpx.post(server.url + "/v1/chat/completions", json=body, timeout=120).json()
+        answers[number] = reply["choices"][0]["message"]["content"]
+        assert reply["usage"]["completion_tokens"] == 24
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 32
+    assert sum(f"{number}" in text for number, text in answers.items()) >= 24
+
+
+def test_sigterm_tells_the_streams_and_exits_cleanly(store, tmp_path):
+    """SIGTERM while a stream outlives the grace: it gets an error frame, the exit code is 0, no process is left."""
+    with openllm_start(tmp_path / "log.txt", "--backend", "pt", "--drain-grace", "1", environ=store) as started:
+        host = started.host_pid()
+        lines: list[str] = []
+        with httpx.stream("POST", started.url + "/v1/chat/completions", json=body_for(started), timeout=60) as response:
+            for line in response.iter_lines():
+                if line:
+                    lines.append(line)
+                if len(lines) == 3:
+                    started.process.send_signal(signal.SIGTERM)
+        assert "error" in json.loads(lines[-1].removeprefix("data: "))
+        assert started.process.wait(20) == 0
+        assert not psutil.pid_exists(host)
+
+
+def test_killed_server_takes_its_host_along(store, tmp_path):
+    """kill -9 of the server: the engine host is gone within a second."""
+    with openllm_start(tmp_path / "log.txt", "--backend", "pt", environ=store) as started:
+        host = psutil.Process(started.host_pid())
+        started.process.kill()
+        started.process.wait()
+        _, alive = psutil.wait_procs([host], timeout=2)
+        assert not alive
