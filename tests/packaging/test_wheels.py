@@ -1,0 +1,121 @@
+"""The three wheels: pure, whole, nothing but ours in them, and one version for all."""
+
+from __future__ import annotations
+
+import email
+import re
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from tests.packaging.conftest import PACKAGES, ROOT, build
+
+IMPORT_NAMES = list(PACKAGES.values())
+
+
+def metadata(wheel: Path) -> email.message.Message:
+    with zipfile.ZipFile(wheel) as file:
+        name = next(name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
+        return email.message_from_bytes(file.read(name))
+
+
+def requirements(wheel: Path) -> dict[str, str]:
+    """Name -> specifier of what the package asks for without extras."""
+    found: dict[str, str] = {}
+    for line in metadata(wheel).get_all("Requires-Dist") or []:
+        if "extra ==" not in line:
+            name = re.match(r"[A-Za-z0-9._-]+", line)
+            assert name
+            found[name[0]] = line[name.end() :].strip()
+    return found
+
+
+@pytest.mark.parametrize("name", IMPORT_NAMES)
+def test_is_pure(wheels: dict[str, Path], name: str):
+    """One wheel serves every platform: tag py3-none-any, and Root-Is-Purelib says so."""
+    assert wheels[name].name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheels[name]) as file:
+        text = file.read(next(n for n in file.namelist() if n.endswith(".dist-info/WHEEL"))).decode()
+    assert "Root-Is-Purelib: true" in text
+    assert "Tag: py3-none-any" in text
+
+
+@pytest.mark.parametrize(("folder", "name"), PACKAGES.items())
+def test_holds_exactly_the_source(wheels: dict[str, Path], archive: Path, folder: str, name: str):
+    """Every file of the source tree, data files included, and besides those only the metadata with the licence."""
+    source = archive / folder / "src"
+    expected = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    with zipfile.ZipFile(wheels[name]) as file:
+        held = {entry for entry in file.namelist() if not entry.endswith("/")}
+    info = {entry for entry in held if ".dist-info/" in entry}
+    assert held - info == {entry for entry in expected if "__pycache__" not in entry}
+    kinds = {entry.partition(".dist-info/")[2] for entry in info}
+    assert kinds - {"entry_points.txt"} == {"METADATA", "WHEEL", "RECORD", "licenses/LICENSE"}
+    assert f"{name}/py.typed" in held
+
+
+@pytest.mark.parametrize(("folder", "name"), PACKAGES.items())
+def test_an_sdist_builds_the_same_wheel(wheels: dict[str, Path], archive: Path, tmp_path: Path, folder: str, name: str):
+    """An sdist needs nothing outside itself: unpacked elsewhere it gives the same files, version and requirements."""
+    sdist = build(archive / folder, tmp_path, target="sdist")
+    with tarfile.open(sdist) as tar:
+        tar.extractall(tmp_path / "elsewhere", filter="data")
+    again = build(next((tmp_path / "elsewhere").iterdir()), tmp_path / "again")
+    with zipfile.ZipFile(again) as ours, zipfile.ZipFile(wheels[name]) as theirs:
+        assert set(ours.namelist()) == set(theirs.namelist())
+    for field in ("Version", "Requires-Dist", "License-Expression"):
+        assert sorted(metadata(again).get_all(field) or []) == sorted(metadata(wheels[name]).get_all(field) or [])
+
+
+def test_one_version_and_exact_siblings(wheels: dict[str, Path]):
+    """The three share one version, and ask for each other at exactly that."""
+    versions = {metadata(wheel)["Version"] for wheel in wheels.values()}
+    assert len(versions) == 1
+    pin = f"=={versions.pop()}"
+    assert requirements(wheels["openllm_client"])["openllm-core"] == pin
+    assert requirements(wheels["openllm"])["openllm-core"] == pin
+    assert requirements(wheels["openllm"])["openllm-client"] == pin
+
+
+def test_what_core_and_client_ask_for(wheels: dict[str, Path]):
+    """Five small packages at most: no framework comes with the client."""
+    assert set(requirements(wheels["openllm_core"])) == {"attrs", "cattrs", "orjson"}
+    assert set(requirements(wheels["openllm_client"])) == {"openllm-core", "httpx"}
+
+
+@pytest.mark.parametrize("name", IMPORT_NAMES)
+def test_every_requirement_has_a_floor(wheels: dict[str, Path], name: str):
+    """Without a floor a resolver may fall back to a release from years ago."""
+    assert not {n: spec for n, spec in requirements(wheels[name]).items() if ">=" not in spec and "==" not in spec}
+
+
+@pytest.mark.parametrize("name", IMPORT_NAMES)
+def test_metadata(wheels: dict[str, Path], name: str):
+    """Licence, Python floor and typing are declared."""
+    found = metadata(wheels[name])
+    assert found["License-Expression"] == "Apache-2.0"
+    assert found["Requires-Python"] == ">=3.11"
+    assert "Typing :: Typed" in (found.get_all("Classifier") or [])
+
+
+def test_entry_points(wheels: dict[str, Path]):
+    """The command and the two backends are found by name."""
+    with zipfile.ZipFile(wheels["openllm"]) as file:
+        text = file.read(next(n for n in file.namelist() if n.endswith("entry_points.txt"))).decode()
+    assert "openllm = openllm.cli:main" in text
+    assert "pt = openllm.backends.torch" in text
+    assert "echo = openllm.backends.echo" in text
+
+
+def test_every_copy_of_the_licence_is_the_licence():
+    """Each package carries the text of the root's LICENSE, since a wheel cannot take it from there."""
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in text
+    assert all((ROOT / folder / "LICENSE").read_text(encoding="utf-8") == text for folder in PACKAGES)
+
+
+def test_the_lockstep_hook_is_one_file():
+    """The build hook of client and runtime is the same; it cannot be shared, since an sdist holds one package."""
+    one, other = (ROOT / folder / "hatch_build.py" for folder in ("openllm-client", "openllm-python"))
+    assert one.read_bytes() == other.read_bytes()
