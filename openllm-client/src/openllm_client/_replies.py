@@ -1,0 +1,237 @@
+"""From bytes of an answer to typed values. Pure; shared by both clients.
+
+Unknown keys are passed over, so that an older client reads a newer server; a missing key or a wrong type is an error,
+never a guess. Events of a stream take a short way past the general reader, since there is one for every token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+import attrs
+import orjson
+
+from openllm_core import serde
+from openllm_core.errors import InvalidRequest
+from openllm_core.schema import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChunkChoice,
+    ChunkDelta,
+    GenerateResponse,
+    GenerationDetails,
+    Metadata,
+    ModelCard,
+    ModelList,
+    StreamFrame,
+    Usage,
+)
+
+from ._errors import in_stream, malformed
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class GenerationOutput:
+    """Answer of `generate`.
+
+    Attributes:
+        responses: one per `n`; text, or what the model's family answered with in OpenLLM 0.3.5.
+        configuration: the effective configuration, nested form.
+        finish_reasons: one per response; with `detail=True`, as are the next two.
+        usage: token counts, all responses together.
+        logprobs: one list per response, when asked for.
+    """
+
+    responses: list[Any]
+    configuration: dict[str, Any]
+    finish_reasons: list[str] | None = None
+    usage: Usage | None = None
+    logprobs: list[Any] | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of each response."""
+        return [text_of(response) for response in self.responses]
+
+    @property
+    def text(self) -> str:
+        """The text of the first response."""
+        return text_of(self.responses[0]) if self.responses else ""
+
+
+@attrs.frozen(kw_only=True)
+class EmbeddingsOutput:
+    """Answer of `embed`.
+
+    Attributes:
+        embeddings: [texts, hidden], L2-normalised.
+        num_tokens: tokens of all texts together, special tokens included.
+    """
+
+    embeddings: list[list[float]]
+    num_tokens: int
+
+
+@attrs.frozen(kw_only=True)
+class Readiness:
+    """Answer of `health`: true when the server takes requests.
+
+    Attributes:
+        message: what the server says it is doing, or why it refuses.
+        retry_after_s: seconds after which it is worth asking again.
+    """
+
+    ready: bool
+    status: int
+    message: str = ""
+    retry_after_s: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.ready
+
+
+def text_of(response: Any) -> str:
+    """The text in one element of `responses`: some families answer with objects or pairs."""
+    if isinstance(response, list) and response:
+        return text_of(cast("list[Any]", response)[0])
+    if isinstance(response, Mapping):
+        fields = cast("Mapping[str, Any]", response)
+        for name in ("text", "generated_text"):
+            if isinstance(fields.get(name), str):
+                return cast("str", fields[name])
+    return response if isinstance(response, str) else str(response)
+
+
+# -- one-shot answers ---------------------------------------------------------------------------------------------
+
+
+def _data(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise malformed(f"The answer is not JSON: {str(error)[:200]}.") from None
+
+
+def _structure(data: Any, cls: type[T]) -> T:
+    try:
+        return serde.structure(data, cls, unknown="collect")[0]
+    except InvalidRequest as error:
+        raise malformed(f"The answer is not a {cls.__name__}: {error.message}") from None
+
+
+def read_generation(content: bytes) -> GenerationOutput:
+    """Body of `/v1/generate`."""
+    data = _data(content)
+    answer = _structure(data, GenerateResponse)
+    if data.get("details") is None:
+        return GenerationOutput(responses=answer.responses, configuration=answer.configuration)
+    details = _structure(data["details"], GenerationDetails)
+    return GenerationOutput(
+        responses=answer.responses,
+        configuration=answer.configuration,
+        finish_reasons=list(details.finish_reasons),
+        usage=details.usage,
+        logprobs=details.logprobs,
+    )
+
+
+def read_chat(content: bytes) -> ChatCompletion:
+    """Body of `/v1/chat/completions`."""
+    return _structure(_data(content), ChatCompletion)
+
+
+def read_metadata(content: bytes) -> Metadata:
+    """Body of `/v1/metadata`."""
+    return _structure(_data(content), Metadata)
+
+
+def read_configuration(metadata: Metadata) -> dict[str, Any]:
+    """The server's configuration, which metadata carries as JSON text."""
+    found = _data(metadata.configuration.encode())
+    if not isinstance(found, dict):
+        raise malformed("The server's configuration is not a JSON object.")
+    return cast("dict[str, Any]", found)
+
+
+def read_models(content: bytes) -> list[ModelCard]:
+    """Body of `/v1/models`."""
+    return _structure(_data(content), ModelList).data
+
+
+def read_embeddings(content: bytes) -> EmbeddingsOutput:
+    """Body of `/v1/embeddings`; OpenLLM 0.3.5 wrapped it into a list of one."""
+    data = _data(content)
+    if isinstance(data, list) and len(cast("list[Any]", data)) == 1:
+        data = cast("list[Any]", data)[0]
+    return _structure(data, EmbeddingsOutput)
+
+
+# -- events of a stream -------------------------------------------------------------------------------------------
+
+
+def _event(payload: bytes) -> dict[str, Any]:
+    try:
+        data = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise malformed(f"An event of the stream is not JSON: {str(error)[:200]}.") from None
+    if type(data) is not dict:
+        raise malformed("An event of the stream is not a JSON object.")
+    found = cast("dict[str, Any]", data)
+    if "error" in found:
+        raise in_stream(found["error"], None)
+    return found
+
+
+def read_frame(payload: bytes) -> StreamFrame:
+    """Data of one event of `/v1/generate_stream`."""
+    data = _event(payload)
+    if len(data) == 4:
+        index, text, ids = data.get("index"), data.get("text"), data.get("token_ids")
+        if type(index) is int and type(text) is str and type(ids) is list and data.get("finish_reason", "") is None:
+            for token_id in cast("list[Any]", ids):
+                if type(token_id) is not int:
+                    break
+            else:
+                return StreamFrame(index, text, cast("list[int]", ids))
+    return _structure(data, StreamFrame)
+
+
+def read_chunk(payload: bytes) -> ChatCompletionChunk:
+    """Data of one event of a streamed `/v1/chat/completions`."""
+    data = _event(payload)
+    return _plain_chunk(data) or _structure(data, ChatCompletionChunk)
+
+
+def _plain_chunk(data: dict[str, Any]) -> ChatCompletionChunk | None:
+    """The chunk, if it is of the common kind: one choice, new text, nothing else."""
+    try:
+        (choice,) = data["choices"]
+        delta = choice["delta"]
+        name, created, model, index, content = (
+            data["id"],
+            data["created"],
+            data["model"],
+            choice["index"],
+            delta["content"],
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+    if (
+        type(content) is not str
+        or len(delta) != 1
+        or type(index) is not int
+        or type(name) is not str
+        or type(created) is not int
+        or type(model) is not str
+        or data.get("object") != "chat.completion.chunk"
+        or data.get("usage") is not None
+        or data.get("system_fingerprint") is not None
+        or choice.get("finish_reason") is not None
+        or choice.get("logprobs") is not None
+    ):
+        return None
+    new = ChunkChoice(index=index, delta=ChunkDelta(content=content))
+    return ChatCompletionChunk(id=name, created=created, model=model, choices=[new])
