@@ -18,8 +18,20 @@ from openllm_core import serde
 from openllm_core.errors import ClientError, InvalidRequest, OpenLLMError, TimedOut
 from openllm_core.schema import ChatCompletion, ChatCompletionChunk, ChatMessage, Metadata, ModelCard, StreamFrame
 
-from . import _errors, _replies
+from . import _errors
 from ._config import CONNECT_LIMIT_S, ClientSettings, Deadline
+from ._replies import (
+    EmbeddingsOutput,
+    GenerationOutput,
+    Readiness,
+    read_chat,
+    read_chunk,
+    read_embeddings,
+    read_frame,
+    read_generation,
+    read_metadata,
+    read_models,
+)
 from ._retry import retry_after_s
 from ._wire import Call, Outcome, Reply
 
@@ -79,14 +91,12 @@ class BaseClient:
         if ignored:
             _log.warning("%s ignored: %s", self.address, _errors.shown(ignored))
 
-    def _readiness(self, outcome: Outcome) -> _replies.Readiness:
+    def _readiness(self, outcome: Outcome) -> Readiness:
         if isinstance(outcome, Reply) and outcome.status in (200, 503):
             message = _errors.error_detail(outcome.content).get("message", "")
             ready = outcome.status == 200
             wait = None if ready else retry_after_s(outcome.headers)
-            return _replies.Readiness(
-                ready=ready, status=outcome.status, message="" if ready else message, retry_after_s=wait
-            )
+            return Readiness(ready=ready, status=outcome.status, message="" if ready else message, retry_after_s=wait)
         raise self._failure(outcome)
 
     def _still_starting(self, outcome: Outcome) -> tuple[OpenLLMError, float]:
@@ -115,12 +125,12 @@ class BaseClient:
 
 def generate_call(
     prompt: str, llm_config: Mapping[str, Any] | None, adapter_name: str | None, detail: bool, sampling: dict[str, Any]
-) -> Call[_replies.GenerationOutput]:
+) -> Call[GenerationOutput]:
     """`POST /v1/generate`."""
     body = _generate_body(prompt, llm_config, adapter_name, sampling)
     if detail:
         body["detail"] = True
-    return Call(method="POST", path="/v1/generate", content=_json(body), read=_replies.read_generation)
+    return Call(method="POST", path="/v1/generate", content=_json(body), read=read_generation)
 
 
 def generate_stream_call(
@@ -131,36 +141,36 @@ def generate_stream_call(
     if echo:
         body["echo"] = True
     content = _json(body)
-    return Call(method="POST", path="/v1/generate_stream", content=content, read=_replies.read_frame, stream=True)
+    return Call(method="POST", path="/v1/generate_stream", content=content, read=read_frame, stream=True)
 
 
 def chat_call(messages: Messages, model: str, sampling: dict[str, Any]) -> Call[ChatCompletion]:
     """`POST /v1/chat/completions`."""
     content = _json(_chat_body(messages, model, sampling))
-    return Call(method="POST", path="/v1/chat/completions", content=content, read=_replies.read_chat)
+    return Call(method="POST", path="/v1/chat/completions", content=content, read=read_chat)
 
 
 def chat_stream_call(messages: Messages, model: str, sampling: dict[str, Any]) -> Call[ChatCompletionChunk]:
     """`POST /v1/chat/completions` with `stream`."""
     content = _json(_chat_body(messages, model, sampling) | {"stream": True})
     path = "/v1/chat/completions"
-    return Call(method="POST", path=path, content=content, read=_replies.read_chunk, stream=True)
+    return Call(method="POST", path=path, content=content, read=read_chunk, stream=True)
 
 
-def embed_call(texts: str | Sequence[str]) -> Call[_replies.EmbeddingsOutput]:
+def embed_call(texts: str | Sequence[str]) -> Call[EmbeddingsOutput]:
     """`POST /v1/embeddings` with an array of texts."""
     content = _json([texts] if isinstance(texts, str) else list(texts))
-    return Call(method="POST", path="/v1/embeddings", content=content, read=_replies.read_embeddings)
+    return Call(method="POST", path="/v1/embeddings", content=content, read=read_embeddings)
 
 
 def metadata_call() -> Call[Metadata]:
     """`GET /v1/metadata`."""
-    return Call(method="GET", path="/v1/metadata", read=_replies.read_metadata, repeatable=True)
+    return Call(method="GET", path="/v1/metadata", read=read_metadata, repeatable=True)
 
 
 def models_call() -> Call[list[ModelCard]]:
     """`GET /v1/models`."""
-    return Call(method="GET", path="/v1/models", read=_replies.read_models, repeatable=True)
+    return Call(method="GET", path="/v1/models", read=read_models, repeatable=True)
 
 
 def probe_call(path: str) -> Call[bytes]:
@@ -179,7 +189,7 @@ def first_model(cards: list[ModelCard], address: str) -> str:
     return cards[0].id
 
 
-def returned(output: _replies.GenerationOutput, return_response: ReturnResponse) -> Any:
+def returned(output: GenerationOutput, return_response: ReturnResponse) -> Any:
     """What `query` gives back: text, plain data, or the typed answer."""
     if return_response == "attrs":
         return output

@@ -6,7 +6,6 @@ never a guess. Events of a stream take a short way past the general reader, sinc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -95,14 +94,16 @@ class Readiness:
 
 def text_of(response: Any) -> str:
     """The text in one element of `responses`: some families answer with objects or pairs."""
+    if isinstance(response, str):
+        return response
     if isinstance(response, list) and response:
         return text_of(cast("list[Any]", response)[0])
-    if isinstance(response, Mapping):
-        fields = cast("Mapping[str, Any]", response)
+    if isinstance(response, dict):
+        fields = cast("dict[str, Any]", response)
         for name in ("text", "generated_text"):
             if isinstance(fields.get(name), str):
-                return cast("str", fields[name])
-    return response if isinstance(response, str) else str(response)
+                return fields[name]
+    return orjson.dumps(response).decode()
 
 
 # -- one-shot answers ---------------------------------------------------------------------------------------------
