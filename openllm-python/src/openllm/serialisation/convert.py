@@ -1,0 +1,191 @@
+"""The child process that turns foreign formats into ours: `python -m openllm.serialisation.convert WHAT SOURCE OUT`.
+
+Started by `formats.py` alone, so that torch and transformers are never imported by the caller. WHAT is `weights` (a GGUF
+file) or `tokenizer` (a GGUF file or a folder). An error is one line of JSON on stdout and exit code 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from openllm_core.errors import CorruptModel, MissingDependency, OpenLLMError
+
+# Names under which GGUF files of chat models keep the tokens that end a turn (keys of the metadata).
+_END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+_END_TEXTS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>")
+_CONTROL = 3  # token_type of a control token, llama.cpp's LLAMA_TOKEN_TYPE_CONTROL
+
+# Splits before BPE, by `tokenizer.ggml.pre`. transformers gives every BPE of a GGUF GPT-2's split; these differ.
+# Sources: the tokenizer.json of SmolLM2, Llama 3 and Qwen2 as published.
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SPLITS: dict[str, list[dict[str, Any]]] = {
+    "smollm": [{"type": "Digits", "individual_digits": True}],
+    "llama-bpe": [{"type": "Split", "pattern": {"Regex": _LLAMA3}, "behavior": "Isolated", "invert": False}],
+    "qwen2": [
+        {
+            "type": "Split",
+            "pattern": {"Regex": _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")},
+            "behavior": "Isolated",
+            "invert": False,
+        }
+    ],
+}
+
+
+def weights(gguf: Path, out: Path) -> None:
+    """Dequantise a GGUF file to bf16 and save safetensors, config.json and generation_config.json."""
+    torch, transformers = _module("torch"), _module("transformers")
+    _module("gguf")
+    torch.set_num_threads(max(1, os.cpu_count() or 1))
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent),
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        quantization_config=transformers.GgufConfig(dequantize=True),
+        output_loading_info=True,
+        local_files_only=True,
+    )
+    left = sorted(str(name) for name in report["missing_keys"])
+    if left:
+        raise CorruptModel(f"{len(left)} parameters have no value in the file, {left[0]} for one.")
+    model.save_pretrained(str(out))
+    config = _read(out / "config.json")
+    config.pop("_name_or_path", None)
+    _write(out / "config.json", config)
+
+
+def tokenizer(source: Path, out: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json of a GGUF file or of a folder with a slow tokenizer."""
+    transformers = _module("transformers")
+    if source.is_dir():
+        made = transformers.AutoTokenizer.from_pretrained(str(source), local_files_only=True, trust_remote_code=False)
+        if not getattr(made, "is_fast", False):
+            raise CorruptModel(f"{type(made).__name__} has no form that tokenizer.json can hold.")
+        made.save_pretrained(str(out))
+        return
+    made = transformers.AutoTokenizer.from_pretrained(
+        str(source.parent), gguf_file=source.name, local_files_only=True, trust_remote_code=False
+    )
+    made.save_pretrained(str(out))
+    facts = _metadata(source)
+    _mend_split(out, str(facts.get("tokenizer.ggml.pre", "")))
+    _check_vocabulary(out, facts)
+    _finish_config(out, facts)
+    _finish_generation(out, facts)
+
+
+def _metadata(gguf: Path) -> dict[str, Any]:
+    reader = _module("gguf").GGUFReader(str(gguf))
+    names = [n for n in reader.fields if n.startswith(("tokenizer.", "general.")) or n.endswith(".context_length")]
+    return {name: reader.fields[name].contents() for name in names if not name.endswith((".merges", ".scores"))}
+
+
+def _mend_split(out: Path, name: str) -> None:
+    steps = _SPLITS.get(name)
+    if steps is None:
+        return
+    data = _read(out / "tokenizer.json")
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": name == "smollm"}
+    data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*steps, level]}
+    _write(out / "tokenizer.json", data)
+
+
+def _check_vocabulary(out: Path, facts: dict[str, Any]) -> None:
+    """The ids are the file's, and each control token is one token."""
+    made = _module("tokenizers").Tokenizer.from_file(str(out / "tokenizer.json"))
+    tokens: list[str] = facts.get("tokenizer.ggml.tokens", [])
+    if not tokens:
+        raise CorruptModel("The GGUF file carries no tokens.")
+    vocabulary: dict[str, int] = made.get_vocab(with_added_tokens=True)
+    wrong = [t for i, t in enumerate(tokens) if vocabulary.get(t, -1) != i and tokens.count(t) == 1][:1]
+    if wrong:
+        raise CorruptModel(f"Token {wrong[0]!r} has not the id it has in the file.")
+    types: list[int] = facts.get("tokenizer.ggml.token_type", [])
+    for index, (token, kind) in enumerate(zip(tokens, types, strict=False)):
+        if kind == _CONTROL and made.encode(token, add_special_tokens=False).ids != [index]:
+            raise CorruptModel(f"Control token {token!r} does not become the single id {index}.")
+
+
+def _finish_config(out: Path, facts: dict[str, Any]) -> None:
+    path = out / "tokenizer_config.json"
+    config = _read(path)
+    for key in ("is_local", "local_files_only", "name_or_path"):
+        config.pop(key, None)
+    template = facts.get("tokenizer.chat_template")
+    if isinstance(template, str):
+        config["chat_template"] = template
+    if isinstance(facts.get("tokenizer.ggml.add_bos_token"), bool):
+        config["add_bos_token"] = facts["tokenizer.ggml.add_bos_token"]
+    lengths = [v for k, v in facts.items() if k.endswith(".context_length")]
+    if lengths and isinstance(lengths[0], int):
+        config["model_max_length"] = lengths[0]
+    tokens: list[str] = facts["tokenizer.ggml.tokens"]
+    for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")):
+        index = facts.get(f"tokenizer.ggml.{key}_token_id")
+        if isinstance(index, int) and 0 <= index < len(tokens):
+            config[name] = tokens[index]
+    _write(path, config)
+
+
+def _finish_generation(out: Path, facts: dict[str, Any]) -> None:
+    """Every token that ends a turn goes into `eos_token_id`; the weights' child writes the rest of the file."""
+    tokens: list[str] = facts["tokenizer.ggml.tokens"]
+    types: list[int] = facts.get("tokenizer.ggml.token_type", [])
+    template = facts.get("tokenizer.chat_template") or ""
+    ends = [facts[key] for key in _END_KEYS if isinstance(facts.get(key), int)]
+    for text in _END_TEXTS:
+        if text in template and text in tokens and types[tokens.index(text)] == _CONTROL:
+            ends.append(tokens.index(text))
+    data: dict[str, Any] = {"eos_token_id": sorted(set(ends))}
+    for name, key in (("bos_token_id", "bos"), ("pad_token_id", "padding")):
+        if isinstance(facts.get(f"tokenizer.ggml.{key}_token_id"), int):
+            data[name] = facts[f"tokenizer.ggml.{key}_token_id"]
+    _write(out / "generation_config.json", data)
+
+
+def _module(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingDependency(
+            f"{error.name or name} is needed to convert this model and is not installed.",
+            hint=f"pip install {error.name or name}",
+        ) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return cast("dict[str, Any]", json.loads(path.read_bytes()))
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str]) -> int:
+    """Run one conversion; the exit code."""
+    what, source, out = arguments
+    commands: dict[str, Callable[[Path, Path], None]] = {"weights": weights, "tokenizer": tokenizer}
+    try:
+        commands[what](Path(source), Path(out))
+    except OpenLLMError as error:
+        print(json.dumps(error.as_dict()))
+    except Exception as error:  # whatever a parser of a foreign file raises becomes one line for the parent
+        text = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:300]
+        print(json.dumps(CorruptModel(text).as_dict()))
+    else:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

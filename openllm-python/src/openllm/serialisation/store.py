@@ -1,0 +1,443 @@
+"""Where models live: `$BENTOML_HOME/models/<name>/<version>/`, plain files that BentoML can list and we can trust.
+
+Called by `lookup.py` and `importing.py`. A model is built in a staging folder on the same disk, every file fsynced and
+hashed, and published by one rename; one lock per name keeps processes apart. What is not whole is never listed.
+Knows nothing of networks, weight formats or families, and never imports bentoml (its import costs seconds).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from openllm_core.errors import CorruptModel, ModelNotFound, StoreBusy, StoreError
+from openllm_core.options import StoreOptions
+
+from . import manifest as manifests
+from .manifest import FileRecord, Manifest
+
+Progress = Callable[[str, int, int | None], None]
+"""progress(text, done_bytes, total_bytes or None when unknown); may be called from another thread."""
+
+TAG_LENGTH = 63
+_TAG = re.compile(r"[a-z0-9]([-._a-z0-9]*[a-z0-9])?")
+_POLL_S = 0.05
+_RESUMABLE_S = 7 * 24 * 3600
+BACKEND_PREFIXES = ("pt", "vllm", "ggml", "echo")
+
+
+@attrs.frozen(kw_only=True)
+class StoreEntry:
+    """One whole model of the store. `path` is its folder; sizes are bytes; `created` is aware, UTC."""
+
+    tag: str
+    path: Path
+    size_bytes: int
+    model_id: str
+    family: str | None
+    created: datetime
+    architecture: str | None = None
+    manifest: Manifest = attrs.field(repr=False, eq=False)
+
+
+# -- tags ---------------------------------------------------------------------------------------------------------
+
+
+def normalise(text: str) -> str:
+    """A name or version that BentoML accepts: lower case, `/` -> `--`, `_` -> `-`, at most 63 characters.
+
+    What had to be cut keeps apart by eight digits of the whole text's SHA-1.
+    """
+    name = re.sub(r"[^-.a-z0-9]", "-", text.lower().replace("/", "--").replace("_", "-")).strip("-.")
+    if not name:
+        return "model-" + _sha1(text)[:8]
+    if len(name) > TAG_LENGTH:
+        name = name[: TAG_LENGTH - 9].strip("-.") + "-" + _sha1(text)[:8]
+    return name
+
+
+def tag_name(backend: str, model: str | Path) -> str:
+    """`<backend>-<normalised name>`: the basename for a folder, the id otherwise."""
+    text = model.resolve().name if isinstance(model, Path) else model
+    return normalise(f"{backend}-{text}")
+
+
+def folder_version(folder: Path) -> str:
+    """Version of an imported folder: SHA-1 of its modification time, as 0.3.5 made it."""
+    return _sha1(str(os.path.getmtime(folder)))
+
+
+def _sha1(text: str) -> str:
+    return hashlib.sha1(os.fsencode(text), usedforsecurity=False).hexdigest()
+
+
+def without_backend(name: str) -> str:
+    """The name without its backend prefix; look-ups ignore it."""
+    head, _, rest = name.partition("-")
+    return rest if head in BACKEND_PREFIXES and rest else name
+
+
+# -- the store ----------------------------------------------------------------------------------------------------
+
+
+class Store:
+    """The folder of models. Cheap to make: touches nothing until asked."""
+
+    def __init__(self, options: StoreOptions) -> None:
+        self.options = options
+        self.home = Path(os.path.abspath(os.path.expanduser(options.home)))
+        self.models = self.home / "models"
+
+    # reading
+
+    def entries(self) -> list[StoreEntry]:
+        """Every whole model, by name, newest first within one name."""
+        found = [e for name in _folders(self.models) for v in _folders(name) if (e := self._entry(v)) is not None]
+        found.sort(key=lambda e: e.created, reverse=True)
+        found.sort(key=lambda e: e.tag.partition(":")[0])
+        return found
+
+    def _entry(self, folder: Path) -> StoreEntry | None:
+        try:
+            manifest = manifests.read(folder)
+        except CorruptModel:
+            return None
+        if manifest.tag != f"{folder.parent.name}:{folder.name}" or not manifests.is_whole(folder, manifest):
+            return None
+        return StoreEntry(
+            tag=manifest.tag,
+            path=folder,
+            size_bytes=manifest.size_bytes,
+            model_id=manifest.model_id,
+            family=manifest.family,
+            created=manifest.created,
+            architecture=manifest.architecture,
+            manifest=manifest,
+        )
+
+    def find(self, text: str) -> StoreEntry | None:
+        """The entry of a tag: `name`, `name:latest` or `name:version`, the backend prefix given or not."""
+        name, _, version = text.lower().partition(":")
+        if not _TAG.fullmatch(name) or (version and not _TAG.fullmatch(version)):
+            return None
+        same = [e for e in self.entries() if e.tag.partition(":")[0] == name]
+        same = same or [e for e in self.entries() if without_backend(e.tag.partition(":")[0]) == without_backend(name)]
+        if version and version != "latest":
+            return next((e for e in same if e.tag.partition(":")[2] == version), None)
+        return max(same, key=lambda e: e.created, default=None)
+
+    def find_id(self, model_id: str, revision: str = "") -> StoreEntry | None:
+        """The newest entry made from a hub id; a revision matches what was asked for or the commit (or its start)."""
+        same = [e for e in self.entries() if e.manifest.origin != "folder" and e.model_id.lower() == model_id.lower()]
+        if revision:
+            same = [e for e in same if _is_revision(e.manifest, revision)]
+        return max(same, key=lambda e: e.created, default=None)
+
+    def find_source(self, source: Path) -> StoreEntry | None:
+        """The newest entry imported from this folder or file, whatever became of it since."""
+        same = [e for e in self.entries() if e.manifest.origin == "folder" and e.manifest.source == str(source)]
+        return max(same, key=lambda e: e.created, default=None)
+
+    def get(self, text: str) -> StoreEntry:
+        """`find` and `find_id`, or ModelNotFound."""
+        model_id, _, revision = text.partition(":")
+        entry = self.find(text) or self.find_id(model_id, revision)
+        if entry is None:
+            raise ModelNotFound(f"The store {self.models} has no {text!r}.", hint="`openllm models` lists what it has.")
+        return entry
+
+    def check(self, entry: StoreEntry, *, hashes: bool = False) -> None:
+        """Compare an entry with its manifest.
+
+        Raises:
+            CorruptModel: naming the first difference.
+        """
+        wrong = manifests.problems(entry.path, entry.manifest, hashes=hashes)
+        if wrong:
+            raise CorruptModel(
+                f"{entry.tag}: {wrong[0]}" + (f", and {len(wrong) - 1} more." if wrong[1:] else "."),
+                hint=f"Remove {entry.path} and import the model again.",
+            )
+
+    # writing
+
+    @contextmanager
+    def lock(self, name: str, progress: Progress | None = None) -> Iterator[None]:
+        """Hold the one lock of a model's name, across processes and threads; freed by the kernel when its holder dies.
+
+        Raises:
+            StoreBusy: not free within `lock_timeout` seconds.
+        """
+        folder = self._writable(self.home / ".locks")
+        # The file is never removed: a waiter may hold it open, and a new one would be another lock.
+        fd = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            self._wait_for(fd, name, progress)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(fd)
+
+    def _wait_for(self, fd: int, name: str, progress: Progress | None) -> None:
+        deadline = time.monotonic() + self.options.lock_timeout
+        told = False
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                pid = os.pread(fd, 20, 0).decode("ascii", "replace") or "unknown"
+            if time.monotonic() >= deadline:
+                raise StoreBusy(
+                    f"Process {pid} holds the lock of {name} for more than {self.options.lock_timeout:g} s.",
+                    hint="Wait for it, or set OPENLLM_LOCK_TIMEOUT to more seconds.",
+                    retry_after_s=self.options.lock_timeout,
+                )
+            if progress is not None and not told:
+                progress(f"waiting for process {pid}, which imports {name}", 0, None)
+                told = True
+            time.sleep(_POLL_S)
+
+    @contextmanager
+    def staging(self, key: str | None = None) -> Iterator[Path]:
+        """A private folder on the store's disk, removed on exit unless published.
+
+        Args:
+            key: names a folder that survives a failure for at most a week, so that a download can go on where it
+                stopped; the caller holds the lock that belongs to it.
+        """
+        root = self._writable(self._staging_root())
+        folder = root / (f"keep-{uuid.uuid5(uuid.NAMESPACE_URL, key)}" if key else str(uuid.uuid4()))
+        with _locked(root):
+            _clean(root)
+            folder.mkdir(exist_ok=key is not None)
+            # The lock lies on the folder itself: whoever can take it knows that its maker is gone.
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        done = False
+        try:
+            yield folder
+            done = True
+        finally:
+            if (done or key is None) and folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(fd)
+
+    def _staging_root(self) -> Path:
+        # Not under models/: BentoML takes every folder there for a model name and its `models list` fails on a
+        # leading dot. Only where models/ is a disk of its own must the staging folder be on that disk.
+        models = self._writable(self.models)
+        same_disk = models.stat().st_dev == self.home.stat().st_dev
+        return (self.home if same_disk else models) / ".staging"
+
+    def _writable(self, folder: Path) -> Path:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _failed(f"{folder} cannot be made", error) from None
+        return folder
+
+    def need_space(self, need_bytes: int, what: str) -> None:
+        """Refuse before the work when the disk lacks room.
+
+        Raises:
+            StoreError: naming need and have in bytes.
+        """
+        have = shutil.disk_usage(self._writable(self.models)).free
+        if have < need_bytes:
+            raise StoreError(
+                f"{what} needs {need_bytes:,} bytes and the disk of {self.models} has {have:,}.",
+                hint="Free the space, or set BENTOML_HOME to a folder on another disk.",
+            )
+
+    def publish(self, folder: Path, manifest: Manifest) -> StoreEntry:
+        """Make a staged folder a model: hash and fsync its files, write manifest and model.yaml, rename once.
+
+        The caller holds the lock of the name. After a crash at any point the store lists what it listed before, or
+        the new model whole.
+
+        Raises:
+            CorruptModel: the folder holds a link or something that is no plain file.
+            StoreError: the disk refused; the staged folder stays unpublished.
+        """
+        try:
+            manifest = attrs.evolve(manifest, files=tuple(_seal(folder)))
+            _write(folder / manifests.MANIFEST_FILE, manifest.to_json())
+            _write(folder / manifests.MODEL_FILE, _model_yaml(manifest))
+            _sync_folder(folder)
+            return self._move_in(folder, manifest)
+        except OSError as error:
+            raise _failed(f"{manifest.tag} could not be stored", error) from None
+
+    def _move_in(self, folder: Path, manifest: Manifest) -> StoreEntry:
+        name, _, version = manifest.tag.partition(":")
+        parent = self._writable(self.models / name)
+        _sync_folder(self.models)
+        target = parent / version
+        whole = self._entry(target)
+        if whole is not None:
+            return whole
+        if os.path.lexists(target):
+            # What stands here is no whole model: out of the way, by one rename.
+            aside = folder.parent / str(uuid.uuid4())
+            os.rename(target, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        os.rename(folder, target)
+        _sync_folder(parent)
+        draft = parent / ".latest"
+        _write(draft, version.encode())
+        os.replace(draft, parent / "latest")
+        _sync_folder(parent)
+        entry = self._entry(target)
+        if entry is None:
+            raise CorruptModel(f"{manifest.tag} changed while it was published.", hint="Import the model again.")
+        return entry
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        return sorted(p for p in root.iterdir() if not p.name.startswith(".") and p.is_dir())
+    except OSError:
+        return []
+
+
+def _is_revision(manifest: Manifest, revision: str) -> bool:
+    if revision == manifest.requested_revision:
+        return True
+    is_commit = len(revision) >= 7 and re.fullmatch(r"[0-9a-f]+", revision) is not None
+    return manifest.revision == revision or (is_commit and manifest.revision.startswith(revision))
+
+
+def _failed(what: str, error: OSError) -> StoreError:
+    return StoreError(
+        f"{what}: {error.strerror or error}.", hint="Free space or mend the permissions, then run it again."
+    )
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """A short lock around making and cleaning staging folders, so that a new one is never taken for a leftover."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _clean(root: Path) -> None:
+    """Remove what dead processes left; the root is locked."""
+    for path in root.iterdir():
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            continue
+        if path.name.startswith("keep-") and time.time() - path.stat().st_mtime < _RESUMABLE_S:
+            continue
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+        except BlockingIOError:
+            continue  # its maker lives
+        finally:
+            os.close(fd)
+
+
+def _seal(folder: Path) -> Iterator[FileRecord]:
+    """Hash and fsync every file below, refuse links, fsync the folders below."""
+    for root, folders, files in os.walk(folder, followlinks=False):
+        folders.sort()
+        for name in sorted(folders + files):
+            path = Path(root) / name
+            mode = path.lstat().st_mode
+            relative = path.relative_to(folder).as_posix()
+            if stat.S_ISDIR(mode):
+                continue
+            if not stat.S_ISREG(mode):
+                raise CorruptModel(f"{relative} is a link or a special file; a stored model holds plain files only.")
+            if relative in (manifests.MANIFEST_FILE, manifests.MODEL_FILE):
+                continue
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with os.fdopen(fd, "rb", buffering=0) as file:
+                os.fchmod(fd, 0o644)
+                digest = hashlib.file_digest(file, hashlib.sha256).hexdigest()
+                os.fsync(fd)
+                facts = os.fstat(fd)
+            yield FileRecord(relative, facts.st_size, digest, facts.st_mtime_ns)
+        if Path(root) != folder:
+            _sync_folder(Path(root))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write and fsync: without it a full disk may show only at the close, where the error is lost."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _model_yaml(manifest: Manifest) -> bytes:
+    """The fields `bentoml.models.get` of 1.4 reads. Every value is JSON, which is YAML."""
+    name, _, version = manifest.tag.partition(":")
+    labels = {
+        "framework": "openllm",
+        "backend": name.partition("-")[0],
+        "model_name": normalise(manifest.family or "unknown"),
+        "architecture": normalise(manifest.architecture or "unknown"),
+        "serialisation": "safetensors" if manifest.weights == "safetensors" else "legacy",
+    }
+    fields: dict[str, Any] = {
+        "name": name,
+        "version": version,
+        "module": "openllm.serialisation",
+        "labels": labels,
+        "options": {},
+        "metadata": {
+            "model_id": manifest.model_id.encode("utf-8", "replace").decode(),
+            "revision": manifest.revision,
+            "safe_serialisation": manifest.weights == "safetensors",
+            "_framework": "pt",
+        },
+        "context": {
+            "framework_name": "openllm",
+            "framework_versions": manifest.tools,
+            "bentoml_version": installed("bentoml") or "1.4.39",
+            "python_version": manifest.tools.get("python", ""),
+        },
+        "signatures": {"generate": {"batchable": False}},
+        "api_version": "v2",
+        "creation_time": manifest.created.isoformat(),
+    }
+    return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items()).encode()
+
+
+def installed(distribution: str) -> str | None:
+    """Version of an installed distribution, without importing it."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
