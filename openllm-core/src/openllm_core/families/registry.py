@@ -20,7 +20,7 @@ GROUP = "openllm.families"
 DEFAULT = "smollm"
 
 # The eleven of 0.3.5 in its order, then ours by name.
-_FIRST = [
+_FIRST = (
     "chatglm",
     "dolly-v2",
     "falcon",
@@ -32,7 +32,7 @@ _FIRST = [
     "stablelm",
     "starcoder",
     "baichuan",
-]
+)
 
 _log = logging.getLogger("openllm")
 
