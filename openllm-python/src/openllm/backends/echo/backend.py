@@ -95,13 +95,15 @@ class EchoBackend:
         room = self.info.max_batch - len(self._running)
         joining = list(self._waiting)[:room]
         for request_id in joining:
-            request = self._waiting.pop(request_id)
-            self._running[request_id] = EchoSequence(request, self._reply, self.script.peak)
+            self._running[request_id] = sequence = EchoSequence(
+                self._waiting.pop(request_id), self._reply, self.script.peak
+            )
+            sequence.faulty = self._struck(sequence.request.prompt_token_ids)
         return bool(joining)
 
     def _advance(self, sequence: EchoSequence) -> SequenceDelta:
         request, sampling = sequence.request, sequence.request.sampling
-        error = self._fault(sequence)
+        error = self._fault(sequence) if sequence.faulty else None
         if error is not None:
             del self._running[request.request_id]
             return SequenceDelta(request.request_id, [], "error", None, error.as_dict())
@@ -116,13 +118,19 @@ class EchoBackend:
             return SequenceDelta(request.request_id, [token], "length", None, None, logprobs)
         return SequenceDelta(request.request_id, [token], None, None, None, logprobs)
 
-    def _fault(self, sequence: EchoSequence) -> EngineError | UnsupportedFeature | None:
+    def _struck(self, prompt: list[int]) -> bool:
+        """Whether the script's faults strike a request with this prompt: a start token alone is the engine's warm-up."""
+        if any(not 0 <= token < VOCAB_SIZE for token in prompt):
+            return True
+        if prompt == [BOS] and not self.script.warm_up:
+            return False
+        return self._when in bytes(token for token in prompt if token < 256)
+
+    def _fault(self, sequence: EchoSequence) -> EngineError | None:
         """Let the script's fault for the token about to be drawn strike, if there is one."""
         request, script, position = sequence.request, self.script, len(sequence.output) + 1
         if any(not 0 <= token < VOCAB_SIZE for token in request.prompt_token_ids):
             return EngineError("A prompt token is outside the vocabulary.")
-        if self._when and self._when not in bytes(t for t in request.prompt_token_ids if t < 256):
-            return None
         if script.die_at == position and not (script.die_once and Path(script.die_once).exists()):
             if script.die_once:
                 Path(script.die_once).touch()

@@ -33,6 +33,7 @@ class Script:
         hang_at: token at which steps stop for good while the process lives.
         freeze_at: token at which the whole process stands still: host process only.
         when: text a prompt must contain for the five faults above to strike; empty = every prompt.
+        warm_up: they strike the engine's own first request (a start token alone), too.
         die_once: file created at the first death; while it exists nobody dies again.
     """
 
@@ -50,6 +51,7 @@ class Script:
     hang_at: int | None = None
     freeze_at: int | None = None
     when: str = ""
+    warm_up: bool = False
     die_once: str | None = None
     max_model_len: int = 4096
     max_num_seqs: int = 64

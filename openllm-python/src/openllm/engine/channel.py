@@ -1,0 +1,275 @@
+"""Frames between the server process and its engine host: typed msgpack, length-prefixed, never pickle.
+
+`SocketChannel` runs over an inherited socketpair, `memory_pair` joins two ends in one process; both carry the same bytes.
+A frame is a tagged array; the tables of frames below are the whole protocol. Frames are delivered by callback, in order,
+on the event loop. It must not know what a frame means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from ..backends.base import BackendInfo, BackendRequest, StepOutput
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+PREFIX_BYTES = 4
+
+
+class _Frame(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    pass
+
+
+# -- server to host -------------------------------------------------------------------------------------------------
+
+
+class Start(_Frame, tag="start"):
+    """First frame: `EngineOptions` as plain data."""
+
+    options: dict[str, Any]
+
+
+class Submit(_Frame, tag="submit"):
+    """Sequences to run."""
+
+    requests: list[BackendRequest]
+
+
+class Abort(_Frame, tag="abort"):
+    """Sequences to forget; unknown ids are ignored."""
+
+    request_ids: list[str]
+
+
+class Ping(_Frame, tag="ping"):
+    """Asks for a `Pong`: the host's loop turns and its backend is healthy."""
+
+    number: int
+
+
+class Shutdown(_Frame, tag="shutdown"):
+    """Close the backend and end."""
+
+
+# -- host to server -------------------------------------------------------------------------------------------------
+
+
+class Loading(_Frame, tag="loading"):
+    """What is being loaded and the share done, 0..1 or None."""
+
+    text: str
+    share: float | None
+
+
+class Ready(_Frame, tag="ready"):
+    """The model is loaded."""
+
+    info: BackendInfo
+
+
+class Failed(_Frame, tag="failed"):
+    """The backend cannot go on: `OpenLLMError.as_dict()`. The host ends after it."""
+
+    error: dict[str, Any]
+
+
+class Step(_Frame, tag="step"):
+    """One engine step: the deltas of every running sequence."""
+
+    output: StepOutput
+
+
+class Pong(_Frame, tag="pong"):
+    """Answer to `Ping`; `error` is what the backend's health check raised."""
+
+    number: int
+    error: dict[str, Any] | None = None
+
+
+ToHost = Start | Submit | Abort | Ping | Shutdown
+ToServer = Loading | Ready | Failed | Step | Pong
+Frame = ToHost | ToServer
+
+OnFrame = Callable[[Any], None]
+OnClose = Callable[[Exception | None], None]
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[str, msgspec.msgpack.Decoder[Any]] = {
+    "host": msgspec.msgpack.Decoder(ToHost),
+    "server": msgspec.msgpack.Decoder(ToServer),
+}
+
+
+class ProtocolError(Exception):
+    """What arrived is no frame of ours: too long, or not of the expected shape."""
+
+
+class Channel(Protocol):
+    """One end. `send` never blocks; whoever produces without end awaits `writable` between frames."""
+
+    def send(self, frame: Frame) -> None:
+        """Queue one frame; dropped when the channel is closed."""
+        ...
+
+    async def writable(self) -> None:
+        """Returns at once unless the other end has fallen behind."""
+        ...
+
+    def close(self) -> None:
+        """Close this end after what was sent; the other end's `on_close` follows. Idempotent."""
+        ...
+
+
+class SocketChannel(asyncio.Protocol):
+    """A channel over a connected stream socket; made by `connect`."""
+
+    def __init__(self, reads: str, on_frame: OnFrame, on_close: OnClose) -> None:
+        self._decode = _decoders[reads].decode
+        self._on_frame = on_frame
+        self._on_close = on_close
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    @classmethod
+    async def connect(cls, sock: socket.socket, reads: str, on_frame: OnFrame, on_close: OnClose) -> SocketChannel:
+        """Take over one end of a socketpair.
+
+        Args:
+            sock: connected, stream; owned by the channel from here on.
+            reads: whose frames arrive here are for: "host" or "server".
+            on_frame: called with each frame, in order.
+            on_close: called once, with the error that broke it or None at the peer's end of file.
+        """
+        loop = asyncio.get_running_loop()
+        _, channel = await loop.create_unix_connection(lambda: cls(reads, on_frame, on_close), sock=sock)
+        return channel
+
+    def send(self, frame: Frame) -> None:
+        """One write per frame."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        packet = bytearray(PREFIX_BYTES)
+        _encoder.encode_into(frame, packet, PREFIX_BYTES)
+        size = len(packet) - PREFIX_BYTES
+        if size > MAX_FRAME_BYTES:
+            raise ProtocolError(f"A frame of {size} bytes is more than {MAX_FRAME_BYTES}.")
+        packet[:PREFIX_BYTES] = size.to_bytes(PREFIX_BYTES, "big")
+        transport.write(packet)
+
+    async def writable(self) -> None:
+        """Waits while the transport's buffer is above its high-water mark."""
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._transport is not None:
+            self._transport.close()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        start, end = 0, len(buffer)
+        try:
+            while end - start >= PREFIX_BYTES:
+                size = int.from_bytes(buffer[start : start + PREFIX_BYTES], "big")
+                if size > MAX_FRAME_BYTES:
+                    raise ProtocolError(f"A frame of {size} bytes is announced, more than {MAX_FRAME_BYTES}.")
+                stop = start + PREFIX_BYTES + size
+                if stop > end:
+                    break
+                frame = self._decode(bytes(buffer[start + PREFIX_BYTES : stop]))
+                start = stop
+                self._on_frame(frame)
+        except (msgspec.MsgspecError, ProtocolError) as error:
+            self._fail(error)
+            return
+        if start == end:
+            buffer.clear()
+        elif start:
+            del buffer[:start]
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._writable.set()
+        self._transport = None
+        self._closed(exc)
+
+    def _fail(self, error: Exception) -> None:
+        self._buffer.clear()
+        if self._transport is not None:
+            self._transport.abort()
+        self._closed(error)
+
+    def _closed(self, error: Exception | None) -> None:
+        on_close, self._on_close = self._on_close, _ignore
+        on_close(error)
+
+
+class MemoryChannel:
+    """One end of a channel within one event loop; made by `memory_pair`."""
+
+    def __init__(self, reads: str, on_frame: OnFrame, on_close: OnClose) -> None:
+        self._decode = _decoders[reads].decode
+        self._on_frame = on_frame
+        self._on_close = on_close
+        self._peer: MemoryChannel | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def send(self, frame: Frame) -> None:
+        """Encoded and decoded like on a socket, so that both ends never share an object."""
+        if self._peer is not None:
+            self._loop.call_soon(self._peer._receive, _encoder.encode(frame))
+
+    async def writable(self) -> None:
+        """Lets the other end run; it can never fall behind."""
+        await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Both ends close."""
+        peer, self._peer = self._peer, None
+        if peer is not None:
+            self._loop.call_soon(peer._lost)
+            self._loop.call_soon(self._lost)
+
+    def _receive(self, data: bytes) -> None:
+        self._on_frame(self._decode(data))
+
+    def _lost(self) -> None:
+        self._peer = None
+        on_close, self._on_close = self._on_close, _ignore
+        on_close(None)
+
+
+def memory_pair(
+    server: tuple[OnFrame, OnClose], host: tuple[OnFrame, OnClose]
+) -> tuple[MemoryChannel, MemoryChannel]:
+    """The server's and the host's end of a channel within the running loop; each gets its two callbacks."""
+    ours = MemoryChannel("server", *server)
+    theirs = MemoryChannel("host", *host)
+    ours._peer, theirs._peer = theirs, ours
+    return ours, theirs
+
+
+def _ignore(error: Exception | None) -> None:
+    """A channel closes once."""

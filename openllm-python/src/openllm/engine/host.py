@@ -1,0 +1,199 @@
+"""The engine host: a process that runs one backend and nothing else. `python -m openllm.engine.host FD [PARENT_PID]`.
+
+Started by the supervisor in a session of its own, with one end of a socketpair as FD. The first frame brings the
+options; the model loads in a thread; then one frame per engine step goes back. It dies with the server: by end of file,
+and by the kernel's parent-death signal. `HostSession` is also run inside the server process when embedded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from openllm_core import options as core_options
+from openllm_core.errors import EngineError, EngineUnavailable, OpenLLMError, OutOfMemory
+
+from ..backends import registry
+from ..backends.base import Backend
+from .channel import Abort, Channel, Failed, Loading, Ping, Pong, Ready, Shutdown, SocketChannel, Start, Step, Submit
+
+PR_SET_PDEATHSIG = 1
+EXIT_FAILED = 70  # the reason went over the channel
+
+
+class HostSession:
+    """Drives one backend at the host's end of a channel."""
+
+    def __init__(self, on_end: Callable[[int], None]) -> None:
+        """Args:
+        on_end: called once with the exit status when there is nothing more to do.
+        """
+        self.channel: Channel | None = None
+        self._on_end = on_end
+        self._backend: Backend | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._side_tasks: set[asyncio.Task[None]] = set()
+        self._ended = False
+
+    def on_frame(self, frame: Any) -> None:
+        """Act on one frame of the server."""
+        backend = self._backend
+        match frame:
+            case Submit():
+                if backend is not None:
+                    for request in frame.requests:
+                        backend.submit(request)
+            case Abort():
+                if backend is not None:
+                    for request_id in frame.request_ids:
+                        backend.abort(request_id)
+            case Ping():
+                self._spawn(self._answer(frame.number))
+            case Start():
+                self._task = asyncio.get_running_loop().create_task(self._run(frame))
+            case Shutdown():
+                self._spawn(self.close())
+            case _:
+                raise TypeError(f"{type(frame).__name__} is no frame for a host")
+
+    def on_close(self, error: Exception | None) -> None:
+        """The server is gone: nobody is left to work for."""
+        self._end(0)
+
+    async def close(self) -> None:
+        """Close the backend, then end."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._backend is not None:
+            await self._backend.aclose()
+        self._end(0)
+
+    async def _run(self, start: Start) -> None:
+        channel = self.channel
+        assert channel is not None
+        try:
+            options = core_options.from_data(start.options)
+            backend = await self._load(options, channel)
+            self._backend = backend
+            channel.send(Ready(backend.info))
+            async for output in backend.steps():
+                channel.send(Step(output))
+                await channel.writable()
+            raise EngineUnavailable("The backend stopped stepping.")
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            traceback.print_exc()
+            channel.send(Failed(_as_openllm_error(error).as_dict()))
+            channel.close()
+            self._end(EXIT_FAILED)
+
+    async def _load(self, options: core_options.EngineOptions, channel: Channel) -> Backend:
+        """Run the backend's `load` in a daemon thread, so that a process that must end need not wait for it."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Backend] = loop.create_future()
+
+        def progress(text: str, share: float | None) -> None:
+            _call_soon(loop, channel.send, Loading(text, share))
+
+        def load() -> None:
+            try:
+                backend = registry.get(options.backend).load(options, progress)
+            except BaseException as error:
+                _call_soon(loop, _settle, done, error, None)
+            else:
+                _call_soon(loop, _settle, done, None, backend)
+
+        threading.Thread(target=load, name="load", daemon=True).start()
+        return await done
+
+    async def _answer(self, number: int) -> None:
+        error: dict[str, Any] | None = None
+        if self._backend is not None:
+            try:
+                await self._backend.check_health()
+            except OpenLLMError as unhealthy:
+                error = unhealthy.as_dict()
+        if self.channel is not None:
+            self.channel.send(Pong(number, error))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._side_tasks.add(task)
+        task.add_done_callback(self._side_tasks.discard)
+
+    def _end(self, status: int) -> None:
+        if not self._ended:
+            self._ended = True
+            self._on_end(status)
+
+
+def _settle(done: asyncio.Future[Backend], error: BaseException | None, backend: Backend | None) -> None:
+    if done.done():
+        return
+    if error is not None:
+        done.set_exception(error if isinstance(error, Exception) else EngineError(f"Loading ended: {error!r}"))
+    elif backend is not None:
+        done.set_result(backend)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(function, *arguments)
+    except RuntimeError:
+        return  # the loop closed while loading; nobody listens
+
+
+def _as_openllm_error(error: BaseException) -> OpenLLMError:
+    """Ours as it is; anything else with its root cause on the first line."""
+    if isinstance(error, OpenLLMError):
+        return error
+    root = error
+    while (cause := root.__cause__ or (None if root.__suppress_context__ else root.__context__)) is not None:
+        root = cause
+    text = str(root).strip().splitlines()[0] if str(root).strip() else "no message"
+    if isinstance(root, MemoryError):
+        return OutOfMemory("Memory ran out while loading the model.", hint="Use a smaller model or dtype.")
+    return EngineError(f"{type(root).__name__}: {text[:500]}")
+
+
+def die_with_parent(parent_pid: int | None) -> None:
+    """Ask the kernel to kill this process when the one that started it ends (Linux); checked for the race."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent_pid is not None and os.getppid() != parent_pid:
+        os._exit(0)
+
+
+async def _serve(descriptor: int) -> int:
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+    session = HostSession(lambda status: None if ended.done() else ended.set_result(status))
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)  # a child that outlives us must not keep the server's end of file from coming
+    session.channel = await SocketChannel.connect(sock, "host", session.on_frame, session.on_close)
+    status = await ended
+    await asyncio.sleep(0)  # let a last frame leave
+    return status
+
+
+def main(arguments: list[str]) -> int:
+    """Run until the server is gone, says so, or the backend fails."""
+    die_with_parent(int(arguments[1]) if len(arguments) > 1 else None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return asyncio.run(_serve(int(arguments[0])))
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads of a framework must not keep a finished host alive
