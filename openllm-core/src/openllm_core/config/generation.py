@@ -26,7 +26,7 @@ class _Items:
 class GenerationConfig(_Items):
     """How to generate: the fields `transformers.GenerationConfig` had in 2023."""
 
-    max_new_tokens: int = field(default=20, ge=0, help="Tokens to generate at most.")
+    max_new_tokens: int = field(default=20, ge=1, help="Tokens to generate at most.")
     min_length: int = field(default=0, ge=0, help="Tokens of prompt and completion before which no end token is drawn.")
     min_new_tokens: int | None = field(default=None, ge=0, help="Generated tokens before which no end token is drawn.")
     early_stopping: bool = field(default=False, help="When beam search stops.")

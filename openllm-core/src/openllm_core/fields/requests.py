@@ -83,7 +83,8 @@ def to_sampling_params(
         defaults: the server's configuration, as `fields.settle` gave it; default: the family's.
 
     Returns:
-        Sampling; the effective configuration; paths of what was accepted but has no effect on a server.
+        Sampling, whose `max_tokens` is None unless the request asked for other than the default: then
+        `effective["max_new_tokens"]` is a default, which a short context may cut; the effective configuration; paths of what was accepted but has no effect on a server.
 
     Raises:
         InvalidRequest: unknown field, wrong type or range; `param` is `llm_config.<field>`.
@@ -182,7 +183,7 @@ def _compose(said: _Said, defaults: LLMConfig, spec: FamilySpec) -> tuple[Sampli
         min_tokens = max(min_tokens, values["min_length"] - 1)
     arguments: dict[str, Any] = {
         "n": n,
-        "max_tokens": max_tokens,
+        "max_tokens": max_tokens if limit and limit[1] != base.get(limit[0]) else None,
         "min_tokens": min_tokens,
         **{name: values[name] for name in _SAME},
         "top_k": max(values["top_k"], 0),
