@@ -36,7 +36,17 @@ MAX_PROMPT_BYTES = 4 * 1024 * 1024
 MAX_RENDER_S = 2.0
 MAX_WORKER_BYTES = 1024 * 1024 * 1024  # address space of the worker process
 MAX_FRAME_BYTES = 64 * 1024 * 1024
-WORKER_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "HOME")
+WORKER_ENVIRONMENT = (
+    "PATH",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "HOME",
+)
 
 
 # -- rendering --------------------------------------------------------------------------------------------------------

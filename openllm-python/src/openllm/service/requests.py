@@ -1,0 +1,169 @@
+"""From wire messages to what the engine takes: checked prompts and sampling parameters, each refusal naming its field.
+
+Called by `Service` before the engine sees anything. Knows the limits of one request, nothing of HTTP or of backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from openllm_core.config.sampling import SamplingParams
+from openllm_core.errors import InvalidRequest, InvalidSamplingParams, UnsupportedFeature
+from openllm_core.schema import ChatMessage, CompletionRequest, SamplingFields
+
+MAX_N = 16
+MAX_STOPS = 4
+MAX_STOP_BYTES = 256
+MAX_STOP_TOKEN_IDS = 128
+MAX_LOGIT_BIAS = 1024
+MAX_PROMPTS = 128
+MAX_MESSAGES = 4096
+MAX_CHOICES = 128
+
+
+def check_sampling(sampling: SamplingParams, prefix: str = "") -> SamplingParams:
+    """Hold one request's sampling against the server's limits, and hand it back.
+
+    Args:
+        prefix: where the fields stand in the request (`llm_config.`).
+
+    Raises:
+        InvalidSamplingParams: `param` names the field.
+    """
+    if sampling.n > MAX_N:
+        raise InvalidSamplingParams(
+            f"{prefix}n must be <= {MAX_N}.", param=prefix + "n", code="integer_above_max_value"
+        )
+    if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
+        raise InvalidSamplingParams(
+            f"{prefix}min_tokens must be <= max_tokens.", param=prefix + "min_tokens", code="integer_above_max_value"
+        )
+    _check_stops(sampling.stop, prefix + "stop")
+    _check_ids(prefix + "stop_token_ids", sampling.stop_token_ids, MAX_STOP_TOKEN_IDS)
+    _check_ids(prefix + "logit_bias", sampling.logit_bias, MAX_LOGIT_BIAS)
+    return sampling
+
+
+def _check_stops(stops: Sequence[str], path: str) -> None:
+    if len(stops) > MAX_STOPS:
+        raise InvalidSamplingParams(
+            f"{path} must have at most {MAX_STOPS} strings, not {len(stops)}.",
+            param=path,
+            code="array_above_max_length",
+        )
+    for index, stop in enumerate(stops):
+        name = f"{path}[{index}]" if len(stops) > 1 else path
+        if not stop:
+            raise InvalidSamplingParams(f"{name} must not be empty.", param=name, code="string_below_min_length")
+        if len(stop.encode()) > MAX_STOP_BYTES:
+            raise InvalidSamplingParams(
+                f"{name} must have at most {MAX_STOP_BYTES} bytes.", param=name, code="string_above_max_length"
+            )
+
+
+def _check_ids(name: str, ids: Sequence[int] | Mapping[int, float], limit: int) -> None:
+    if len(ids) > limit:
+        kind = "object" if isinstance(ids, Mapping) else "array"
+        raise InvalidSamplingParams(
+            f"{name} must have at most {limit} entries, not {len(ids)}.", param=name, code=f"{kind}_above_max_length"
+        )
+
+
+def check_stream_options(request: SamplingFields) -> None:
+    """`stream_options` means nothing without `stream`."""
+    if request.stream_options is not None and not request.stream:
+        raise InvalidRequest("stream_options needs stream: true.", param="stream_options")
+
+
+# -- chat -------------------------------------------------------------------------------------------------------------
+
+
+def plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """Messages as chat templates know them: text content, `developer` as `system`, no nulls.
+
+    Raises:
+        InvalidRequest: a message has no content.
+        UnsupportedFeature: a part is not text.
+    """
+    if len(messages) > MAX_MESSAGES:
+        raise InvalidRequest(
+            f"messages must have at most {MAX_MESSAGES} items.", param="messages", code="array_above_max_length"
+        )
+    return [_plain_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _plain_message(message: ChatMessage, path: str) -> dict[str, Any]:
+    role = "system" if message.role == "developer" else message.role
+    made: dict[str, Any] = {"role": role, "content": _text_of(message, f"{path}.content")}
+    for name in ("name", "tool_calls", "tool_call_id"):
+        value = getattr(message, name)
+        if value is not None:
+            made[name] = value
+    return made
+
+
+def _text_of(message: ChatMessage, path: str) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    if content is None:
+        if message.role != "assistant":
+            raise InvalidRequest(f"{path} is required.", param=path, code="missing_required_parameter")
+        return ""
+    texts: list[str] = []
+    for index, part in enumerate(content):
+        kind = part.get("type")
+        if kind not in ("text", "refusal"):
+            raise UnsupportedFeature(
+                f"{path}[{index}].type: this model takes text parts only.",
+                param=f"{path}[{index}].type",
+                code="unsupported_value",
+            )
+        text = part.get(cast(str, kind))
+        if not isinstance(text, str):
+            raise InvalidRequest(
+                f"{path}[{index}].{kind} must be a string.", param=f"{path}[{index}].{kind}", code="invalid_type"
+            )
+        texts.append(text)
+    return "\n".join(texts)
+
+
+# -- completions ------------------------------------------------------------------------------------------------------
+
+
+def check_completion(request: CompletionRequest) -> None:
+    """Refuse fields of a completion request that contradict each other."""
+    if request.echo and request.logprobs is not None:
+        raise UnsupportedFeature("echo with logprobs is not supported: prompts are not scored.", param="logprobs")
+
+
+def prompts_of(request: CompletionRequest, n: int) -> list[str | list[int]]:
+    """The prompts of a completion request: texts or token ids.
+
+    Raises:
+        InvalidRequest: none, too many, or an empty one.
+    """
+    given = request.prompt
+    prompts: list[str | list[int]]
+    if isinstance(given, str):
+        prompts = [given]
+    elif given and isinstance(given[0], int):
+        prompts = [cast("list[int]", given)]
+    else:
+        prompts = list(cast("list[str | list[int]]", given))
+    if not prompts:
+        raise InvalidRequest("prompt must not be empty.", param="prompt", code="empty_array")
+    if len(prompts) > MAX_PROMPTS:
+        raise InvalidRequest(
+            f"prompt must have at most {MAX_PROMPTS} items, not {len(prompts)}.",
+            param="prompt",
+            code="array_above_max_length",
+        )
+    if len(prompts) * n > MAX_CHOICES:
+        raise InvalidRequest(f"prompts x n must be <= {MAX_CHOICES}.", param="n", code="integer_above_max_value")
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) and not prompt:
+            path = "prompt" if len(prompts) == 1 else f"prompt[{index}]"
+            raise InvalidRequest(f"{path} must not be empty.", param=path, code="empty_array")
+    return prompts

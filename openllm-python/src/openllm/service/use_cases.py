@@ -1,0 +1,315 @@
+"""Service: one method per use case. HTTP, gRPC and the Bento call it; it calls the engine.
+
+Requests arrive as the classes of `openllm_core.schema` and leave as such, or as an `Answer` to stream. Text level; knows
+no framework, no status number and no concrete backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+
+from openllm.engine.request import EngineRequest
+from openllm_core.config.llm import LLMConfig
+from openllm_core.config.sampling import SamplingParams
+from openllm_core.errors import (
+    AdapterNotFound,
+    EngineLoading,
+    EngineUnavailable,
+    InvalidRequest,
+    ShuttingDown,
+    UnknownServedModel,
+)
+from openllm_core.families import registry
+from openllm_core.families.spec import FamilySpec
+from openllm_core.fields import sampling_from_openai, to_sampling_params
+from openllm_core.options import ServerOptions
+from openllm_core.schema import (
+    ChatCompletion,
+    ChatCompletionRequest,
+    Completion,
+    CompletionRequest,
+    GenerateRequest,
+    GenerateResponse,
+    GenerationDetails,
+    Health,
+    Metadata,
+    ModelCard,
+    ModelList,
+)
+
+from . import answers
+from .answers import Answer, Choice, collect
+from .requests import check_completion, check_sampling, check_stream_options, plain_messages, prompts_of
+
+if TYPE_CHECKING:
+    from openllm.engine.engine import Engine
+    from openllm.engine.stream import RequestStream
+    from openllm.tokenizer import Tokenizer
+
+
+class Chat(Protocol):
+    """Turns a conversation into a prompt; `openllm.chat.ChatRenderer` is one."""
+
+    async def start(self) -> None:
+        """Get ready ahead of the first conversation."""
+        ...
+
+    async def render(self, messages: Sequence[dict[str, Any]], **variables: Any) -> str:
+        """The prompt, with the assistant's turn opened."""
+        ...
+
+    async def aclose(self) -> None:
+        """Free what is held."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class ServedModel:
+    """What is served, in names.
+
+    Attributes:
+        model_id: as metadata shows it; never a path.
+        names: accepted in `model`, the first one preferred.
+        family: None for a model of no known family; `/v1/generate*` then takes the default family's fields.
+        config: the server's own generation defaults, settled for the backend.
+        backend: that runs it.
+        created: Unix time the server started.
+    """
+
+    model_id: str
+    names: tuple[str, ...]
+    config: LLMConfig
+    backend: str
+    family: FamilySpec | None = None
+    created: int = attrs.field(factory=lambda: int(time.time()))
+
+
+class Service:
+    """The use cases of one engine and model."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        *,
+        model: ServedModel,
+        server_options: ServerOptions,
+        chat: Chat,
+    ) -> None:
+        self.engine = engine
+        self.model = model
+        self._tokenizer = tokenizer
+        self._options = server_options
+        self._chat = chat
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to load the model, in the background."""
+        await self.engine.start()
+        await self._chat.start()
+
+    async def aclose(self) -> None:
+        """Stop the engine and what renders chats."""
+        try:
+            await self.engine.aclose()
+        finally:
+            await self._chat.aclose()
+
+    def ready(self) -> Health:
+        """Whether requests are taken now.
+
+        Raises:
+            EngineLoading, EngineUnavailable, ShuttingDown: why not, and for how long it may last.
+        """
+        engine = self.engine
+        if engine.state == "ready":
+            return Health(status="ready")
+        retry = engine.retry_after_s()
+        text, share = engine.progress
+        doing = text if share is None else f"{text}, {share:.0%}"
+        match engine.state:
+            case "loading":
+                raise EngineLoading(f"The model is loading: {doing}.", retry_after_s=retry)
+            case "restarting":
+                raise EngineUnavailable(f"The engine is being restarted: {doing}.", retry_after_s=retry)
+            case "draining" | "closed":
+                raise ShuttingDown("The server is shutting down.", retry_after_s=retry)
+            case _:
+                why = engine.failure.message if engine.failure is not None else "unknown"
+                raise EngineUnavailable(f"The engine has failed: {why}")
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    def models(self) -> ModelList:
+        """`GET /v1/models`."""
+        length = self._context_length
+        created = self.model.created
+        return ModelList(data=[ModelCard(id=name, created=created, max_model_len=length) for name in self.model.names])
+
+    def metadata(self) -> Metadata:
+        """`GET|POST /v1/metadata`: family names in 0.3.5's words, whose clients resolve them."""
+        family = self.model.config.family
+        return Metadata(
+            model_id=self.model.model_id,
+            timeout=int(self._options.server_timeout),
+            model_name=registry.find(family.compat_family).model_name,
+            backend=self.model.backend,
+            configuration=self.model.config.model_dump_json().decode(),
+            family=self.model.family.name if self.model.family else "",
+            served_model_names=list(self.model.names),
+            context_length=self._context_length,
+        )
+
+    @property
+    def _context_length(self) -> int | None:
+        return self.engine.info.max_model_len if self.engine.info is not None else None
+
+    # -- /v1/generate -------------------------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerateRequest) -> tuple[GenerateResponse, GenerationDetails | None]:
+        """Complete a raw prompt; details where `detail` was asked for."""
+        answer, effective = await self._start_generate(request)
+        choices = await collect(answer)
+        style = registry.find(effective.family.compat_family).response_style
+        made = [_as_family(choice.text, request.prompt, style) for choice in choices]
+        response = GenerateResponse(responses=made, configuration=effective.model_dump())
+        return response, self._details(answer, choices) if request.detail else None
+
+    async def generate_stream(self, request: GenerateRequest) -> Answer:
+        """The same as a stream; the prompt comes first where `echo` was asked for."""
+        answer, _ = await self._start_generate(request)
+        return answer
+
+    async def _start_generate(self, request: GenerateRequest) -> tuple[Answer, LLMConfig]:
+        self._check_adapter(request.adapter_name)
+        sampling, effective, _ = to_sampling_params(
+            request.llm_config,
+            family=self.model.config.family,
+            backend=self.model.backend,
+            defaults=self.model.config,
+        )
+        check_sampling(sampling, "llm_config.")
+        made = EngineRequest(
+            prompt=request.prompt,
+            sampling=sampling,
+            deadline_s=self._options.server_timeout,
+            max_tokens_default=effective["max_new_tokens"],
+        )
+        stream = await self._add(made, prefix="llm_config.")
+        return Answer(
+            "gen", self.model.names[0], sampling.n, [stream], [request.prompt] if request.echo else []
+        ), effective
+
+    def _details(self, answer: Answer, choices: Sequence[Choice]) -> GenerationDetails:
+        logprobs = [answers.plain_logprobs(choice.logprobs) for choice in choices]
+        return GenerationDetails(
+            finish_reasons=[choice.finish_reason for choice in choices],
+            usage=answer.usage(),
+            logprobs=logprobs if any(logprobs) else None,
+        )
+
+    # -- chat ---------------------------------------------------------------------------------------------------------
+
+    async def chat(self, request: ChatCompletionRequest) -> ChatCompletion:
+        """One-shot chat completion."""
+        answer = await self.chat_stream(request)
+        choices = await collect(answer)
+        return answers.chat_completion(answer, choices, logprobs=bool(request.logprobs))
+
+    async def chat_stream(self, request: ChatCompletionRequest) -> Answer:
+        """Chat completion as a stream."""
+        self._check_model(request.model)
+        self._check_adapter(request.adapter_name)
+        check_stream_options(request)
+        sampling = check_sampling(sampling_from_openai(request, defaults=self.model.config, backend=self.model.backend))
+        messages = plain_messages(request.messages)
+        self.ready()  # before the work of rendering
+        prompt = await self._chat.render(messages)
+        stream = await self._add(self._engine_request(prompt, sampling, add_special_tokens=False), prompt="messages")
+        return Answer("chatcmpl", request.model, sampling.n, [stream])
+
+    # -- completions --------------------------------------------------------------------------------------------------
+
+    async def completions(self, request: CompletionRequest) -> Completion:
+        """One-shot completion of one or more prompts."""
+        answer = await self.completions_stream(request)
+        choices = await collect(answer)
+        return answers.completion(answer, choices, logprobs=request.logprobs is not None)
+
+    async def completions_stream(self, request: CompletionRequest) -> Answer:
+        """Completion of one or more prompts as a stream: all are admitted or none."""
+        self._check_model(request.model)
+        self._check_adapter(request.adapter_name)
+        check_stream_options(request)
+        check_completion(request)
+        sampling = check_sampling(sampling_from_openai(request, defaults=self.model.config, backend=self.model.backend))
+        prompts = prompts_of(request, sampling.n)
+        streams = await self._add_all([self._engine_request(prompt, sampling) for prompt in prompts])
+        echoed = [p if isinstance(p, str) else self._tokenizer.decode(p) for p in prompts] if request.echo else []
+        return Answer("cmpl", request.model, sampling.n, streams, echoed)
+
+    # -- to the engine ------------------------------------------------------------------------------------------------
+
+    def _engine_request(
+        self, prompt: str | list[int], sampling: SamplingParams, *, add_special_tokens: bool = True
+    ) -> EngineRequest:
+        return EngineRequest(
+            prompt=prompt,
+            sampling=sampling,
+            add_special_tokens=add_special_tokens,
+            deadline_s=self._options.server_timeout,
+            max_tokens_default=self._options.max_tokens_default,
+        )
+
+    async def _add(self, request: EngineRequest, *, prompt: str = "prompt", prefix: str = "") -> RequestStream:
+        """Hand one request to the engine; a refusal names the field as the caller's route calls it."""
+        try:
+            return await self.engine.add(request)
+        except InvalidRequest as error:
+            if error.param == "prompt":
+                error.param = prompt
+            elif error.param is not None and prefix:
+                error.param = prefix + error.param
+            raise
+
+    async def _add_all(self, requests: Sequence[EngineRequest]) -> list[RequestStream]:
+        if len(requests) == 1:
+            return [await self._add(requests[0])]
+        tasks = [asyncio.create_task(self._add(r, prompt=f"prompt[{i}]")) for i, r in enumerate(requests)]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if not isinstance(result, BaseException):
+                    await result.aclose()
+            raise
+
+    def _check_model(self, name: str) -> None:
+        if name not in self.model.names:
+            raise UnknownServedModel(
+                f"The model {name[:200]!r} does not exist; this server serves {', '.join(self.model.names)}.",
+                param="model",
+            )
+
+    def _check_adapter(self, name: str | None) -> None:
+        if name is not None and name not in ("base", "default", ""):
+            raise AdapterNotFound(f"There is no adapter {name[:96]!r}.", param="adapter_name")
+
+
+def _as_family(text: str, prompt: str, style: str) -> Any:
+    """An element of `responses` of the type 0.3.5's clients of that family take apart."""
+    match style:
+        case "generated_text":
+            return [{"generated_text": text}]
+        case "text_and_history":
+            return [text, [[prompt, text]]]
+        case _:
+            return text
