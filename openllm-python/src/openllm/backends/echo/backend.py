@@ -98,7 +98,9 @@ class EchoBackend:
             self._running[request_id] = sequence = EchoSequence(
                 self._waiting.pop(request_id), self._reply, self.script.peak
             )
-            sequence.faulty = self._struck(sequence.request.prompt_token_ids)
+            prompt = sequence.request.prompt_token_ids
+            sequence.unknown_token = any(not 0 <= token < VOCAB_SIZE for token in prompt)
+            sequence.faulty = sequence.unknown_token or self._struck(prompt)
         return bool(joining)
 
     def _advance(self, sequence: EchoSequence) -> SequenceDelta:
@@ -120,16 +122,14 @@ class EchoBackend:
 
     def _struck(self, prompt: list[int]) -> bool:
         """Whether the script's faults strike a request with this prompt: a start token alone is the engine's warm-up."""
-        if any(not 0 <= token < VOCAB_SIZE for token in prompt):
-            return True
-        if prompt == [BOS] and not self.script.warm_up:
+        if not self.script.faulty or (prompt == [BOS] and not self.script.warm_up):
             return False
         return self._when in bytes(token for token in prompt if token < 256)
 
     def _fault(self, sequence: EchoSequence) -> EngineError | None:
         """Let the script's fault for the token about to be drawn strike, if there is one."""
-        request, script, position = sequence.request, self.script, len(sequence.output) + 1
-        if any(not 0 <= token < VOCAB_SIZE for token in request.prompt_token_ids):
+        script, position = self.script, len(sequence.output) + 1
+        if sequence.unknown_token:
             return EngineError("A prompt token is outside the vocabulary.")
         if script.die_at == position and not (script.die_once and Path(script.die_once).exists()):
             if script.die_once:

@@ -27,7 +27,7 @@ class EchoSequence:
         self.request = request
         self.script = reply if reply is not None else request.prompt_token_ids
         self.peak = peak
-        self.faulty = False
+        self.faulty = self.unknown_token = False
         self.output: list[int] = []
         sampling = request.sampling
         self.random = random.Random(sampling.seed if sampling.seed is not None else request.request_id)

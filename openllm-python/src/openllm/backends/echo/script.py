@@ -57,6 +57,12 @@ class Script:
     max_num_seqs: int = 64
     logprobs: bool = True
 
+    @property
+    def faulty(self) -> bool:
+        """Whether any fault strikes at some token."""
+        positions = (self.fail_at, self.nan_at, self.die_at, self.hang_at, self.freeze_at)
+        return any(position is not None for position in positions)
+
     @classmethod
     def read(cls, arguments: dict[str, Any]) -> Script:
         """Build from `options.engine_arg`.
