@@ -117,7 +117,13 @@ class CommandTable(click.Group):
     },
 )
 @click.option(
-    "-v", "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version, help="Print the version."
+    "-v",
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_version,
+    help="Print the version.",
 )
 @global_options
 @click.help_option("-h", "--help", help="Show this page, or a command's.")

@@ -16,11 +16,11 @@ from typing import Any
 
 import click
 
-from openllm.cli.command import Command, Session
+from openllm.cli.command import Session
 from openllm.cli.failures import report
 from openllm.cli.line_editor import LineEditor
 from openllm.cli.output import Output, output_option, printable
-from openllm.cli.remote import Answer, Remote, connect, endpoint_options, sampling_option, speed_text
+from openllm.cli.remote import Answer, AskCommand, Remote, connect, endpoint_options, sampling_option, speed_text
 from openllm_core.errors import OpenLLMError
 
 WORDS = {
@@ -33,7 +33,7 @@ WORDS = {
 }
 
 
-@click.command("chat", cls=Command)
+@click.command("chat", cls=AskCommand)
 @endpoint_options
 @click.option("--model", metavar="NAME", help="Served model to talk to; default: the server's first.")
 @click.option("--system", metavar="TEXT", help="System message.")

@@ -65,18 +65,30 @@ def global_options(function: F) -> F:
 
 
 _GLOBALS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
-    (("-q", "--quiet"), {"is_flag": True, "default": None, "help": "Say nothing but errors.", "envvar": "BENTOML_QUIET"}),
+    (
+        ("-q", "--quiet"),
+        {"is_flag": True, "default": None, "help": "Say nothing but errors.", "envvar": "BENTOML_QUIET"},
+    ),
     (
         ("--debug", "--verbose", "debug"),
         {"is_flag": True, "default": None, "help": "Show tracebacks and debug logs.", "envvar": "BENTOML_DEBUG"},
     ),
     (
         ("--do-not-track",),
-        {"is_flag": True, "help": "Accepted for old scripts; nothing is ever tracked.", "envvar": "OPENLLM_DO_NOT_TRACK"},
+        {
+            "is_flag": True,
+            "help": "Accepted for old scripts; nothing is ever tracked.",
+            "envvar": "OPENLLM_DO_NOT_TRACK",
+        },
     ),
     (
         ("--context",),
-        {"default": None, "metavar": "NAME", "help": "BentoCloud context, for commands that push.", "envvar": "BENTOCLOUD_CONTEXT"},
+        {
+            "default": None,
+            "metavar": "NAME",
+            "help": "BentoCloud context, for commands that push.",
+            "envvar": "BENTOCLOUD_CONTEXT",
+        },
     ),
 ]
 _GLOBAL_NAMES = ("quiet", "debug", "do_not_track", "context")
@@ -120,11 +132,11 @@ class Command(click.Command):
         """Options by section, in the order the sections first appear; global ones last."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
                 sections.setdefault(getattr(param, "group", "Options"), []).append(record)
         sections[GLOBAL] = sections.pop(GLOBAL, [])
-        width = max((len(term) for rows in sections.values() for term, _ in rows if len(term) <= TERM_WIDTH), default=0)
+        width = min(TERM_WIDTH, max((len(term) for rows in sections.values() for term, _ in rows), default=0))
         for title, rows in sections.items():
             if rows:
                 with formatter.section(section_heading(title)):

@@ -17,7 +17,9 @@ from openllm_core.options import StoreOptions
 @click.argument("model", required=False)
 @click.argument("model_id", required=False)
 @click.option("--trust-remote-code", is_flag=True, default=None, help="Accept models that carry Python code.")
-@click.option("--allow-pickle-weights", is_flag=True, default=None, help="Convert weights stored as pickle, which can run code.")
+@click.option(
+    "--allow-pickle-weights", is_flag=True, default=None, help="Convert weights stored as pickle, which can run code."
+)
 @output_option
 @config_option
 @setting_options(StoreOptions)
@@ -42,7 +44,9 @@ def command(
             progress=progress,
         )
     if output == "json":
-        out.json({"tag": entry.tag, "path": str(entry.path), "size_bytes": entry.size_bytes, "model_id": entry.model_id})
+        out.json(
+            {"tag": entry.tag, "path": str(entry.path), "size_bytes": entry.size_bytes, "model_id": entry.model_id}
+        )
     elif output == "porcelain":
         out.data(entry.tag)
     else:

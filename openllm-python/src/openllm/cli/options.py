@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import click
@@ -21,6 +21,11 @@ from openllm_core.errors import InvalidSetting, MissingDependency
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 from openllm_core.settings import Setting, Source, check_keys, convert, flag_of, read, settings_of
 
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # not generic before click 8.4
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 CLASSES: tuple[type[attrs.AttrsInstance], ...] = (EngineOptions, ServerOptions, StoreOptions)
@@ -29,7 +34,7 @@ CLASSES: tuple[type[attrs.AttrsInstance], ...] = (EngineOptions, ServerOptions, 
 OTHER_FLAGS = {"quantize": ("--quantise",), "server_timeout": ("--timeout",)}
 
 
-class SettingType(click.ParamType):
+class SettingType(_ParamType):
     """Checks a typed value by its setting; a bad one is wrong usage and names the flag."""
 
     name = "setting"
@@ -145,8 +150,9 @@ def read_settings(typed: dict[str, Any] | None = None, config: Path | None = Non
     file = read_config(config) if config else {}
     model, model_id = file.pop("model", None), file.pop("model_id", None)
     readings = [read(cls, explicit=explicit, file=file) for cls in CLASSES]
-    sources = {name: source for reading in readings for name, source in reading.sources.items()}
-    return Settings(*(reading.options for reading in readings), sources, model, model_id)
+    sources: dict[str, Source] = {name: source for reading in readings for name, source in reading.sources.items()}
+    engine, server, store = (reading.options for reading in readings)
+    return Settings(engine, server, store, sources, model, model_id)
 
 
 def _pairs(words: Iterable[str]) -> dict[str, str]:
@@ -170,7 +176,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except (ValueError, UnicodeDecodeError) as error:
         raise InvalidSetting(f"{path}: {error}.", hint="Write it as TOML, YAML or JSON.") from None
     if not isinstance(found, dict):
-        raise InvalidSetting(f"{path}: the top level is not a table of keys.", hint='Write lines like `port = 3000`.')
+        raise InvalidSetting(f"{path}: the top level is not a table of keys.", hint="Write lines like `port = 3000`.")
     keys = {str(key).replace("-", "_"): value for key, value in typing.cast("dict[Any, Any]", found).items()}
     check_keys(CLASSES, {key: None for key in keys if key not in ("model", "model_id")}, str(path))
     return keys
@@ -187,7 +193,8 @@ def _parse(path: Path) -> Any:
             import yaml
         except ModuleNotFoundError:
             raise MissingDependency(
-                f"{path}: reading YAML needs the package pyyaml.", hint="`pip install pyyaml`, or write the file as TOML."
+                f"{path}: reading YAML needs the package pyyaml.",
+                hint="`pip install pyyaml`, or write the file as TOML.",
             ) from None
         try:
             return yaml.safe_load(text)

@@ -7,6 +7,7 @@ when the first table or bar is drawn.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 Format = Literal["pretty", "json", "porcelain"]
+PIPE_WIDTH = 10_000  # columns where nobody looks
+NARROW = 110  # columns below which a wide table drops what is least asked for
 Bar = Callable[[str, float | None, float | None], None]
 """Called with (what is being done, amount done, amount in all); None where unknown."""
 
@@ -51,6 +54,11 @@ class Output:
         self.quiet = session.quiet
         self.pretty = format == "pretty"
 
+    @property
+    def width(self) -> int:
+        """Columns of stdout."""
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+
     # -- data -----------------------------------------------------------------------------------------------------
 
     def data(self, text: str, *, newline: bool = True) -> None:
@@ -62,8 +70,15 @@ class Output:
         click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[int] = ()) -> None:
-        """A table on stdout; the columns named in `numbers` stand to the right, the first one is accented."""
-        self.console(sys.stdout).print(make_table(headers, rows, numbers=numbers))
+        """A table on stdout; the columns named in `numbers` stand to the right, the first one is accented.
+
+        Through a pipe each row is one line, however long.
+        """
+        console = self.console(sys.stdout)
+        with console.capture() as captured:
+            console.print(make_table(headers, rows, numbers=numbers))
+        for line in captured.get().splitlines():
+            click.echo(line.rstrip())
 
     # -- talk -----------------------------------------------------------------------------------------------------
 
@@ -83,28 +98,24 @@ class Output:
         """Show a bar on stderr while the block runs: on a terminal it moves; elsewhere each new step is one line."""
         if self.quiet:
             yield lambda text, done, total: None
-        elif not (sys.stderr.isatty() and colours_or_plain_terminal()):
+        elif not can_move(sys.stderr):
             yield _step_lines(self.say)
         else:
             with _moving_bar(self.console(sys.stderr)) as bar:
                 yield bar
 
     def console(self, stream: Any) -> Console:
-        """A rich console on a stream, plain where colour is not allowed; wide when it is not a terminal."""
+        """A rich console on a stream: plain where colour is not allowed, wide where there is no terminal."""
         from rich.console import Console
 
         bright = colours(stream)
-        width = None if stream.isatty() else max(shutil.get_terminal_size((120, 24)).columns, 120)
-        return Console(
-            file=stream, no_color=not bright, force_terminal=bright, highlight=False, width=width, soft_wrap=False
-        )
+        width = None if stream.isatty() else PIPE_WIDTH
+        return Console(file=stream, no_color=not bright, force_terminal=bright, highlight=False, width=width)
 
 
-def colours_or_plain_terminal() -> bool:
-    """Whether a bar may move on this terminal; a dumb one cannot."""
-    import os
-
-    return os.environ.get("TERM") != "dumb"
+def can_move(stream: Any) -> bool:
+    """Whether a bar may move on a stream: a terminal that is not dumb. Without colour it moves too."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def paint(text: str, stream: Any, **style: Any) -> str:

@@ -7,28 +7,33 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
 from openllm.cli.command import Command, Session
 from openllm.cli.options import Settings, config_option, read_settings, setting_options
 from openllm.cli.output import Output, output_option
-from openllm.cli.ready import Ready, forget, ready_text, remember
+from openllm.cli.ready import Ready, curl_line, forget, python_name, python_snippet, remember
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 
 if TYPE_CHECKING:
     from openllm.compose import Composed
     from openllm.serialisation import ResolvedModel
 
+POLL_S = 0.1
+
 
 @click.command("start", cls=Command)
 @click.argument("model", required=False)
-@click.option("--model-id", envvar="OPENLLM_MODEL_ID", show_envvar=True, help="Id or folder, where MODEL is a family name.")
+@click.option(
+    "--model-id",
+    metavar="ID",
+    envvar="OPENLLM_MODEL_ID",
+    show_envvar=True,
+    help="Hub id or folder, where MODEL is a family.",
+)
 @output_option
 @config_option
 @setting_options(EngineOptions, ServerOptions, StoreOptions)
@@ -38,10 +43,10 @@ def command(
 ) -> int:
     """Serve MODEL over HTTP until stopped.
 
-    MODEL is a folder, a tag of the store, a hub id (org/name) or a family name (`openllm models`); without it the default
-    model is served. The API is OpenAI's: /v1/chat/completions, /v1/completions, /v1/models; /docs describes it all.
+    MODEL is a folder, a tag of the store, a hub id (org/name) or a family (`openllm models`); without it the default model
+    is served. The API is OpenAI's; /docs on the server describes every route.
 
-    With -o json, stdout gets one JSON object when the model answers; with -o porcelain, the endpoint.
+    With -o json, stdout gets one JSON object once the model answers; with -o porcelain, the endpoint.
     """
     settings = read_settings(typed, config)
     return serve(settings, model or settings.model, model_id or settings.model_id, Output(output, session))
@@ -69,3 +74,116 @@ def serve(settings: Settings, model: str | None, model_id: str | None, out: Outp
         return run(composed, settings.server, on_listening=show.listening, on_ready=show.ready)
     finally:
         show.end()
+
+
+def find_model(settings: Settings, model: str | None, model_id: str | None, out: Output) -> ResolvedModel | None:
+    """The model's folder, fetched and converted where need be; None for the echo backend, which has none."""
+    from openllm.backends import registry
+    from openllm.serialisation import resolve
+
+    if settings.engine.backend == "echo" and model is None and model_id is None:
+        out.fact("Model", "echo", "answers with its prompt; no weights")
+        return None
+    if settings.engine.backend != "auto":
+        registry.get(settings.engine.backend)  # a wrong name is told before anything is fetched
+    with out.progress() as progress:
+        resolved = resolve(
+            model,
+            model_id=model_id,
+            options=settings.store,
+            trust_remote_code=settings.engine.trust_remote_code,
+            allow_pickle_weights=settings.engine.allow_pickle_weights,
+            progress=progress,
+        )
+    out.fact("Model", resolved.served_name, resolved.how)
+    backend, why = registry.choose(settings.engine, resolved.architecture)
+    out.fact("Backend", backend, why)
+    return resolved
+
+
+class Startup:
+    """Tells how the server comes up: where it listens, how loading goes, and how to talk to it.
+
+    Its methods are called by the server; the bar is moved from a thread of its own, so that drawing never delays it.
+    """
+
+    def __init__(self, composed: Composed, settings: Settings, out: Output) -> None:
+        self.composed = composed
+        self.settings = settings
+        self.out = out
+        self.begun = time.monotonic()
+        self.endpoint = ""
+        self._note: Path | None = None
+        self._done = threading.Event()
+        self._loading: threading.Thread | None = None
+
+    def listening(self, host: str, port: int) -> None:
+        """The socket is bound; the model loads from here on."""
+        self.endpoint = f"http://{reachable(host)}:{port}"
+        self.out.fact("Listening", self.endpoint, f"on {host}, every address" if host in ("0.0.0.0", "::") else "")
+        self._loading = threading.Thread(target=self._show_loading, name="loading-bar", daemon=True)
+        self._loading.start()
+
+    def ready(self) -> None:
+        """The first token was generated."""
+        self.end_loading()
+        info = self.composed.engine.info
+        assert info is not None
+        ready = Ready(
+            endpoint=self.endpoint,
+            model=self.composed.service.model.names[0],
+            backend=info.backend,
+            device=info.device,
+            key_needed=bool(self.settings.server.api_key),
+        )
+        self._note = remember(ready)
+        self.out.fact("Device", info.device, info.dtype)
+        for line in info.decisions:
+            name, _, rest = line.partition(": ")
+            self.out.fact(name.capitalize() if rest else "", rest or name)
+        seconds = time.monotonic() - self.begun
+        if self.out.format == "json":
+            self.out.json(ready.as_data())
+        elif self.out.format == "porcelain":
+            self.out.data(ready.endpoint)
+        self.out.say(f"\nReady after {seconds:.1f} s.", fg="green", bold=True)
+        if self.out.pretty:
+            self._invite(ready)
+
+    def _invite(self, ready: Ready) -> None:
+        """Lines to copy; nothing stands before them, so that they work as they are."""
+        self.out.say("\nAsk it, in a shell:\n", dim=True)
+        self.out.say(curl_line(ready))
+        self.out.say(f"\nIn Python ({python_name()}):\n", dim=True)
+        self.out.say(python_snippet(ready))
+        self.out.say(
+            f"\nOr: openllm chat{'' if ready.endpoint.endswith(':3000') else ' --endpoint ' + ready.endpoint}", dim=True
+        )
+        self.out.say(f"All routes: {ready.endpoint}/docs   Stop: Ctrl-C\n", dim=True)
+
+    def end(self) -> None:
+        """The server has stopped."""
+        self.end_loading()
+        forget(self._note)
+
+    def end_loading(self) -> None:
+        """Take the bar away."""
+        self._done.set()
+        if self._loading is not None:
+            self._loading.join()
+
+    def _show_loading(self) -> None:
+        engine = self.composed.engine
+        with self.out.progress() as bar:
+            while not self._done.wait(POLL_S) and engine.state in ("loading", "restarting"):
+                text, share = engine.progress
+                bar(text or "Loading", share, 1.0)
+
+
+def reachable(host: str) -> str:
+    """A bound address as a client on this machine writes it."""
+    if host in ("0.0.0.0", ""):
+        return "127.0.0.1"
+    if host == "::":
+        return "[::1]"
+    return f"[{host}]" if ":" in host else host
