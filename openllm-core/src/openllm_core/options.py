@@ -127,8 +127,7 @@ class ServerOptions:
         503,
         "HTTP status of a refusal for load: 503 or 429.",
         env="OPENLLM_OVERLOAD_STATUS",
-        ge=429,
-        le=503,
+        choices=("503", "429"),
         group=SERVER,
     )
 

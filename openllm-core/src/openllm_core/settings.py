@@ -35,7 +35,7 @@ class Setting:
     env: str | None = None
     flag: str | None = None  # "--max-model-len"; None = derived from the name; "" = no flag
     short: str | None = None
-    choices: tuple[str, ...] | None = None
+    choices: tuple[str, ...] | None = None  # as text, whatever the type
     ge: float | None = None
     le: float | None = None
     typed_only: bool = False  # counts only when typed on this process's command line
@@ -85,8 +85,8 @@ def read(
 
     Args:
         explicit: typed flags or arguments; None values count as not given.
-        environ: the environment; default `os.environ`. Variables are read only where set.
-        file: keys of a configuration file; unknown ones are refused by `check_keys`, not here.
+        environ: the environment; default `os.environ`. An empty variable counts as unset.
+        file: keys of a configuration file, dashes allowed; unknown ones are refused by `check_keys`, not here.
         family: defaults of the model family.
 
     Raises:
@@ -94,17 +94,18 @@ def read(
         UnsafeConfiguration: a setting that counts only when typed came from elsewhere.
     """
     environ = os.environ if environ is None else environ
+    file = {key.replace("-", "_"): value for key, value in (file or {}).items()}
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     for name, (attribute, fact) in settings_of(cls).items():
         flag = flag_of(name, fact) or name
         if explicit is not None and explicit.get(name) is not None:
             values[name], sources[name] = convert(explicit[name], attribute.type, fact, origin=flag), "explicit"
-        elif fact.env is not None and fact.env in environ:
+        elif fact.env is not None and environ.get(fact.env):  # an empty variable is an unset one
             found = convert(environ[fact.env], attribute.type, fact, origin=fact.env)
             _refuse_untyped(fact, found, attribute.default, fact.env, flag)
             values[name], sources[name] = found, "environment"
-        elif file is not None and file.get(name) is not None:
+        elif file.get(name) is not None:
             found = convert(file[name], attribute.type, fact, origin=f"key {name!r}")
             _refuse_untyped(fact, found, attribute.default, f"key {name!r}", flag)
             values[name], sources[name] = found, "file"
@@ -152,7 +153,7 @@ def convert(value: Any, target: Any, fact: Setting, *, origin: str) -> Any:
     except (ValueError, TypeError) as error:
         shown = "<hidden>" if fact.secret else repr(value)[:200]
         raise InvalidSetting(f"{origin}: {shown} {error}.", param=origin) from None
-    if fact.choices is not None and converted is not None and converted not in fact.choices:
+    if fact.choices is not None and converted is not None and str(converted) not in fact.choices:
         near = get_close_matches(str(converted), fact.choices, n=2, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else None
         raise InvalidSetting(
@@ -174,7 +175,9 @@ def _convert(value: Any, target: Any) -> Any:
             return None
         return _convert(value, members[0])
     if origin is Literal:
-        return str(value)
+        if value not in (allowed := typing.get_args(target)):
+            raise ValueError(f"is not one of {', '.join(map(str, allowed))}")
+        return value
     if origin is tuple:
         items = [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else value
         member = typing.get_args(target)[0]
@@ -188,18 +191,20 @@ def _convert(value: Any, target: Any) -> Any:
             raise ValueError("is not a whole number")
         try:
             return int(value)
-        except (ValueError, OverflowError):
+        except (ValueError, TypeError):
             raise ValueError("is not a whole number") from None
     if target is float:
         if isinstance(value, bool):
             raise ValueError("is not a number")
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             raise ValueError("is not a number") from None
         if not math.isfinite(number):
             raise ValueError("is not a finite number")
         return number
+    if isinstance(value, (bool, dict, list, tuple)):
+        raise ValueError("is not text")
     return str(value)
 
 
