@@ -148,11 +148,17 @@ def read_settings(typed: dict[str, Any] | None = None, config: Path | None = Non
     if "engine_arg" in explicit:
         explicit["engine_arg"] = _pairs(explicit["engine_arg"])
     file = read_config(config) if config else {}
-    model, model_id = file.pop("model", None), file.pop("model_id", None)
+    model, model_id = (_text(file.pop(key, None), key, config) for key in ("model", "model_id"))
     readings = [read(cls, explicit=explicit, file=file) for cls in CLASSES]
     sources: dict[str, Source] = {name: source for reading in readings for name, source in reading.sources.items()}
     engine, server, store = (reading.options for reading in readings)
     return Settings(engine, server, store, sources, model, model_id)
+
+
+def _text(value: Any, key: str, config: Path | None) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise InvalidSetting(f"{config}: {key}: {value!r} is not text.", param=key)
+    return value
 
 
 def _pairs(words: Iterable[str]) -> dict[str, str]:
