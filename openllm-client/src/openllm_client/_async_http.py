@@ -11,7 +11,7 @@ import itertools
 import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import httpx
 
@@ -21,9 +21,12 @@ from openllm_core.schema import ChatCompletion, ChatCompletionChunk, Metadata, M
 from . import _base, _retry
 from ._base import BaseClient, Messages, ReturnResponse
 from ._config import Deadline, make, resolve, transport_options
-from ._replies import EmbeddingsOutput, GenerationOutput, Readiness, read_configuration
+from ._replies import EmbeddingsOutput, GenerationOutput, Readiness, read_config, read_configuration
 from ._streaming import AsyncStream, check_stream
 from ._wire import Call, Outcome, Reply
+
+if TYPE_CHECKING:
+    from openllm_core.config.llm import LLMConfig
 
 T = TypeVar("T")
 
@@ -233,6 +236,11 @@ class AsyncHTTPClient(BaseClient):
     def configuration(self) -> Coroutine[Any, Any, dict[str, Any]]:
         """The server's configuration."""
         return self._of_metadata(read_configuration)
+
+    @property
+    def config(self) -> Coroutine[Any, Any, LLMConfig]:
+        """The server's configuration as the typed object of the model's family."""
+        return self._of_metadata(read_config)
 
     @property
     def supports_embeddings(self) -> Coroutine[Any, Any, bool]:

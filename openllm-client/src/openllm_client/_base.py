@@ -213,7 +213,7 @@ def check_return_response(return_response: str) -> None:
 def _generate_body(
     prompt: str, llm_config: Mapping[str, Any] | None, adapter_name: str | None, sampling: dict[str, Any]
 ) -> dict[str, Any]:
-    config = dict(llm_config or {}) | _given(sampling)
+    config = _given(llm_config or {}) | _given(sampling)
     body: dict[str, Any] = {"prompt": prompt, "llm_config": config}
     if adapter_name is not None:
         body["adapter_name"] = adapter_name
@@ -232,8 +232,8 @@ def _chat_body(messages: Messages, model: str, sampling: dict[str, Any]) -> dict
     return {"model": model, "messages": spoken} | fields
 
 
-def _given(sampling: dict[str, Any]) -> dict[str, Any]:
-    """Sampling fields without those that are None: the server's default holds for them."""
+def _given(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields without those that are None: the server's default holds for them."""
     return {name: value for name, value in sampling.items() if value is not None}
 
 

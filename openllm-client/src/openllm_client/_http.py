@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import httpx
 
@@ -21,9 +21,12 @@ from openllm_core.schema import ChatCompletion, ChatCompletionChunk, Metadata, M
 from . import _base, _retry
 from ._base import BaseClient, Messages, ReturnResponse
 from ._config import Deadline, make, resolve, transport_options
-from ._replies import EmbeddingsOutput, GenerationOutput, Readiness, read_configuration
+from ._replies import EmbeddingsOutput, GenerationOutput, Readiness, read_config, read_configuration
 from ._streaming import Stream, check_stream
 from ._wire import Call, Outcome, Reply
+
+if TYPE_CHECKING:
+    from openllm_core.config.llm import LLMConfig
 
 T = TypeVar("T")
 
@@ -230,6 +233,11 @@ class HTTPClient(BaseClient):
     def configuration(self) -> dict[str, Any]:
         """The server's configuration."""
         return read_configuration(self.metadata())
+
+    @property
+    def config(self) -> LLMConfig:
+        """The server's configuration as the typed object of the model's family."""
+        return read_config(self.metadata())
 
     @property
     def supports_embeddings(self) -> bool:

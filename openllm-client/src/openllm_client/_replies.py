@@ -6,13 +6,13 @@ never a guess. Events of a stream take a short way past the general reader, sinc
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 import orjson
 
 from openllm_core import serde
-from openllm_core.errors import InvalidRequest
+from openllm_core.errors import InvalidRequest, InvalidSetting, UnknownModel
 from openllm_core.schema import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -28,6 +28,9 @@ from openllm_core.schema import (
 )
 
 from ._errors import in_stream, malformed
+
+if TYPE_CHECKING:
+    from openllm_core.config.llm import LLMConfig
 
 T = TypeVar("T")
 
@@ -155,6 +158,24 @@ def read_configuration(metadata: Metadata) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise malformed("The server's configuration is not a JSON object.")
     return cast("dict[str, Any]", found)
+
+
+def read_config(metadata: Metadata) -> LLMConfig:
+    """The configuration as the typed object of the model's family; this machine's environment does not enter it.
+
+    Raises:
+        ClientError: the server names a family, or holds a value, that this version does not know.
+    """
+    from openllm_core.config.llm import LLMConfig  # reads the family files, which few callers need
+
+    values = read_configuration(metadata)
+    generation = values.pop("generation_config", None)
+    try:
+        return LLMConfig.for_model(
+            metadata.family or metadata.model_name, generation_config=generation, environ={}, **values
+        )
+    except (UnknownModel, InvalidSetting, TypeError) as error:
+        raise malformed(f"The server's configuration cannot be read: {error}") from error
 
 
 def read_models(content: bytes) -> list[ModelCard]:
