@@ -55,6 +55,7 @@ class Engine:
     """Runs one model behind one host.
 
     Attributes:
+        options: as given.
         info: facts of the loaded model; None until it was loaded once.
         failure: why the engine is "failed".
         progress: (what is being loaded, share done 0..1 or None).
@@ -84,6 +85,7 @@ class Engine:
         registry: where the metrics are registered; None = nowhere.
         watch: limits by which the host is judged; `restarts` is ignored when given.
         """
+        self.options = options
         self.tokenizer = tokenizer
         self.info: BackendInfo | None = None
         self.failure: OpenLLMError | None = None
