@@ -1,0 +1,222 @@
+"""tools/dev.py, the way in: what it decides, what it prints, and how it refuses. Installing for real is `dev.py` itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from tests.packaging.conftest import ROOT
+
+DEV = ROOT / "tools" / "dev.py"
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("dev_under_test", DEV)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module, pointed at an empty checkout, with a pip that only notes what it was asked for."""
+    module = load()
+    for folder in module.PACKAGES:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "pyproject.toml").write_text("[project]\n", encoding="utf-8")
+    (tmp_path / "constraints").mkdir()
+    (tmp_path / "tests").mkdir()
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "CONSTRAINTS", tmp_path / "constraints" / "dev.txt")
+    monkeypatch.setattr(module, "TEST_TOOLS", tmp_path / "tests" / "requirements.txt")
+    module.CONSTRAINTS.write_text("torch==2.13.0\n", encoding="utf-8")
+    module.TEST_TOOLS.write_text("pytest\n", encoding="utf-8")
+    module.asked = []
+    monkeypatch.setattr(module, "pip", lambda venv, what, arguments: module.asked.append(arguments))
+    monkeypatch.setattr(module, "make_venv", lambda venv: fake_venv(venv))
+    monkeypatch.setattr(module, "works", lambda command, env=None: True)
+    monkeypatch.setattr(module, "has_nvidia_gpu", lambda: False)
+    return module
+
+
+def fake_venv(venv: Path) -> None:
+    (venv / "bin").mkdir(parents=True, exist_ok=True)
+    (venv / "bin" / "python").touch()
+
+
+def run_dev(*arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(DEV), *arguments]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+
+
+def test_alone_it_prints_help():
+    """No verb: the verbs, one line each, on stdout, exit code 0."""
+    done = run_dev()
+    assert done.returncode == 0
+    assert all(f"dev.py {verb}" in done.stdout for verb in ("start", "test", "lint", "types", "docs", "bench"))
+
+
+def test_unknown_verb():
+    """A typing slip is named; exit code 2; stdout stays empty."""
+    done = run_dev("strat")
+    assert done.returncode == 2
+    assert "'strat'" in done.stderr
+    assert done.stdout == ""
+
+
+def test_needs_the_standard_library_alone():
+    """It runs under an interpreter that sees no installed package at all."""
+    done = subprocess.run([sys.executable, "-I", "-S", str(DEV)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_second_install_does_nothing(dev: ModuleType, tmp_path: Path):
+    """What is installed stays: the second call asks pip for nothing and takes no time."""
+    dev.install(tmp_path / ".venv", tools=False)
+    first = len(dev.asked)
+    began = time.monotonic()
+    dev.install(tmp_path / ".venv", tools=False)
+    assert first > 0
+    assert len(dev.asked) == first
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("changed", ["openllm-core/pyproject.toml", "constraints/dev.txt"])
+def test_a_changed_input_installs_again(dev: ModuleType, tmp_path: Path, changed: str):
+    """New dependencies or pins are taken up by the next run."""
+    dev.install(tmp_path / ".venv", tools=False)
+    before = len(dev.asked)
+    (tmp_path / changed).write_text("torch==2.13.0\n# changed\n", encoding="utf-8")
+    dev.install(tmp_path / ".venv", tools=False)
+    assert len(dev.asked) == 2 * before
+
+
+def test_a_moved_checkout_installs_again(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An environment remembers absolute paths, so it is of no use after the folder was renamed."""
+    before = dev.fingerprint(False)
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(dev, "ROOT", tmp_path / "other")
+    assert dev.fingerprint(False) != before
+
+
+def test_an_interrupted_install_is_taken_up_again(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The stamp is written last: after a Ctrl-C in the middle the next run installs."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    working = dev.pip
+    monkeypatch.setattr(dev, "pip", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dev.install(tmp_path / ".venv", tools=False)
+    monkeypatch.setattr(dev, "pip", working)
+    dev.install(tmp_path / ".venv", tools=False)
+    assert dev.asked
+
+
+def test_without_a_gpu_torch_is_the_cpu_build(dev: ModuleType, tmp_path: Path):
+    """Where the index offers a CPU build, that one is taken and no other index is named."""
+    assert dev.torch_requirement(tmp_path, dev.CONSTRAINTS) == ["torch==2.13.0+cpu"]
+
+
+def test_where_the_index_has_no_cpu_build(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Else it comes from PyTorch's public index, which is named."""
+    monkeypatch.setattr(dev, "works", lambda command, env=None: False)
+    assert dev.torch_requirement(tmp_path, dev.CONSTRAINTS)[1:] == ["--extra-index-url", dev.CPU_TORCH_INDEX]
+
+
+def test_with_a_gpu_torch_is_the_index_s(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A machine with an NVIDIA GPU takes the build with CUDA."""
+    monkeypatch.setattr(dev, "has_nvidia_gpu", lambda: True)
+    assert dev.torch_requirement(tmp_path, dev.CONSTRAINTS) == ["torch==2.13.0"]
+
+
+def test_the_download_size_comes_first(dev: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Before anything is fetched the size is said, on stderr."""
+    dev.install(tmp_path / ".venv", tools=False)
+    said = capsys.readouterr()
+    assert "MB to download" in said.err.splitlines()[0]
+    assert said.out == ""
+
+
+def test_a_failed_pip_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """pip's last lines and the path of its whole output stand in the message; its warnings about indexes do not."""
+    dev = load()
+    fake_venv(tmp_path)
+    (tmp_path / "bin" / "python").write_text(
+        "#!/bin/sh\necho \"WARNING: Location 'file:///x' is ignored: it is either a non-existing path\"\n"
+        "echo 'ERROR: No matching distribution found for nonsense'\nexit 1\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "bin" / "python").chmod(0o755)
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    with pytest.raises(dev.Refused) as refused:
+        dev.pip(tmp_path, "packages", ["nonsense"])
+    assert "No matching distribution found for nonsense" in str(refused.value)
+    assert "is ignored" not in str(refused.value)
+    assert str(tmp_path / "install.log") in str(refused.value)
+
+
+def test_no_network_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """When pip reaches nothing, the message says so and how to name an index or a proxy."""
+    dev = load()
+    fake_venv(tmp_path)
+    (tmp_path / "bin" / "python").write_text(
+        "#!/bin/sh\necho \"WARNING: Retrying after connection broken by 'NewConnectionError'\"\nexit 1\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "bin" / "python").chmod(0o755)
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    with pytest.raises(dev.Refused, match="no package index"):
+        dev.pip(tmp_path, "packages", ["x"])
+
+
+def test_python_without_venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A Python without ensurepip (Debian splits it off) gets the apt line."""
+    dev = load()
+    monkeypatch.setattr(dev.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(dev.Refused, match="apt install python3"):
+        dev.make_venv(tmp_path / "nothing")
+
+
+def test_too_old_python(monkeypatch: pytest.MonkeyPatch):
+    """With no newer Python on the PATH the needed version is named."""
+    dev = load()
+    monkeypatch.setattr(dev, "OLDEST", (99, 0))
+    monkeypatch.setattr(dev.shutil, "which", lambda name: None)
+    with pytest.raises(dev.Refused, match="OpenLLM needs"):
+        dev.require_python()
+
+
+def test_the_user_s_pip_settings_do_not_send_packages_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    """PIP_USER and PIP_TARGET in the environment would install outside the virtual environment."""
+    monkeypatch.setenv("PIP_USER", "1")
+    monkeypatch.setenv("PIP_TARGET", "/somewhere")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://index.example.org/simple")
+    env = load().pip_environment()
+    assert env["PIP_USER"] == "0"
+    assert "PIP_TARGET" not in env
+    assert env["PIP_INDEX_URL"] == "https://index.example.org/simple"
+
+
+def test_two_at_a_time_wait(dev: ModuleType, tmp_path: Path):
+    """A second run started meanwhile waits, then finds the work done."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
+         "print('held', flush=True); time.sleep(0.5)", str(tmp_path / ".venv.lock")],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    began = time.monotonic()
+    dev.install(tmp_path / ".venv", tools=False)
+    assert time.monotonic() - began > 0.3
+    assert holder.wait() == 0
