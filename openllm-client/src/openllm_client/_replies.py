@@ -202,7 +202,7 @@ def _event(payload: bytes) -> dict[str, Any]:
     if type(data) is not dict:
         raise malformed("An event of the stream is not a JSON object.")
     found = cast("dict[str, Any]", data)
-    if "error" in found:
+    if found.get("error") is not None:
         raise in_stream(found["error"], None)
     return found
 

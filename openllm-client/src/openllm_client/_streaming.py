@@ -122,8 +122,9 @@ def check_stream(response: httpx.Response, address: str) -> None:
 
 
 def _plain(response: httpx.Response) -> bool:
-    """Whether the body is not compressed, so that its bytes can be read without httpx's decoders."""
-    return response.headers.get("content-encoding", "identity").lower() == "identity"
+    """Whether the body is neither compressed nor, as from a mock transport, already in memory: read it as it comes."""
+    encoding = response.headers.get("content-encoding", "identity")
+    return encoding.lower() == "identity" and not response.is_stream_consumed
 
 
 Interrupted = Callable[[httpx.RequestError | None, str | None], ClientError]
