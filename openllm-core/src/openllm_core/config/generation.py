@@ -55,8 +55,8 @@ class GenerationConfig(_Items):
     forced_bos_token_id: int | None = field(default=None, ge=0, help="Token forced first.")
     forced_eos_token_id: int | list[int] | None = field(default=None, ge=0, help="Token forced at the length limit.")
     remove_invalid_values: bool = field(default=False, help="Replace NaN and infinity in logits.")
-    exponential_decay_length_penalty: tuple[float, ...] | None = field(
-        default=None, min_length=2, max_length=2, help="Start index and factor of a growing end-token bias."
+    exponential_decay_length_penalty: tuple[int, float] | None = field(
+        default=None, help="Start index and factor of a growing end-token bias."
     )
     suppress_tokens: list[int] | None = field(default=None, ge=0, help="Tokens never generated.")
     begin_suppress_tokens: list[int] | None = field(default=None, ge=0, help="Tokens never generated first.")

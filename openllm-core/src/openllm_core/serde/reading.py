@@ -145,6 +145,8 @@ def _reader(target: Any, rule: Rule = NO_RULE) -> _Reader:
         return _union_reader(args, rule)
     if origin is Literal:
         return _literal_reader(args)
+    if origin is tuple and args[-1] is not ...:
+        return _tuple_reader(args, rule)
     if origin in (list, tuple) or target in (list, tuple):
         return _list_reader(args[0] if args else Any, rule, tuple if tuple in (origin, target) else list)
     if origin is dict or target is dict:
@@ -276,6 +278,27 @@ def _list_reader(member: Any, rule: Rule, make: Callable[[list[Any]], Any]) -> _
         except _Refused as refused:
             raise refused.under(len(made)) from None
         return made if make is list else make(made)
+
+    return read
+
+
+def _tuple_reader(members: tuple[Any, ...], rule: Rule) -> _Reader:
+    """A list of fixed length, each place with its own type."""
+    item_rule = Rule(ge=rule.ge, gt=rule.gt, le=rule.le, lt=rule.lt, choices=rule.choices)
+    readers = [_reader(member, item_rule) for member in members]
+
+    def read(value: Any, ignored: list[str] | None, path: str) -> Any:
+        if not isinstance(value, (list, tuple)):
+            raise _wrong_type(_ARRAY, value)
+        items = cast("Sequence[Any]", value)
+        _check_length(len(items), Rule(min_length=len(readers), max_length=len(readers)), "array", "items")
+        made: list[Any] = []
+        try:
+            for index, (item, read_item) in enumerate(zip(items, readers, strict=True)):
+                made.append(read_item(item, ignored, f"{path}[{index}]"))
+        except _Refused as refused:
+            raise refused.under(len(made)) from None
+        return tuple(made)
 
     return read
 

@@ -37,6 +37,9 @@ def _schema(target: Any, rule: Rule, components: dict[str, Any]) -> dict[str, An
         return _any_of([_schema(m, rule, components) for m in args])
     if origin is Literal:
         return _literal_schema(args)
+    if origin is tuple and args[-1] is not ...:
+        places = [_schema(member, rule, components) for member in args]
+        return {"type": "array", "prefixItems": places, "minItems": len(places), "maxItems": len(places)}
     if origin in (list, tuple) or target in (list, tuple):
         item_rule = attrs.evolve(rule, min_length=None, max_length=None)
         schema: dict[str, Any] = {"type": "array", "items": _schema(args[0] if args else Any, item_rule, components)}
