@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
     from openllm.tokenizer import Tokenizer
+    from openllm_core.prompts import PromptTemplate
 
 Message = dict[str, Any]
 
@@ -47,6 +48,12 @@ WORKER_ENVIRONMENT = (
     "TZ",
     "HOME",
 )
+
+TURN_BY_TURN = (
+    "{% for message in messages %}{% if message.role == 'user' %}{{ before + message.content + after }}"
+    "{% else %}{{ message.content + '\n\n' }}{% endif %}{% endfor %}"
+)
+INSTRUCTION_MARK = "\x00instruction\x00"
 
 
 # -- rendering --------------------------------------------------------------------------------------------------------
@@ -184,22 +191,35 @@ class ChatRenderer:
 
     Args:
         template: Jinja source; None makes every call a refusal.
-        special_tokens: `bos_token`, `eos_token`, … as the template names them.
+        variables: what the template finds besides the conversation: `bos_token`, `eos_token`, …
+        add_special_tokens: see the attribute.
+
+    Attributes:
+        add_special_tokens: whether the tokenizer must add its own around the prompt; a model's own template has them.
     """
 
     def __init__(
-        self, template: str | None, special_tokens: Mapping[str, str], *, limit_s: float = MAX_RENDER_S
+        self,
+        template: str | None,
+        variables: Mapping[str, Any],
+        *,
+        add_special_tokens: bool = False,
+        limit_s: float = MAX_RENDER_S,
     ) -> None:
+        self.add_special_tokens = add_special_tokens
         self._template = template
-        self._special_tokens = dict(special_tokens)
+        self._variables = dict(variables)
         self._limit_s = limit_s
         self._lock = asyncio.Lock()
         self._worker: asyncio.subprocess.Process | None = None
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, fallback: str | None = None) -> ChatRenderer:
-        """For a tokenizer's own template, or `fallback` where it has none."""
-        return cls(tokenizer.chat_template or fallback, tokenizer.special_tokens)
+    def of(cls, tokenizer: Tokenizer, family: PromptTemplate | None = None) -> ChatRenderer:
+        """For a tokenizer's own template; where it has none, for the family's prompt template, turn by turn."""
+        if tokenizer.chat_template is not None or family is None or family.required:
+            return cls(tokenizer.chat_template, tokenizer.special_tokens)
+        before, _, after = family.render(INSTRUCTION_MARK).partition(INSTRUCTION_MARK)
+        return cls(TURN_BY_TURN, {"before": before, "after": after}, add_special_tokens=True)
 
     async def start(self) -> None:
         """Start the worker ahead of the first conversation, which would otherwise wait for it."""
@@ -252,7 +272,7 @@ class ChatRenderer:
             env={name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ},
         )
         assert worker.stdin is not None
-        worker.stdin.write(_framed(orjson.dumps({"template": self._template, "special_tokens": self._special_tokens})))
+        worker.stdin.write(_framed(orjson.dumps({"template": self._template, "variables": self._variables})))
         return worker
 
     def _kill(self) -> None:
@@ -299,7 +319,7 @@ def work() -> None:
         try:
             if isinstance(compiled, InvalidRequest):
                 raise compiled
-            reply = {"prompt": _render(compiled, request["messages"], first["special_tokens"] | request["variables"])}
+            reply = {"prompt": _render(compiled, request["messages"], first["variables"] | request["variables"])}
         except InvalidRequest as error:
             reply = {"error": error.message}
         sink.write(_framed(orjson.dumps(reply)))

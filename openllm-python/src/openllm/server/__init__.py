@@ -1,0 +1,1 @@
+"""HTTP: the routes over `openllm.service`, and the process that serves them."""

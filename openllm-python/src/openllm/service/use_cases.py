@@ -53,7 +53,13 @@ if TYPE_CHECKING:
 
 
 class Chat(Protocol):
-    """Turns a conversation into a prompt; `openllm.chat.ChatRenderer` is one."""
+    """Turns a conversation into a prompt; `openllm.chat.ChatRenderer` is one.
+
+    Attributes:
+        add_special_tokens: whether the tokenizer must add its own around the prompt.
+    """
+
+    add_special_tokens: bool
 
     async def start(self) -> None:
         """Get ready ahead of the first conversation."""
@@ -231,7 +237,8 @@ class Service:
         messages = plain_messages(request.messages)
         self.ready()  # before the work of rendering
         prompt = await self._chat.render(messages)
-        stream = await self._add(self._engine_request(prompt, sampling, add_special_tokens=False), prompt="messages")
+        special = self._chat.add_special_tokens
+        stream = await self._add(self._engine_request(prompt, sampling, add_special_tokens=special), prompt="messages")
         return Answer("chatcmpl", request.model, sampling.n, [stream])
 
     # -- completions --------------------------------------------------------------------------------------------------

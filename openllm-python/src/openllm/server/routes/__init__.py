@@ -1,0 +1,1 @@
+"""The routes, one file per family of routes; `server/app.py` lists them."""

@@ -1,0 +1,116 @@
+"""Wires concrete parts together: engine, chat renderer, service, app. The only module that does.
+
+Called by `openllm start` and by whatever else serves. Nothing starts here: `openllm.server.run.serve` starts what this
+returns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+from prometheus_client import CollectorRegistry
+
+from openllm.backends import registry as backends
+from openllm.chat import ChatRenderer
+from openllm.engine.engine import Engine
+from openllm.service import ServedModel, Service
+from openllm.tokenizer import Tokenizer, byte_tokenizer
+from openllm_core.config.llm import LLMConfig
+from openllm_core.errors import UnknownModel
+from openllm_core.families import registry as families
+from openllm_core.families.spec import FamilySpec
+from openllm_core.fields import settle
+from openllm_core.options import EngineOptions, ServerOptions
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from openllm.engine.supervisor import Launcher
+    from openllm.serialisation import ResolvedModel
+
+ECHO = "echo"
+
+
+@attrs.frozen(kw_only=True)
+class Composed:
+    """What `build` made, nothing of it started.
+
+    Attributes:
+        app: ASGI application over `service`.
+        notes: one line per family default that the backend cannot do and that is therefore ignored.
+    """
+
+    engine: Engine
+    service: Service
+    app: ASGIApp
+    notes: tuple[str, ...] = ()
+
+
+def build(
+    engine_options: EngineOptions,
+    server_options: ServerOptions,
+    model: ResolvedModel | None = None,
+    *,
+    launch: Launcher | None = None,
+) -> Composed:
+    """Put a server together.
+
+    Args:
+        engine_options: `backend` may be `auto`; model facts are filled in from `model`.
+        model: None only with the echo backend, which needs none.
+        launch: how the engine host is started; default a process of its own.
+
+    Raises:
+        UnknownBackend, MissingDependency: no such backend, or none that can run the model.
+        UnknownModel: no model, and the backend needs one.
+    """
+    backend, _ = backends.choose(engine_options, model.architecture if model else None)
+    if model is None and backend != ECHO:
+        raise UnknownModel(f"The {backend} backend needs a model.", hint="openllm start MODEL")
+    family = families.get(model.family) if model is not None and model.family else None
+    options = attrs.evolve(
+        engine_options,
+        backend=backend,
+        model_path=str(model.path) if model else "",
+        model_id=model.model_id if model else ECHO,
+        family=family.name if family else "",
+    )
+    tokenizer = Tokenizer.from_folder(model.path) if model else byte_tokenizer()
+    config, notes = settle(LLMConfig.for_model(family or unknown_family()), backend)
+    served = ServedModel(
+        model_id=model.model_id if model else ECHO,
+        names=served_names(server_options, model),
+        config=config,
+        backend=backend,
+        family=family,
+    )
+    registry = CollectorRegistry()
+    engine = Engine(
+        options,
+        tokenizer,
+        max_queue=server_options.max_queue,
+        queue_timeout_s=server_options.queue_timeout,
+        restarts=server_options.restarts,
+        launch=launch,
+        registry=registry,
+    )
+    chat = ChatRenderer.of(tokenizer, family.prompt_template if family else None)
+    service = Service(engine, tokenizer, model=served, server_options=server_options, chat=chat)
+    from openllm.server.app import create_app
+
+    return Composed(
+        engine=engine, service=service, app=create_app(service, server_options, registry), notes=tuple(notes)
+    )
+
+
+def served_names(options: ServerOptions, model: ResolvedModel | None) -> tuple[str, ...]:
+    """Names accepted in `model`: those asked for, else the model's own."""
+    if options.served_model_name:
+        return tuple(dict.fromkeys(options.served_model_name))
+    return (model.served_name,) if model else (ECHO,)
+
+
+def unknown_family() -> FamilySpec:
+    """Stands in for the family of a model we know nothing of: the default one's shape, no recommendations."""
+    return attrs.evolve(families.default(), generation={}, sampling={})

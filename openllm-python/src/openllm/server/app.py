@@ -1,0 +1,76 @@
+"""The application: every route, listed, behind the middleware.
+
+Made by `openllm.compose`; `run.py` serves it, and any ASGI server could. Holds no state but what it is given.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from openllm.service import Service
+from openllm_core.options import ServerOptions
+
+from .metrics import RequestMetrics
+from .middleware import wrap
+from .operation import Endpoint, Operation
+from .routes import chat, completions, generate, health, metadata, metrics, models, openapi
+
+
+def all_operations(service: Service, options: ServerOptions, registry: CollectorRegistry) -> list[Operation]:
+    """Every route there is, in the order /docs shows them."""
+    described = [
+        *chat.operations(service, options),
+        *completions.operations(service, options),
+        *models.operations(service, options),
+        *generate.operations(service, options),
+        *metadata.operations(service, options),
+        *health.operations(service, options),
+        *metrics.operations(registry),
+    ]
+    return [*described, *openapi.operations(described)]
+
+
+def create_app(service: Service, options: ServerOptions, registry: CollectorRegistry) -> ASGIApp:
+    """The ASGI application.
+
+    Args:
+        service: the use cases.
+        options: access and limits.
+        registry: what /metrics shows; the app's own counters are added to it.
+    """
+    operations = all_operations(service, options, registry)
+    routes = [Route(o.path, _Served(o.endpoint), methods=list(o.methods)) for o in operations]
+    router = Starlette(routes=routes)
+    router.router.redirect_slashes = False
+    return wrap(
+        _Bare(router),
+        options,
+        metrics=RequestMetrics(registry, {o.path for o in operations}),
+        open_paths={o.path for o in operations if o.open},
+    )
+
+
+class _Served:
+    """An endpoint as ASGI: made a class so that the framework puts nothing around it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._endpoint(Request(scope, receive))
+        await response(scope, receive, send)
+
+
+class _Bare:
+    """The framework's router without its own error pages: ours are made by the middleware."""
+
+    def __init__(self, app: Starlette) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self._app
+        await self._app.router(scope, receive, send)

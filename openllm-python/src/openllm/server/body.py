@@ -1,0 +1,154 @@
+"""Reads a request's JSON body within the limits and makes a wire message of it.
+
+Called by the routes that take JSON; a route that takes none never reads its body. Knows which fields of OpenAI's API we
+cannot do, so that a request is refused instead of half obeyed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from starlette.requests import ClientDisconnect, Request
+
+from openllm_core.errors import InvalidRequest, UnsupportedFeature
+from openllm_core.serde import loads, structure
+
+from .errors import ClientLeft
+from .limits import BODY_TIMEOUT_S, MAX_IGNORED_HEADER_CHARS, MAX_JSON_DEPTH
+
+T = TypeVar("T")
+
+JSON_TYPES = ("application/json", "text/json")
+IGNORED_HEADER = "x-openllm-ignored"
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body of a request, refused as soon as it is known to be too long.
+
+    Raises:
+        InvalidRequest: too long, encoded, or too slow.
+        ClientLeft: it never came whole.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        raise InvalidRequest(
+            f"Content-Encoding {encoding[:40]!r} is not accepted; send the body as it is.",
+            code="unsupported_media_type",
+        )
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced[:20]) > max_bytes:
+        raise _too_large(max_bytes)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                parts.append(part)
+    except TimeoutError:
+        raise InvalidRequest("The request's body did not arrive in time.", code="request_timeout") from None
+    except ClientDisconnect:
+        raise ClientLeft from None
+    return b"".join(parts)
+
+
+def _too_large(max_bytes: int) -> InvalidRequest:
+    return InvalidRequest(f"The request's body is larger than {max_bytes} bytes.", code="content_too_large")
+
+
+async def read_json(request: Request, max_bytes: int) -> Any:
+    """The parsed body.
+
+    Raises:
+        InvalidRequest: not JSON by its content type or by its content; see `read_body`.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in JSON_TYPES and not kind.endswith("+json"):
+        shown = f"not {kind[:60]!r}" if kind else "and the request names none"
+        raise InvalidRequest(f"Content-Type must be application/json, {shown}.", code="unsupported_media_type")
+    return loads(await read_body(request, max_bytes), MAX_JSON_DEPTH)
+
+
+async def read_message(request: Request, cls: type[T], max_bytes: int) -> T:
+    """A message of our own routes, on which an unknown field is an error."""
+    return structure(await read_json(request, max_bytes), cls)
+
+
+async def read_openai(
+    request: Request, cls: type[T], unsupported: Mapping[str, Callable[[Any], bool]], max_bytes: int, *, strict: bool
+) -> tuple[T, list[str]]:
+    """A message of an OpenAI route and the names of the fields we do not know.
+
+    Args:
+        unsupported: OpenAI's fields that we know but cannot do -> whether a value asks for nothing.
+        strict: refuse unknown fields.
+
+    Raises:
+        UnsupportedFeature: one of `unsupported` asks for something.
+    """
+    data = await read_json(request, max_bytes)
+    if isinstance(data, dict):
+        fields = cast("dict[str, Any]", data)
+        for name in [name for name in fields if name in unsupported]:
+            value = fields.pop(name)
+            if value is not None and not unsupported[name](value):
+                raise UnsupportedFeature(f"{name} is not supported with this value.", param=name)
+    if strict:
+        return structure(data, cls), []
+    return structure(data, cls, unknown="collect")
+
+
+def ignored_header(names: list[str]) -> dict[str, str]:
+    """The header that says what of a request had no effect; empty when all had."""
+    if not names:
+        return {}
+    text = ", ".join("".join(c if c.isascii() and c.isprintable() and c != "," else "?" for c in n) for n in names)
+    return {IGNORED_HEADER: text[:MAX_IGNORED_HEADER_CHARS]}
+
+
+# -- OpenAI's fields that we know and cannot do: what asks for nothing is accepted --------------------------------------
+
+
+def _among(*neutral: Any) -> Callable[[Any], bool]:
+    return lambda value: any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in neutral)
+
+
+_BOTH: dict[str, Callable[[Any], bool]] = {
+    "use_beam_search": _among(False),
+    "length_penalty": _among(1),
+    "guided_json": _among(),
+    "guided_regex": _among(),
+    "guided_choice": _among([]),
+    "guided_grammar": _among(),
+    "structured_outputs": _among({}),
+    "response_format": _among({"type": "text"}),
+    "service_tier": _among("auto", "default"),
+    "store": _among(False),
+}
+
+CHAT_UNSUPPORTED = _BOTH | {
+    "tools": _among([]),
+    "tool_choice": _among("none", "auto"),
+    "parallel_tool_calls": _among(True, False),
+    "functions": _among([]),
+    "function_call": _among("none", "auto"),
+    "audio": _among(),
+    "modalities": _among(["text"]),
+    "prediction": _among(),
+    "reasoning_effort": _among("none"),
+    "verbosity": _among("medium"),
+    "web_search_options": _among(),
+    "chat_template": _among(),
+    "chat_template_kwargs": _among({}),
+    "documents": _among([]),
+    "add_generation_prompt": _among(True),
+    "continue_final_message": _among(False),
+    "echo": _among(False),
+    "best_of": _among(1),
+}
+
+COMPLETION_UNSUPPORTED = _BOTH | {"prompt_logprobs": _among(0), "max_completion_tokens": _among()}

@@ -1,0 +1,207 @@
+"""What every request passes through, outermost first: identity and errors, Host, CORS, key. Pure ASGI.
+
+`wrap` puts them around the router. None of them touches the bytes of an answer; a stream's events do not pass here at all
+(`protocol.StreamWriter`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Collection
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from openllm_core.errors import InvalidRequest, OpenLLMError
+from openllm_core.options import ServerOptions
+
+from .access import is_loopback
+from .errors import CLIENT_LEFT, ClientLeft, response_of
+from .metrics import RequestMetrics
+from .sse import Cut
+
+_log = logging.getLogger("openllm.server")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+CORS_METHODS = "GET, POST, HEAD, OPTIONS"
+CORS_EXPOSED = "x-request-id, retry-after, x-openllm-ignored"
+
+
+class Identity:
+    """Outermost: gives each request an id, turns every error into its answer, counts, and logs what failed.
+
+    Once an answer has begun, an error cannot become another one: the connection is cut, so that nobody takes what came
+    for the whole.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: RequestMetrics, overload_status: int) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._overload_status = overload_status
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1000})
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else secrets.token_hex(16)
+        scope["openllm.request_id"] = request_id
+        began = time.perf_counter()
+        status = 0
+        expects_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        body_read = not expects_body
+
+        async def watched_receive() -> Message:
+            nonlocal body_read
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                body_read = True
+            return message
+
+        async def marked_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                marked = MutableHeaders(scope=message)
+                marked["x-request-id"] = request_id
+                if not body_read:
+                    marked["connection"] = "close"
+            await send(message)
+
+        try:
+            await self._app(scope, watched_receive, marked_send)
+        except ClientLeft:
+            status = CLIENT_LEFT
+        except Cut:
+            _log.warning("%s: the stream was cut", request_id)
+            raise
+        except Exception as error:
+            if status:
+                raise
+            await self._answer(error, request_id)(scope, watched_receive, marked_send)
+        finally:
+            self._metrics.count(scope["path"], status, time.perf_counter() - began)
+
+    def _answer(self, error: Exception, request_id: str) -> Response:
+        if isinstance(error, HTTPException):
+            refused, extra = _of_framework(error)
+            return response_of(refused, request_id, extra=extra)
+        if not isinstance(error, OpenLLMError):
+            _log.error("request %s failed", request_id, exc_info=error)
+        return response_of(error, request_id, self._overload_status)
+
+
+def _of_framework(error: HTTPException) -> tuple[OpenLLMError, dict[str, str]]:
+    """Starlette's own refusals as ours."""
+    if error.status_code == 404:
+        return InvalidRequest("There is no such route; /docs lists them.", code="unknown_url"), {}
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        names = ", ".join(sorted(name.strip() for name in allowed.split(",")))
+        refused = InvalidRequest(f"This route takes {names or 'other methods'}.", code="method_not_allowed")
+        return refused, {"allow": names}
+    return InvalidRequest(str(error.detail)[:200]), dict(error.headers or {})
+
+
+class HostCheck:
+    """On a loopback address, only names of this machine: a web page cannot reach us by a name it made up."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check one request."""
+        host = Headers(scope=scope).get("host", "").lower()
+        name = re.sub(r":\d*$", "", host)
+        if name not in LOOPBACK_HOSTS:
+            raise InvalidRequest(
+                "The Host header must be localhost or 127.0.0.1 where the server listens on this machine only.",
+                code="forbidden_host",
+            )
+        await self._app(scope, receive, send)
+
+
+class Cors:
+    """Lets pages of any origin read answers; only there when the operator asked for it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a preflight, or mark an answer."""
+        headers = Headers(scope=scope)
+        if scope["method"] == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers:
+            answer = {
+                "access-control-allow-origin": "*",
+                "access-control-allow-methods": CORS_METHODS,
+                "access-control-allow-headers": headers.get(
+                    "access-control-request-headers", "authorization, content-type"
+                ),
+                "access-control-max-age": "600",
+            }
+            await Response(status_code=200, headers=answer)(scope, receive, send)
+            return
+
+        async def marked_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                marked = MutableHeaders(scope=message)
+                marked["access-control-allow-origin"] = "*"
+                marked["access-control-expose-headers"] = CORS_EXPOSED
+            await send(message)
+
+        await self._app(scope, receive, marked_send)
+
+
+class KeyCheck:
+    """Every route needs a key, those in `open_paths` excepted. Digests are compared, all of them, in constant time."""
+
+    def __init__(self, app: ASGIApp, *, keys: Collection[str], open_paths: Collection[str]) -> None:
+        self._app = app
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._open = frozenset(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check one request."""
+        if scope["path"] not in self._open and not self._allows(scope):
+            raise InvalidRequest("A valid API key is needed: Authorization: Bearer <key>.", code="invalid_api_key")
+        await self._app(scope, receive, send)
+
+    def _allows(self, scope: Scope) -> bool:
+        given = Headers(scope=scope).getlist("authorization")
+        if len(given) != 1:
+            return False
+        scheme, _, key = given[0].partition(" ")
+        if scheme.lower() != "bearer":
+            return False
+        digest = hashlib.sha256(key.strip().encode("latin-1", "replace")).digest()
+        found = False
+        for known in self._digests:
+            found |= hmac.compare_digest(digest, known)
+        return found
+
+
+def wrap(
+    app: ASGIApp,
+    options: ServerOptions,
+    *,
+    metrics: RequestMetrics,
+    open_paths: Collection[str],
+) -> ASGIApp:
+    """Put the middleware around a router."""
+    if options.api_key:
+        app = KeyCheck(app, keys=options.api_key, open_paths=open_paths)
+    if options.cors:
+        app = Cors(app)
+    if is_loopback(options.host):
+        app = HostCheck(app)
+    return Identity(app, metrics=metrics, overload_status=options.overload_status)

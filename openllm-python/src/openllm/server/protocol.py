@@ -1,0 +1,259 @@
+"""HTTP/1.1 on a connection: uvicorn's httptools protocol with the limits it lacks, and a short way out for streams.
+
+Created once per connection by `run.py`. Adds: caps on request line, header bytes and header count, a timer for headers,
+refusals in the one error shape, a refused body read away before closing, and `StreamWriter`, by which an event reaches the
+socket without a trip through the ASGI layers. Knows nothing of routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from openllm_core.errors import InvalidRequest
+from openllm_core.serde import dumps
+
+from .errors import body_of, status_of
+from .limits import (
+    HEADER_TIMEOUT_S,
+    KEEP_ALIVE_S,
+    LINGER_S,
+    MAX_CONNECTIONS,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    MAX_REQUEST_LINE_BYTES,
+    MAX_WRITE_BUFFER_BYTES,
+)
+
+EXTENSION = "openllm.stream"
+REASONS = {400: "Bad Request", 408: "Request Timeout", 414: "URI Too Long", 431: "Request Header Fields Too Large"}
+
+
+def configure(app: Any) -> Config:
+    """What uvicorn's protocol wants to know."""
+    config = Config(
+        app,
+        http=LimitedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )
+    config.load()
+    return config
+
+
+class _Refused(Exception):
+    """Raised inside the parser's callbacks to stop it."""
+
+
+class StreamWriter:
+    """Writes parts of a chunked answer straight to the connection, once its start went out the ordinary way."""
+
+    __slots__ = ("_cycle", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle, transport: asyncio.Transport) -> None:
+        self._cycle = cycle
+        self._transport = transport
+
+    @property
+    def usable(self) -> bool:
+        """Whether the answer is chunked, as HTTP/1.1 answers without a length are."""
+        return bool(self._cycle.chunked_encoding) and self._cycle.scope["method"] != "HEAD"
+
+    def write(self, data: bytes) -> None:
+        """Send one chunk; lost when the client has left. No bytes are no chunk: an empty one would end the answer."""
+        if data and not self._cycle.disconnected:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    @property
+    def slow(self) -> bool:
+        """Whether the client takes less than we write."""
+        return self._cycle.flow.write_paused
+
+    async def drain(self) -> None:
+        """Wait until it has caught up, or left."""
+        await self._cycle.flow.drain()
+
+    def abort(self) -> None:
+        """Cut the connection, unsent bytes and all."""
+        self._transport.abort()
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection with limits."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
+        self._header_count = 0
+        self._head_bytes = 0  # received since the request began, while its headers are not whole
+        self._in_headers = True
+        self._hosts = 0
+        self._refusal: InvalidRequest | None = None
+
+    # -- connection ---------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Take the connection, or drop it where there are too many."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=MAX_WRITE_BUFFER_BYTES)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+            return
+        self._arm_header_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timers."""
+        self._cancel_timers()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, under the limits."""
+        if self._linger_timer is not None or self.parser is None:
+            return
+        if self._in_headers:
+            self._head_bytes += len(data)
+            if self._header_timer is None:
+                self._arm_header_timer()
+        super().data_received(data)
+        # The parser reports a header once it is whole; one without an end would grow inside it.
+        if self._in_headers and self._head_bytes > MAX_HEADER_BYTES + MAX_REQUEST_LINE_BYTES and self._refusal is None:
+            self._refuse(InvalidRequest("The request's headers are too large.", code="headers_too_large"))
+
+    def _arm_header_timer(self) -> None:
+        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self._on_header_timeout)
+
+    def _on_header_timeout(self) -> None:
+        self._header_timer = None
+        if self._head_bytes == 0:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            late = InvalidRequest("The request's headers did not arrive in time.", code="request_timeout")
+            self._refuse(late)
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._header_timer, self._linger_timer):
+            if timer is not None:
+                timer.cancel()
+        self._header_timer = None
+
+    # -- parser callbacks ---------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_headers = True
+        self._header_bytes = self._header_count = self._hosts = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Part of the request line."""
+        super().on_url(url)
+        if len(self.url) > MAX_REQUEST_LINE_BYTES:
+            self._stop(InvalidRequest("The request line is too long.", code="uri_too_long"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        super().on_header(name, value)
+        self._header_bytes += len(name) + len(value) + 4
+        self._header_count += 1
+        if self._header_bytes > MAX_HEADER_BYTES or self._header_count > MAX_HEADERS:
+            self._stop(InvalidRequest("The request's headers are too large.", code="headers_too_large"))
+        if self.headers[-1][0] == b"host":
+            self._hosts += 1
+
+    def on_headers_complete(self) -> None:
+        """The headers are whole: hand the request to the app, with the short way out."""
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+        self._in_headers = False
+        self._head_bytes = 0
+        if self._hosts != 1 and (self._hosts > 1 or self.scope["http_version"] == "1.1"):
+            self._stop(InvalidRequest("The request needs exactly one Host header.", code="invalid_http"))
+        super().on_headers_complete()
+        cycle = self.cycle
+        cast("dict[str, Any]", self.scope)["extensions"] = {EXTENSION: StreamWriter(cycle, self.transport)}
+        # The body that nobody will read must still be taken off the wire before closing.
+        cycle.transport = cast(asyncio.Transport, _LingeringTransport(self.transport, cycle, self._linger))
+
+    def on_message_complete(self) -> None:
+        """The body is whole; what follows is another request."""
+        super().on_message_complete()
+        self._in_headers = True
+
+    # -- refusals -----------------------------------------------------------------------------------------------------
+
+    def _stop(self, error: InvalidRequest) -> None:
+        self._refusal = error
+        raise _Refused
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn calls when the parser stopped: answer in our shape and close."""
+        self._refuse(self._refusal or InvalidRequest("The request is not valid HTTP.", code="invalid_http"))
+
+    def _refuse(self, error: InvalidRequest) -> None:
+        self._refusal = error
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+        status, _ = status_of(error)
+        body = dumps(body_of(error))
+        head = (
+            f"HTTP/1.1 {status} {REASONS.get(status, 'Bad Request')}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {secrets.token_hex(16)}\r\nconnection: close\r\n\r\n"
+        )
+        if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
+            self.transport.write(head.encode() + body)
+            self._linger()
+        else:  # an answer is under way: nothing may be put between its bytes
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Say that nothing more comes, throw away what still arrives for a moment, then close."""
+        if self._linger_timer is not None or self.transport.is_closing():
+            return
+        self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+
+    def eof_received(self) -> None:
+        """The client will send nothing more; the transport closes itself."""
+
+
+class _LingeringTransport:
+    """The transport as one request's answer sees it: closing waits while the request's body is still coming."""
+
+    __slots__ = ("_cycle", "_linger", "_transport", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle, linger: Callable[[], None]) -> None:
+        self._transport = transport
+        self._cycle = cycle
+        self._linger = linger
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+
+    def close(self) -> None:
+        if self._cycle.more_body and self._cycle.response_complete and not self._cycle.disconnected:
+            self._linger()
+        else:
+            self._transport.close()

@@ -1,0 +1,75 @@
+"""`POST /v1/generate` and `/v1/generate_stream`: raw prompts with the family's own fields, as OpenLLM 0.3.5 had them."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from openllm.service import Service
+from openllm_core.errors import UnsupportedFeature
+from openllm_core.options import ServerOptions
+from openllm_core.schema import GenerateRequest, GenerateResponse, StreamFrame
+from openllm_core.serde import dumps, unstructure
+
+from ..body import read_message
+from ..operation import BAD, BUSY, Operation
+from ..sse import EventStream, Frames, GenerateFrames, TextFrames, unless_left
+
+EXAMPLE = {"prompt": "The capital of France is", "llm_config": {"max_new_tokens": 32}}
+
+
+def operations(service: Service, options: ServerOptions) -> list[Operation]:
+    """The routes of this file."""
+
+    async def generate(request: Request) -> ASGIApp:
+        message = await read_message(request, GenerateRequest, options.max_body)
+        response, details = await unless_left(request.receive, service.generate(message))
+        body = unstructure(response)
+        if details is not None:
+            body["details"] = unstructure(details)
+        return Response(dumps(body), media_type="application/json")
+
+    async def generate_stream(request: Request) -> ASGIApp:
+        message = await read_message(request, GenerateRequest, options.max_body)
+        answer = await unless_left(request.receive, service.generate_stream(message))
+        frames: Frames
+        if _wants_text(request):
+            if answer.choices > 1:
+                await answer.aclose()
+                raise UnsupportedFeature("Plain text carries one choice only.", param="llm_config.n")
+            frames = TextFrames(answer)
+        else:
+            frames = GenerateFrames(answer, request.scope["openllm.request_id"])
+        return EventStream(answer, frames, ping_s=options.ping_interval)
+
+    return [
+        Operation(
+            path="/v1/generate",
+            methods=("POST",),
+            endpoint=generate,
+            summary="Complete a raw prompt; no template is applied. `details` comes with `detail: true`.",
+            tag="OpenLLM",
+            request=GenerateRequest,
+            response=GenerateResponse,
+            errors=(*BAD, *BUSY),
+            example=EXAMPLE,
+        ),
+        Operation(
+            path="/v1/generate_stream",
+            methods=("POST",),
+            endpoint=generate_stream,
+            summary="The same as server-sent events; with `Accept: text/plain`, as bare text.",
+            tag="OpenLLM",
+            request=GenerateRequest,
+            event=StreamFrame,
+            media="text/event-stream",
+            errors=(*BAD, *BUSY),
+            example=EXAMPLE,
+        ),
+    ]
+
+
+def _wants_text(request: Request) -> bool:
+    accepted = request.headers.get("accept", "").lower()
+    return accepted.partition(";")[0].strip() == "text/plain"

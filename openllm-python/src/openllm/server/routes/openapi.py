@@ -1,0 +1,164 @@
+"""`GET /openapi.json`, made from the list of operations, and `/docs`, the page that shows it and lets one try it.
+
+The page's files are constant and need no key; what they fetch does. They ask no other host for anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from importlib import resources
+from importlib.metadata import version
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from openllm_core.errors import InvalidRequest
+from openllm_core.schema import ErrorBody
+from openllm_core.serde import dumps, json_schema
+
+from ..errors import status_of
+from ..operation import Endpoint, Operation
+
+EVERYWHERE = ("invalid_http", "invalid_api_key", "forbidden_host", "internal_error")
+PAGE = {
+    "/docs": ("index.html", "text/html; charset=utf-8"),
+    "/docs/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
+    "/docs/docs.css": ("docs.css", "text/css; charset=utf-8"),
+}
+SAFETY = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+def operations(described: Sequence[Operation]) -> list[Operation]:
+    """The routes of this file.
+
+    Args:
+        described: all other routes.
+    """
+    made: list[Operation] = []
+    document = b""
+
+    async def openapi(request: Request) -> ASGIApp:
+        nonlocal document
+        document = document or dumps(openapi_document([*described, *made]))
+        return Response(document, media_type="application/json")
+
+    made.append(
+        Operation(
+            path="/openapi.json",
+            methods=("GET",),
+            endpoint=openapi,
+            summary="This description, in OpenAPI's format.",
+            tag="Documentation",
+            response=dict[str, Any],
+        )
+    )
+    made.extend(
+        Operation(
+            path=path,
+            methods=("GET",),
+            endpoint=_file(name, kind),
+            summary="The page that shows all routes and lets you try them."
+            if path == "/docs"
+            else f"Part of /docs: {name}.",
+            tag="Documentation",
+            media=kind.partition(";")[0],
+            open=True,
+        )
+        for path, (name, kind) in PAGE.items()
+    )
+    return made
+
+
+def _file(name: str, kind: str) -> Endpoint:
+    async def serve(request: Request) -> ASGIApp:
+        content = (resources.files("openllm.server") / "ui" / name).read_bytes()
+        return Response(content, headers=SAFETY | {"content-type": kind})
+
+    return serve
+
+
+def openapi_document(described: Sequence[Operation]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a list of operations."""
+    schemas: dict[str, Any] = {}
+    paths: dict[str, Any] = {}
+    for operation in described:
+        item = paths.setdefault(operation.path, {})
+        for method in operation.methods:
+            item[method.lower()] = _describe(operation, method, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "OpenLLM",
+            "version": version("openllm"),
+            "description": "Errors have one shape on every route. X-Request-Id names a request in the server's log.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Only where the server was started with keys.",
+                }
+            },
+        },
+    }
+
+
+def _describe(operation: Operation, method: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": f"{method.lower()}_{operation.path.strip('/').replace('/', '_').replace('.', '_')}",
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "responses": _responses(operation, schemas),
+    }
+    if operation.open:
+        described["security"] = []
+    if operation.request is not None and method == "POST":
+        content: dict[str, Any] = {"schema": json_schema(operation.request, schemas)}
+        if operation.example is not None:
+            content["example"] = dict(operation.example)
+        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+    return described
+
+
+def _responses(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if operation.response is not None:
+        content["application/json"] = {"schema": json_schema(operation.response, schemas)}
+    if operation.event is not None:
+        event = json_schema(operation.event, schemas)
+        content["text/event-stream"] = {
+            "schema": {
+                "type": "string",
+                "description": "`data: ` and an event, per line; `data: [DONE]` after success.",
+            },
+            "x-event": event,
+        }
+    elif operation.response is None:
+        content[operation.media] = {"schema": {"type": "string"}}
+    responses: dict[str, Any] = {"200": {"description": "Success.", "content": content}}
+    error = {"application/json": {"schema": json_schema(ErrorBody, schemas)}}
+    by_status: dict[int, list[str]] = {}
+    for code in (*EVERYWHERE, *operation.errors):
+        if operation.open and code == "invalid_api_key":
+            continue
+        status = 500 if code == "internal_error" else status_of(InvalidRequest("", code=code))[0]
+        by_status.setdefault(status, []).append(code)
+    for status, codes in sorted(by_status.items()):
+        described = f"{HTTPStatus(status).phrase}: {', '.join(codes)}."
+        responses[str(status)] = {"description": described, "content": error}
+    return responses
