@@ -1,0 +1,73 @@
+"""Environment variables of configuration fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from openllm_core.config.env import EnvVarMixin, field_env_key, parse_value
+from openllm_core.errors import InvalidSetting
+
+
+def test_names_have_no_model_in_them() -> None:
+    """One variable means one field, whatever the family."""
+    assert field_env_key("temperature", "generation") == "OPENLLM_GENERATION_TEMPERATURE"
+    assert field_env_key("best_of", "sampling") == "OPENLLM_SAMPLING_BEST_OF"
+    assert field_env_key("use_llama2_prompt") == "OPENLLM_USE_LLAMA2_PROMPT"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.2", 0.2),
+        ("3", 3),
+        ("True", True),
+        ("FALSE", False),
+        ("None", None),
+        ("null", None),
+        ("[1, 2]", [1, 2]),
+        ('"Word"', "Word"),
+        ('["A", "b"]', ["A", "b"]),
+    ],
+)
+def test_values_are_json(text: str, value: Any) -> None:
+    """With Python's words for true, false and null as well; the case of text is kept."""
+    assert parse_value("V", text) == value
+
+
+@pytest.mark.parametrize("text", ["", "word", "0,2", "{", "nan"])
+def test_anything_else_names_the_variable(text: str) -> None:
+    """And says how to write it."""
+    with pytest.raises(InvalidSetting) as caught:
+        parse_value("OPENLLM_GENERATION_TOP_P", text)
+    assert caught.value.param == "OPENLLM_GENERATION_TOP_P"
+    assert "JSON" in caught.value.message
+
+
+def test_env_gives_names_and_values() -> None:
+    """`env["model_id"]` is a name; `env["model_id_value"]` the environment's value, else the argument."""
+    env = EnvVarMixin("flan_t5", "vllm", model_id="a", environ={"OPENLLM_MODEL_ID": "b"})
+    assert env["model_id"] == "OPENLLM_MODEL_ID"
+    assert env["config"] == env.config == "OPENLLM_CONFIG"
+    assert env["model_id_value"] == "b"
+    assert env["backend_value"] == "vllm"
+    assert env["quantize_value"] is None
+    assert env["model_name"] == "flan_t5"
+    assert len(env) == len(list(env)) == 5
+
+
+@pytest.mark.parametrize("item", ["nope", "config_value", "model_name_value", "nope_value"])
+def test_other_items_are_unknown(item: str) -> None:
+    """Only what the environment can set has a value."""
+    with pytest.raises(KeyError):
+        EnvVarMixin("opt", environ={})[item]
+
+
+def test_the_environment_is_read_at_each_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the object was made."""
+    env = EnvVarMixin("opt")
+    monkeypatch.setenv("OPENLLM_BACKEND", "vllm")
+    assert env["backend_value"] == "vllm"
+    monkeypatch.delenv("OPENLLM_BACKEND")
+    assert env["backend_value"] == "pt"

@@ -1,0 +1,83 @@
+"""The knobs of the program: every one is usable, documented and safe by default."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import attrs
+import pytest
+
+from openllm_core.errors import InvalidSetting, UnsafeConfiguration
+from openllm_core.options import EngineOptions, ServerOptions, StoreOptions, as_data, from_data
+from openllm_core.settings import flag_of, read, settings_of
+
+CLASSES = (EngineOptions, ServerOptions, StoreOptions)
+KNOBS = [(cls, name, *pair) for cls in CLASSES for name, pair in settings_of(cls).items()]
+
+
+@pytest.mark.parametrize(("cls", "name", "attribute", "fact"), KNOBS, ids=[f"{k[0].__name__}.{k[1]}" for k in KNOBS])
+def test_every_knob_is_documented_and_its_default_fits(cls: Any, name: str, attribute: Any, fact: Any) -> None:
+    """Each field is a setting with a line of help, and its own default passes its own checks."""
+    assert fact.help.endswith(".") or ";" in fact.help
+    default = attribute.default
+    default = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+    if default is not None:
+        made = read(cls, explicit={name: default}, environ={}).options
+        assert getattr(made, name) == default
+
+
+def test_every_field_is_a_setting() -> None:
+    """No knob is declared past the one way that documents it."""
+    for cls in CLASSES:
+        assert set(settings_of(cls)) == {a.name for a in attrs.fields(cls)}
+
+
+def test_flags_and_variables_are_used_once() -> None:
+    """Two knobs never share a flag or an environment variable."""
+    flags = [flag for _, name, _, fact in KNOBS if (flag := flag_of(name, fact))]
+    variables = [fact.env for *_, fact in KNOBS if fact.env]
+    assert len(set(flags)) == len(flags)
+    assert len(set(variables)) == len(variables)
+
+
+def test_nothing_is_open_or_trusted_unless_asked() -> None:
+    """The defaults bind to loopback, trust no code, and allow no cross-origin call."""
+    engine, server = EngineOptions(), ServerOptions()
+    assert server.host == "127.0.0.1"
+    assert not (server.cors or server.no_auth or engine.trust_remote_code or engine.allow_pickle_weights)
+
+
+def test_trust_from_the_environment_is_refused() -> None:
+    """TRUST_REMOTE_CODE=1 in the environment is an error; an explicit argument is obeyed."""
+    with pytest.raises(UnsafeConfiguration):
+        read(EngineOptions, environ={"TRUST_REMOTE_CODE": "True"})
+    assert read(EngineOptions, explicit={"trust_remote_code": True}, environ={}).options.trust_remote_code
+
+
+@pytest.mark.parametrize("status", ["429", "503"])
+def test_overload_status_is_one_of_two(status: str) -> None:
+    """Only the two statuses clients understand."""
+    assert read(ServerOptions, environ={"OPENLLM_OVERLOAD_STATUS": status}).options.overload_status == int(status)
+    with pytest.raises(InvalidSetting):
+        read(ServerOptions, environ={"OPENLLM_OVERLOAD_STATUS": "500"})
+
+
+def test_several_keys_come_comma_separated() -> None:
+    """OPENLLM_API_KEY holds one key or more."""
+    assert read(ServerOptions, environ={"OPENLLM_API_KEY": "a,b"}).options.api_key == ("a", "b")
+
+
+def test_engine_options_travel_as_data() -> None:
+    """The host rebuilds exactly what the server sent; a stray key is an error."""
+    options = EngineOptions(model_path="/m", engine_arg={"a": 1}, max_num_seqs=4)
+    assert from_data(as_data(options)) == options
+    with pytest.raises(TypeError):
+        from_data({"nope": 1})
+
+
+def test_options_are_keyword_only() -> None:
+    """No knob depends on its position."""
+    for cls in CLASSES:
+        parameters = inspect.signature(cls).parameters.values()
+        assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
