@@ -123,6 +123,13 @@ class Command(click.Command):
         added = cast("list[click.Parameter]", getattr(global_options(nothing), "__click_params__", []))
         self.params.extend(reversed(added))
 
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """-h and --help, worded alike everywhere."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.help = "Show this page."
+        return option
+
     def invoke(self, ctx: click.Context) -> Any:
         """Apply the global options, set up logging, run."""
         set_up_logging(apply_globals(ctx, ctx.params))

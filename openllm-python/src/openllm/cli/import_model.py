@@ -31,23 +31,25 @@ def command(
 
     MODEL is a hub id, a folder or a family name, then with MODEL_ID as the id; without it the default model is fetched.
     """
-    from openllm.serialisation import import_model
+    from openllm.serialisation import import_model, list_models
 
     settings = read_settings(typed, config)
     out = Output(output, session)
+    before = {entry.tag for entry in list_models(settings.store)}
     with out.progress() as progress:
         entry = import_model(
             model or settings.model,
             model_id=model_id or settings.model_id,
             options=settings.store,
             trust_remote_code=settings.engine.trust_remote_code,
+            allow_pickle_weights=settings.engine.allow_pickle_weights,
             progress=progress,
         )
     if output == "json":
-        out.json(
-            {"tag": entry.tag, "path": str(entry.path), "size_bytes": entry.size_bytes, "model_id": entry.model_id}
-        )
+        data = {"tag": entry.tag, "model_id": entry.model_id, "size_bytes": entry.size_bytes, "path": str(entry.path)}
+        out.json(data | {"previously_setup": entry.tag in before})
     elif output == "porcelain":
         out.data(entry.tag)
     else:
+        out.say("Already in the store." if entry.tag in before else "Imported.", dim=True)
         out.data(f"{entry.tag}  {size_text(entry.size_bytes)}  {entry.path}")

@@ -9,7 +9,7 @@ import click
 
 from openllm.cli.command import Command, Session
 from openllm.cli.options import read_settings
-from openllm.cli.output import NARROW, Output, output_option, size_text
+from openllm.cli.output import NARROW, WIDE, Output, output_option, size_text, two_lines
 from openllm_core.families import registry
 from openllm_core.families.spec import FamilySpec
 
@@ -101,8 +101,14 @@ def _show_stored(out: Output, entries: list[StoreEntry]) -> None:
     if not entries:
         out.say("No models on this machine yet; `openllm start` fetches the default one.\n", dim=True)
         return
-    rows = [(e.model_id, e.family or "-", size_text(e.size_bytes), home_path(e.path)) for e in entries]
-    out.table(("On this machine", "Family", "Size", "Path"), rows, numbers=(2,))
+    rows: list[tuple[Any, ...]] = [
+        (e.model_id, e.family or "-", size_text(e.size_bytes), home_path(e.path)) for e in entries
+    ]
+    if out.width >= WIDE:
+        out.table(("On this machine", "Family", "Size", "Path"), rows, numbers=(2,))
+    else:
+        rows = [(two_lines(name, path), family, size) for name, family, size, path in rows]
+        out.table(("On this machine", "Family", "Size"), rows, numbers=(2,))
     out.data("")
 
 
@@ -118,9 +124,8 @@ def _show_families(out: Output, families: list[FamilySpec]) -> None:
         )
         for spec in families
     ]
-    if out.width < NARROW:
-        headers, rows = headers[::2], [row[::2] for row in rows]
-    out.table(headers, rows)
+    shown = [0, 1, 2, 3, 4] if out.width >= WIDE else [0, 1, 2, 4] if out.width >= NARROW else [0, 2, 4]
+    out.table([headers[i] for i in shown], [[row[i] for i in shown] for row in rows])
     out.say("\n+n: more ids, by `openllm models LLM`.  *: some facts are unverified.", dim=True)
 
 

@@ -21,11 +21,12 @@ from openllm.cli.command import Session, colours
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 F = TypeVar("F", bound=Callable[..., Any])
 Format = Literal["pretty", "json", "porcelain"]
 PIPE_WIDTH = 10_000  # columns where nobody looks
-NARROW = 110  # columns below which a wide table drops what is least asked for
+WIDE, NARROW = 150, 108  # columns below which a table leaves out what is least asked for
 Bar = Callable[[str, float | None, float | None], None]
 """Called with (what is being done, amount done, amount in all); None where unknown."""
 
@@ -142,6 +143,13 @@ def make_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers
     return table
 
 
+def two_lines(first: str, second: str) -> Text:
+    """A table's cell: a text, and a dim one below it."""
+    from rich.text import Text
+
+    return Text.assemble(first, "\n", (second, "default dim"))
+
+
 def _step_lines(say: Callable[..., None]) -> Bar:
     """Progress without a terminal: one line when a step begins, none for its shares."""
     seen = ""
@@ -150,7 +158,7 @@ def _step_lines(say: Callable[..., None]) -> Bar:
         nonlocal seen
         if text and text != seen:
             seen = text
-            say(f"{text} …")
+            say(f"{sentence(text)} …")
 
     return show
 
@@ -174,7 +182,7 @@ def _moving_bar(console: Console) -> Generator[Bar]:
             nonlocal current
             if text != current:
                 current = text
-                progress.reset(task, description=text, total=total)
+                progress.reset(task, description=sentence(text), total=total)
             progress.update(task, completed=done or 0, total=total, amount=amount_text(done, total))
 
         yield show
@@ -205,3 +213,8 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
+
+
+def sentence(text: str) -> str:
+    """A text with a capital first letter."""
+    return text[:1].upper() + text[1:]

@@ -69,11 +69,16 @@ def serve(settings: Settings, model: str | None, model_id: str | None, out: Outp
     from openllm.server.run import serve as run
 
     composed = build(settings.engine, settings.server, resolved)
+    for note in composed.notes:
+        out.fact("Ignored", note)
     show = Startup(composed, settings, out)
     try:
-        return run(composed, settings.server, on_listening=show.listening, on_ready=show.ready)
+        code = run(composed, settings.server, on_listening=show.listening, on_ready=show.ready)
     finally:
         show.end()
+    if composed.engine.failure is not None:
+        raise composed.engine.failure
+    return code
 
 
 def find_model(settings: Settings, model: str | None, model_id: str | None, out: Output) -> ResolvedModel | None:
