@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+
 from openllm_client import AsyncHTTPClient, HTTPClient
 
 BASE = "http://test.invalid:3000"
@@ -140,8 +141,8 @@ class SocketServer:
             except OSError:
                 return
             self.open.append(connection)
-            threading.Thread(target=self._handle, args=(connection, self.connections), daemon=True).start()
             self.connections += 1
+            threading.Thread(target=self._handle, args=(connection, self.connections - 1), daemon=True).start()
 
     def _handle(self, connection: socket.socket, number: int) -> None:
         with contextlib.suppress(OSError), connection:
@@ -195,4 +196,6 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-request-id: r-1\r\ntransfer-encoding: chunked\r\n\r\n"
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-request-id: r-1\r\ntransfer-encoding: chunked\r\n\r\n"
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 
 import pytest
+
 from openllm_client import AsyncHTTPClient, HTTPClient
 from openllm_client._config import resolve, transport_options
 from openllm_core.errors import InvalidSetting
@@ -93,7 +94,7 @@ def test_defaults_without_environment():
 
 def test_bad_endpoint_variable_is_named():
     """A bad OPENLLM_ENDPOINT is blamed on the variable."""
-    with pytest.raises(InvalidSetting, match="^OPENLLM_ENDPOINT:"):
+    with pytest.raises(InvalidSetting, match=r"^OPENLLM_ENDPOINT:"):
         settings(environ={"OPENLLM_ENDPOINT": "ftp://x"})
 
 

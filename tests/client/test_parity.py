@@ -6,6 +6,7 @@ import inspect
 
 import httpx
 import pytest
+
 from openllm_client import AsyncHTTPClient, AsyncStream, HTTPClient, Stream
 
 from .test_http import METADATA

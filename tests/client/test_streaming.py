@@ -9,6 +9,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from openllm_client import AsyncHTTPClient, HTTPClient, _streaming
 from openllm_client._streaming import SSEDecoder
 from openllm_core.errors import BadRequest, ClientError, RateLimited, ServerError, StatusError, StreamInterrupted
