@@ -1,0 +1,266 @@
+"""TorchBackend: the `Backend` contract over a `Scheduler` that turns in a thread of its own.
+
+The engine host calls `submit` and `abort` from its event loop: both only put a note into an inbox. The step thread reads
+the inbox between two turns, so no lock is ever held over a computation; outputs come back through the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import torch
+
+from openllm_core.errors import EngineUnavailable, InvalidRequest, OutOfMemory, UnsupportedFeature
+from openllm_core.options import EngineOptions
+from openllm_core.resources import detect
+
+from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
+from . import checkpoint as checkpoints
+from . import embedding, loading, tuning
+from .model import LoadedModel
+from .scheduler import Limits, Scheduler
+
+MAX_ROWS = 64
+UNBOUNDED_CONTEXT = 2048  # tokens, for architectures without a limit of their own
+CACHE_SHARE = 0.8  # of the memory that is free once the weights are loaded
+PREFILL_TOKENS = {"cpu": 512, "cuda": 8192}  # prompt tokens one step computes: bounds how long running rows wait
+UNREAD_STEPS = 64  # outputs nobody has taken after which the step thread waits
+
+
+class TorchBackend:
+    """Runs one transformers model. See `backends.base.Backend` for the contract.
+
+    Args:
+        model: loaded.
+        limits: bounds of the scheduler.
+        info: what the server is told.
+    """
+
+    def __init__(self, model: LoadedModel, limits: Limits, info: BackendInfo) -> None:
+        self.info = info
+        self._model = model
+        self._scheduler = Scheduler(model, limits)
+        self._inbox: queue.SimpleQueue[BackendRequest | str | _Call | None] = queue.SimpleQueue()
+        self._outputs: deque[StepOutput] = deque()
+        self._aborted: set[str] = set()
+        self._wake: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._room = threading.Semaphore(UNREAD_STEPS)
+        self._failure: BaseException | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="openllm-step", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(cls, options: EngineOptions, progress: Progress) -> TorchBackend:
+        """Load the model folder and start stepping; see `openllm.backends.torch.load` for the errors."""
+        checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
+        choice = tuning.choose(options, checkpoint, progress)
+        torch.set_num_threads(choice.threads)
+        model = loading.load(options, checkpoint, choice, progress)
+        limits, info = describe(model, options, checkpoint, choice)
+        progress("ready", 1.0)
+        return cls(model, limits, info)
+
+    # -- the contract ------------------------------------------------------------------------------------------------
+
+    def submit(self, request: BackendRequest) -> None:
+        """Queue a sequence; it joins at the next step."""
+        self._inbox.put(request)
+
+    def abort(self, request_id: str) -> None:
+        """Drop a sequence; no delta of it is sent from here on."""
+        self._aborted.add(request_id)
+        self._inbox.put(request_id)
+
+    async def steps(self) -> AsyncIterator[StepOutput]:
+        """One item per step. Only one consumer at a time.
+
+        Raises:
+            EngineUnavailable: the step thread died.
+        """
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        while True:
+            while self._outputs:
+                output = self._outputs.popleft()
+                self._room.release()
+                yield self._without_aborted(output)
+            self._raise_failure()
+            if self._closed:
+                return
+            await self._wake.wait()
+            self._wake.clear()
+
+    async def embed(self, batch: Sequence[Sequence[int]]) -> list[list[float]]:
+        """[n][seq_len] token ids -> [n][hidden] float32, mean-pooled and L2-normalised.
+
+        Raises:
+            InvalidRequest: an empty text, one that is too long, or an id outside the vocabulary.
+        """
+        for ids in batch:
+            if not 0 < len(ids) <= self.info.max_prompt_len:
+                raise InvalidRequest(f"A text has {len(ids)} tokens; 1 to {self.info.max_prompt_len} fit.")
+            if not all(0 <= token < self._model.vocab_size for token in ids):
+                raise InvalidRequest("A token id is not in the vocabulary.")
+        call = _Call(self._model, [list(ids) for ids in batch], asyncio.get_running_loop())
+        self._inbox.put(call)
+        return await call.result
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Adapters are not supported yet."""
+        raise UnsupportedFeature("The pt backend cannot load adapters.")
+
+    async def unload_adapter(self, name: str) -> None:
+        """Adapters are not supported yet."""
+        raise UnsupportedFeature("The pt backend cannot load adapters.")
+
+    async def check_health(self) -> None:
+        """Raises EngineUnavailable when the step thread is gone."""
+        self._raise_failure()
+        if self._closed or not self._thread.is_alive():
+            raise EngineUnavailable("The step thread has ended.")
+
+    async def aclose(self) -> None:
+        """Stop after the running step and free the model."""
+        self._closed = True
+        self._inbox.put(None)
+        for _ in range(UNREAD_STEPS):
+            self._room.release()
+        await asyncio.to_thread(self._thread.join)
+        self._signal()
+        self._scheduler.release()
+
+    # -- the step thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:
+            self._failure = error
+            self._signal()
+
+    def _turn(self) -> bool:
+        """Read the inbox, take one step; False when closed."""
+        refused: list[SequenceDelta] = []
+        block = self._scheduler.idle
+        while True:
+            try:
+                note = self._inbox.get(block=block)
+            except queue.Empty:
+                break
+            block = False
+            if note is None:
+                return False
+            if isinstance(note, str):
+                self._scheduler.abort(note)
+            elif isinstance(note, _Call):
+                note.run()
+            elif delta := self._scheduler.add(note):
+                refused.append(delta)
+        if not self._scheduler.idle or refused:
+            output = self._scheduler.step()
+            self._emit(StepOutput([*refused, *output.deltas], output.num_running, output.num_waiting, output.step_s))
+        return not self._closed
+
+    def _emit(self, output: StepOutput) -> None:
+        self._room.acquire()
+        self._outputs.append(output)
+        self._signal()
+
+    def _signal(self) -> None:
+        if self._loop is not None and self._wake is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    def _without_aborted(self, output: StepOutput) -> StepOutput:
+        if not self._aborted:
+            return output
+        deltas = [delta for delta in output.deltas if delta.request_id not in self._aborted]
+        return StepOutput(deltas, output.num_running, output.num_waiting, output.step_s)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise EngineUnavailable(f"The step thread failed: {self._failure!r}"[:400]) from self._failure
+
+
+class _Call:
+    """One embedding call, run between two steps; its result goes back to the caller's loop."""
+
+    def __init__(self, model: LoadedModel, batch: list[list[int]], loop: asyncio.AbstractEventLoop) -> None:
+        self.model, self.batch, self.loop = model, batch, loop
+        self.result: asyncio.Future[list[list[float]]] = loop.create_future()
+
+    def run(self) -> None:
+        """Compute in the step thread."""
+        try:
+            found, error = embedding.embed(self.model, self.batch), None
+        except Exception as raised:
+            found, error = [], raised
+        self.loop.call_soon_threadsafe(self._settle, found, error)
+
+    def _settle(self, found: list[list[float]], error: Exception | None) -> None:
+        if self.result.done():
+            return
+        if error is None:
+            self.result.set_result(found)
+        else:
+            self.result.set_exception(error)
+
+
+def describe(
+    model: LoadedModel, options: EngineOptions, checkpoint: checkpoints.Checkpoint, choice: tuning.Choice
+) -> tuple[Limits, BackendInfo]:
+    """Bounds and facts of a model that was just loaded.
+
+    Raises:
+        OutOfMemory: not even a short sequence fits beside the weights.
+    """
+    positions = checkpoint.max_positions
+    max_len = min(options.max_model_len or positions or UNBOUNDED_CONTEXT, positions or 1 << 30)
+    max_rows = options.max_num_seqs or MAX_ROWS
+    bytes_per_token = max(1, checkpoint.kv_elements_per_token * model.dtype.itemsize)
+    weight_bytes = max(1, checkpoint.weight_bytes)
+    if model.device.type == "cuda":
+        free = torch.cuda.mem_get_info(model.device)[0]
+        resident = torch.cuda.memory_allocated(model.device)
+    else:
+        free = detect.machine(probe=tuple).memory_available_bytes
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 if Path("/proc/self/statm").exists() else 0
+    cache_bytes = int(free * CACHE_SHARE)
+    if cache_bytes < bytes_per_token * min(max_len, 64):
+        raise OutOfMemory(
+            f"{bytes_per_token * min(max_len, 64):,} bytes of cache are needed beside the weights; {cache_bytes:,} are free."
+        )
+    limits = Limits(
+        max_rows=max_rows,
+        max_len=max_len,
+        max_prompt_len=max_len if model.seq2seq else max_len - 1,
+        prefill_tokens=int(options.engine_arg.get("prefill_tokens", PREFILL_TOKENS[model.device.type])),
+        cache_bytes=cache_bytes,
+        bytes_per_token=bytes_per_token,
+        lane_cost=max(256, weight_bytes // bytes_per_token),
+    )
+    info = BackendInfo(
+        backend="pt",
+        capabilities=Capabilities(embed=True, seq2seq=model.seq2seq),
+        max_model_len=max_len,
+        max_prompt_len=limits.max_prompt_len,
+        max_batch=max_rows,
+        vocab_size=model.vocab_size,
+        eos_token_ids=checkpoints.eos_token_ids(checkpoint),
+        bos_token_id=checkpoints.bos_token_id(checkpoint),
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        architecture=checkpoint.architecture,
+        decisions=choice.decisions,
+        memory_bytes=resident,
+    )
+    return limits, info

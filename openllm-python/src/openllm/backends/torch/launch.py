@@ -1,0 +1,78 @@
+"""What must be known before the engine host of the pt backend starts: its environment, and whether the model fits.
+
+Called by the supervisor in the server process and by the backend itself before it loads. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openllm_core.errors import OutOfMemory
+from openllm_core.options import EngineOptions
+from openllm_core.resources import detect
+
+from ..base import MemoryEstimate
+from . import checkpoint as checkpoints
+
+RUNTIME_BYTES = 600 * 1024 * 1024  # torch, transformers and their working buffers, resident after import
+MIN_CONTEXT = 512  # tokens of cache without which a start makes no sense
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def environment(options: EngineOptions, machine: detect.Machine | None = None) -> dict[str, str]:
+    """Variables to set before the host starts.
+
+    OpenMP threads must sleep, not spin, between steps: a spinning thread steals the core that the server process needs.
+    """
+    found = machine or detect.machine()
+    variables = {
+        "OMP_NUM_THREADS": str(options.threads or found.physical_cores or found.cores),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",  # the folder is resolved before the host starts: nothing is fetched from here on
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    if options.device == "cpu":
+        variables["CUDA_VISIBLE_DEVICES"] = "-1"
+    elif options.device not in ("auto", "cuda", ""):
+        variables["CUDA_VISIBLE_DEVICES"] = options.device.removeprefix("cuda:")
+    return variables
+
+
+def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> MemoryEstimate:
+    """Memory the model needs and the device has, from its files alone.
+
+    Raises:
+        CorruptModel: the folder cannot be read.
+        NoSuitableDevice: the asked-for GPU is not there.
+    """
+    found = machine or detect.machine()
+    checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
+    gpus = detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device)
+    stored = DTYPE_BYTES.get(checkpoint.dtype, 4)
+    computed = DTYPE_BYTES.get(options.dtype, stored)
+    weights = checkpoint.num_parameters * computed or checkpoint.weight_bytes * computed // stored
+    cache_type = computed if gpus or options.dtype != "auto" else 4  # the CPU mostly computes in float32
+    cache = checkpoint.kv_elements_per_token * cache_type * min(options.max_model_len or MIN_CONTEXT, MIN_CONTEXT)
+    parts = {"weights": weights, "cache": cache, "runtime": RUNTIME_BYTES}
+    return MemoryEstimate(
+        need_bytes=sum(parts.values()),
+        have_bytes=gpus[0].memory_free_bytes if gpus else found.memory_available_bytes,
+        parts=parts,
+        device=f"cuda:{gpus[0].index}" if gpus else "cpu",
+    )
+
+
+def refuse_too_large(found: MemoryEstimate, what: str) -> None:
+    """Refuse what will not fit, naming need and have in bytes.
+
+    Raises:
+        OutOfMemory: it will not.
+    """
+    if found.fits:
+        return
+    parts: Any = ", ".join(f"{name} {size:,}" for name, size in found.parts.items())
+    raise OutOfMemory(
+        f"{what} needs about {found.need_bytes:,} bytes on {found.device} ({parts}); {found.have_bytes:,} are free.",
+        hint="Free memory, choose a smaller model, or a smaller --dtype.",
+    )

@@ -1,0 +1,147 @@
+"""Load a model folder into a `LoadedModel`: device, weights, type, packed layers; refuse what is not whole.
+
+Called by `backend` in the engine host. Every choice it makes is written into `decisions`, one line each.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from openllm_core.errors import CorruptModel, MissingDependency, NoSuitableDevice, OpenLLMError, UnsupportedFeature
+from openllm_core.options import EngineOptions
+from openllm_core.resources import detect
+
+from ..base import Progress
+from . import attention, launch
+from .checkpoint import Checkpoint, refuse_untrusted_code
+from .linears import pack_linears, widen_rest
+from .model import LoadedModel
+from .tuning import Choice
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(options: EngineOptions) -> torch.device:
+    """The visible GPU, else the CPU; an empty or -1 CUDA_VISIBLE_DEVICES hides all GPUs.
+
+    Raises:
+        NoSuitableDevice: a GPU was asked for by name and torch can use none.
+    """
+    if options.device == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)  # launch.environment made the chosen one the first
+    if options.device != "auto":
+        raise NoSuitableDevice(
+            f"Device {options.device!r} was asked for; this torch ({torch.__version__}) sees no GPU.",
+            hint="Use --device cpu, or install a torch with CUDA.",
+            param="device",
+        )
+    return torch.device("cpu")
+
+
+def load_module(options: EngineOptions, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+    """Read the weights, in `dtype`, on `device`.
+
+    Raises:
+        CorruptModel: a tensor is missing, of another shape than the config says, or unreadable.
+        MissingDependency: the format needs a package that is not installed.
+        UnsafeConfiguration: the model brings code and `trust_remote_code` was not given.
+        UnsupportedFeature: transformers does not know the architecture.
+    """
+    refuse_untrusted_code(checkpoint, options.trust_remote_code)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    auto = transformers.AutoModelForSeq2SeqLM if checkpoint.seq2seq else transformers.AutoModelForCausalLM
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "trust_remote_code": options.trust_remote_code,
+        "local_files_only": True,
+        "output_loading_info": True,
+        "use_safetensors": not checkpoint.pickled,
+    }
+    if device.type != "cpu":
+        arguments["device_map"] = {"": device}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module, info = auto.from_pretrained(str(checkpoint.path), **arguments)
+    except OpenLLMError:
+        raise
+    except ImportError as error:
+        raise MissingDependency(f"This model needs a package that is not installed: {_first_line(error)}") from error
+    except (ValueError, KeyError) as error:
+        if "model type" in str(error) or "Unrecognized" in str(error):
+            raise UnsupportedFeature(
+                f"transformers {transformers.__version__} does not know {checkpoint.architecture or 'this architecture'}.",
+                hint="A newer transformers may: pip install -U transformers",
+            ) from error
+        raise CorruptModel(f"{checkpoint.path} cannot be loaded: {_first_line(error)}") from error
+    except (OSError, RuntimeError) as error:
+        raise CorruptModel(f"{checkpoint.path} cannot be loaded: {_first_line(error)}") from error
+    _refuse_incomplete(checkpoint, module, info)
+    module.eval()
+    module.requires_grad_(False)
+    return module
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:400] if text else type(error).__name__
+
+
+def _refuse_incomplete(checkpoint: Checkpoint, module: nn.Module, info: dict[str, Any]) -> None:
+    """A parameter that no file holds would be random numbers: never serve it."""
+    missing = sorted(str(key) for key in info.get("missing_keys") or ())
+    missing += [name for name, parameter in module.named_parameters() if parameter.is_meta and name not in missing]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CorruptModel(
+            f"{checkpoint.path.name}: no file holds the parameter {missing[0]}{more}.", hint="Import the model again."
+        )
+    odd = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info.get("mismatched_keys") or ())
+    if odd:
+        raise CorruptModel(f"{checkpoint.path.name}: {odd[0]} has another shape than config.json says.")
+
+
+def load(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, progress: Progress) -> LoadedModel:
+    """Load and prepare a model as `choice` says.
+
+    Raises:
+        OutOfMemory: it will not fit, decided before any weight is read.
+    """
+    launch.refuse_too_large(launch.estimate(options, detect.machine()), checkpoint.path.name)
+    device = choose_device(options)
+    attention.register()
+    stored = DTYPES.get(checkpoint.dtype, torch.float32)
+    compute = DTYPES[choice.dtype]
+    progress("reading weights", None)
+    packed = device.type == "cpu" and choice.linear != "plain"
+    module = load_module(options, checkpoint, device, stored if packed else compute)
+    if packed:
+        progress("packing weights", None)
+        pack_linears(module, choice.linear, dtype=compute)
+        if compute == torch.float32:
+            widen_rest(module)
+    config = module.config
+    generation: Any = getattr(module, "generation_config", None)
+    start = getattr(generation, "decoder_start_token_id", None)
+    if start is None:
+        start = getattr(config, "decoder_start_token_id", None)
+    text_config = config.get_text_config(decoder=True)
+    model = LoadedModel(
+        module=module,
+        device=device,
+        dtype=compute,
+        vocab_size=int(text_config.vocab_size),
+        seq2seq=checkpoint.seq2seq,
+        start_token_id=int(start or 0),
+    )
+    model.use_attention(choice.attention)
+    return model
