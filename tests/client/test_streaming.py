@@ -64,7 +64,7 @@ def test_events_by_the_standard(raw, payloads):
     st.lists(
         st.tuples(
             st.sampled_from(["data: ", "data:", "data", ": ", "event: ", ""]),
-            st.text(st.characters(exclude_characters="\r\n"), max_size=8),
+            st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=8),
             st.sampled_from(["\n", "\r", "\r\n"]),
         ),
         max_size=30,
