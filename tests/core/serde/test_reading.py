@@ -33,6 +33,9 @@ class Outer:
     many: list[Inner] = field(default=attrs.Factory(list), max_length=3)
     table: dict[str, int] = field(default=attrs.Factory(dict), le=5, max_length=2)
     pair: tuple[float, ...] = field(default=(), max_length=2)
+    free_or_int: int | Any = field(default=None)
+    word_or_int: Literal["low", "high"] | int = field(default=0)
+    bare_place: tuple[int, str] = field(default=(0, ""))
     place: tuple[int, str] | None = field(default=None)
     text_or_list: str | list[str] | None = field(default=None)
     number: int | float | None = field(default=None)
@@ -64,6 +67,8 @@ def test_good_data_becomes_a_value() -> None:
             "many": [{"size": 3}],
             "table": {"k": 1},
             "pair": [1, 2.5],
+            "free_or_int": {"x": 1},
+            "word_or_int": "low",
             "place": [1, "a"],
             "text_or_list": ["s"],
             "number": 2,
@@ -81,6 +86,8 @@ def test_good_data_becomes_a_value() -> None:
         many=[Inner(size=3)],
         table={"k": 1},
         pair=(1.0, 2.5),
+        free_or_int={"x": 1},
+        word_or_int="low",
         place=(1, "a"),
         text_or_list=["s"],
         number=2,
@@ -129,6 +136,9 @@ def test_good_data_becomes_a_value() -> None:
         ({"table": []}, "table", "invalid_type"),
         ({"pair": [1, 2, 3]}, "pair", "array_above_max_length"),
         ({"pair": ["a"]}, "pair[0]", "invalid_type"),
+        ({"bare_place": {}}, "bare_place", "invalid_type"),
+        ({"word_or_int": "mid"}, "word_or_int", "invalid_value"),
+        ({"word_or_int": []}, "word_or_int", "invalid_type"),
         ({"place": [1]}, "place", "array_below_min_length"),
         ({"place": [1, "a", 2]}, "place", "array_above_max_length"),
         ({"place": [1, 2]}, "place[1]", "invalid_type"),

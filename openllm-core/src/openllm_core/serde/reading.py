@@ -7,7 +7,6 @@ its way, so that a good value costs no path at all.
 from __future__ import annotations
 
 import functools
-import math
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -16,35 +15,26 @@ from typing import Any, Literal, TypeVar, cast, overload
 import attrs
 
 from ..errors import InvalidRequest
+from .checks import (
+    ARRAY,
+    BOOLEAN,
+    DECIMAL,
+    INTEGER,
+    NULL,
+    OBJECT,
+    SCALARS,
+    STRING,
+    Refused,
+    check_length,
+    check_range,
+    cut,
+    kind_of,
+    not_among,
+    wrong_type,
+)
 from .rule import NO_RULE, Rule, rule_of
-from .text import MAX_ECHO
 
 T = TypeVar("T")
-
-_OBJECT, _ARRAY, _STRING, _INTEGER, _DECIMAL, _BOOLEAN, _NULL = (
-    "an object",
-    "an array",
-    "a string",
-    "an integer",
-    "a number",
-    "a boolean",
-    "null",
-)
-
-
-class _Refused(Exception):
-    """A value does not fit. Path parts are added while it travels up, so that a good value costs nothing."""
-
-    def __init__(self, code: str, says: str) -> None:
-        super().__init__(says)
-        self.code = code
-        self.says = says  # continues "<path> …"
-        self.path: list[str | int] = []  # innermost part first
-
-    def under(self, part: str | int) -> _Refused:
-        self.path.append(part)
-        return self
-
 
 _Reader = Callable[[Any, "list[str] | None", str], Any]
 """(value, where to collect unknown names or None to refuse them, path so far when collecting) -> structured value."""
@@ -99,7 +89,7 @@ def structure_value(
 def _read(reader: _Reader, data: Any, ignored: list[str] | None, path: str) -> Any:
     try:
         return reader(data, ignored, path)
-    except _Refused as refused:
+    except Refused as refused:
         param = _join([*([path] if path else []), *reversed(refused.path)])
         message = f"{param or 'The body'} {refused.says}."
         raise InvalidRequest(message, code=refused.code, param=param or None) from None
@@ -109,31 +99,7 @@ def _join(parts: typing.Iterable[str | int]) -> str:
     text = ""
     for part in parts:
         text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else part)
-    return _cut(text)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_ECHO else text[: MAX_ECHO - 1] + "…"
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return _NULL
-    if isinstance(value, bool):
-        return _BOOLEAN
-    if isinstance(value, int):
-        return _INTEGER
-    if isinstance(value, float):
-        return _DECIMAL
-    if isinstance(value, str):
-        return _STRING
-    if isinstance(value, (list, tuple)):
-        return _ARRAY
-    return _OBJECT if isinstance(value, dict) else f"a {type(value).__name__}"
-
-
-def _wrong_type(want: str, value: Any) -> _Refused:
-    return _Refused("invalid_type", f"must be {want}, not {_kind(value)}")
+    return cut(text)
 
 
 @functools.cache
@@ -155,7 +121,7 @@ def _reader(target: Any, rule: Rule = NO_RULE) -> _Reader:
         return lambda value, ignored, path: value
     if target is None or target is type(None):
         return _read_none
-    if target in _SCALARS:
+    if target in SCALARS:
         return _scalar_reader(target, rule)
     if isinstance(target, type) and attrs.has(target):
         return lambda value, ignored, path: _read_class(target, value, ignored, path)
@@ -164,86 +130,25 @@ def _reader(target: Any, rule: Rule = NO_RULE) -> _Reader:
 
 def _read_none(value: Any, ignored: list[str] | None, path: str) -> None:
     if value is not None:
-        raise _wrong_type(_NULL, value)
-
-
-def _as_int(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, float) and value.is_integer() and abs(value) >= 2**63:  # how the parser hands over 2**70
-        side = "above_max" if value > 0 else "below_min"
-        raise _Refused(f"integer_{side}_value", "does not fit in 64 bits")
-    raise _wrong_type(_INTEGER, value)
-
-
-def _as_float(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _wrong_type(_DECIMAL, value)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise _Refused("invalid_value", "must be a finite number")
-    return number
-
-
-def _as_str(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong_type(_STRING, value)
-    return value
-
-
-def _as_bool(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong_type(_BOOLEAN, value)
-    return value
-
-
-_SCALARS: dict[Any, Callable[[Any], Any]] = {int: _as_int, float: _as_float, str: _as_str, bool: _as_bool}
+        raise wrong_type(NULL, value)
 
 
 def _scalar_reader(target: type[Any], rule: Rule) -> _Reader:
-    convert = _SCALARS[target]
+    convert = SCALARS[target]
     if target is bool or rule == Rule(help=rule.help):
         return lambda value, ignored, path: convert(value)
 
     def read(value: Any, ignored: list[str] | None, path: str) -> Any:
         converted = convert(value)
         if target is str:
-            _check_length(len(converted), rule, "string", "characters")
+            check_length(len(converted), rule, "string", "characters")
         else:
-            _check_range(converted, rule, "integer" if target is int else "decimal")
+            check_range(converted, rule, "integer" if target is int else "decimal")
         if rule.choices is not None and converted not in rule.choices:
-            raise _not_among(rule.choices, converted)
+            raise not_among(rule.choices, converted)
         return converted
 
     return read
-
-
-def _check_range(value: float, rule: Rule, kind: str) -> None:
-    if rule.ge is not None and value < rule.ge:
-        raise _Refused(f"{kind}_below_min_value", f"must be >= {rule.ge}")
-    if rule.gt is not None and value <= rule.gt:
-        raise _Refused(f"{kind}_below_min_value", f"must be > {rule.gt}")
-    if rule.le is not None and value > rule.le:
-        raise _Refused(f"{kind}_above_max_value", f"must be <= {rule.le}")
-    if rule.lt is not None and value >= rule.lt:
-        raise _Refused(f"{kind}_above_max_value", f"must be < {rule.lt}")
-
-
-def _check_length(length: int, rule: Rule, kind: str, units: str) -> None:
-    if rule.min_length is not None and length < rule.min_length:
-        if kind == "array" and length == 0:
-            raise _Refused("empty_array", "must not be empty")
-        raise _Refused(f"{kind}_below_min_length", f"must have at least {rule.min_length} {units}")
-    if rule.max_length is not None and length > rule.max_length:
-        raise _Refused(f"{kind}_above_max_length", f"must have at most {rule.max_length} {units}, not {length}")
-
-
-def _not_among(choices: Sequence[Any], value: Any) -> _Refused:
-    allowed = ", ".join(map(repr, choices))
-    return _Refused("invalid_value", f"must be one of {allowed}, not {_cut(repr(value)[: MAX_ECHO + 1])}")
 
 
 def _literal_reader(choices: tuple[Any, ...]) -> _Reader:
@@ -252,8 +157,8 @@ def _literal_reader(choices: tuple[Any, ...]) -> _Reader:
             if value == choice and type(value) is type(choice):
                 return value
         if not isinstance(value, (str, int, float)):
-            raise _wrong_type(f"one of {', '.join(map(repr, choices))}", value)
-        raise _not_among(choices, value)
+            raise wrong_type(f"one of {', '.join(map(repr, choices))}", value)
+        raise not_among(choices, value)
 
     return read
 
@@ -264,9 +169,9 @@ def _list_reader(member: Any, rule: Rule, make: Callable[[list[Any]], Any]) -> _
 
     def read(value: Any, ignored: list[str] | None, path: str) -> Any:
         if not isinstance(value, (list, tuple)):
-            raise _wrong_type(_ARRAY, value)
+            raise wrong_type(ARRAY, value)
         items = cast("Sequence[Any]", value)
-        _check_length(len(items), rule, "array", "items")
+        check_length(len(items), rule, "array", "items")
         made: list[Any] = []
         try:
             if ignored is None:
@@ -275,7 +180,7 @@ def _list_reader(member: Any, rule: Rule, make: Callable[[list[Any]], Any]) -> _
             else:
                 for index, item in enumerate(items):
                     made.append(read_item(item, ignored, f"{path}[{index}]"))
-        except _Refused as refused:
+        except Refused as refused:
             raise refused.under(len(made)) from None
         return made if make is list else make(made)
 
@@ -289,14 +194,14 @@ def _tuple_reader(members: tuple[Any, ...], rule: Rule) -> _Reader:
 
     def read(value: Any, ignored: list[str] | None, path: str) -> Any:
         if not isinstance(value, (list, tuple)):
-            raise _wrong_type(_ARRAY, value)
+            raise wrong_type(ARRAY, value)
         items = cast("Sequence[Any]", value)
-        _check_length(len(items), Rule(min_length=len(readers), max_length=len(readers)), "array", "items")
+        check_length(len(items), Rule(min_length=len(readers), max_length=len(readers)), "array", "items")
         made: list[Any] = []
         try:
             for index, (item, read_item) in enumerate(zip(items, readers, strict=True)):
                 made.append(read_item(item, ignored, f"{path}[{index}]"))
-        except _Refused as refused:
+        except Refused as refused:
             raise refused.under(len(made)) from None
         return tuple(made)
 
@@ -308,17 +213,17 @@ def _dict_reader(member: Any, rule: Rule) -> _Reader:
 
     def read(value: Any, ignored: list[str] | None, path: str) -> Any:
         if not isinstance(value, dict):
-            raise _wrong_type(_OBJECT, value)
+            raise wrong_type(OBJECT, value)
         made: dict[str, Any] = {}
         pairs = cast("dict[Any, Any]", value)
-        _check_length(len(pairs), rule, "object", "keys")
+        check_length(len(pairs), rule, "object", "keys")
         for key, item in pairs.items():
             if not isinstance(key, str):
-                raise _wrong_type("an object with string keys", value)
+                raise wrong_type("an object with string keys", value)
             try:
                 made[key] = read_item(item, ignored, f"{path}.{key}" if path else key)
-            except _Refused as refused:
-                raise refused.under(_cut(key)) from None
+            except Refused as refused:
+                raise refused.under(cut(key)) from None
         return made
 
     return read
@@ -328,17 +233,17 @@ def _takes(target: Any) -> frozenset[str]:
     """Kinds of JSON value that a union member can take."""
     origin = typing.get_origin(target)
     if target is Any or target is object:
-        return frozenset({_OBJECT, _ARRAY, _STRING, _INTEGER, _DECIMAL, _BOOLEAN, _NULL})
+        return frozenset({OBJECT, ARRAY, STRING, INTEGER, DECIMAL, BOOLEAN, NULL})
     if origin is Literal:
-        return frozenset(_kind(v) for v in typing.get_args(target))
+        return frozenset(kind_of(v) for v in typing.get_args(target))
     if origin in (list, tuple) or target in (list, tuple):
-        return frozenset({_ARRAY})
+        return frozenset({ARRAY})
     if target is float:
-        return frozenset({_INTEGER, _DECIMAL})
+        return frozenset({INTEGER, DECIMAL})
     if target is int:  # a number past 64 bits arrives as a float; the reader gives it its own code
-        return frozenset({_INTEGER, _DECIMAL})
-    kinds: dict[Any, str] = {str: _STRING, bool: _BOOLEAN, type(None): _NULL, None: _NULL}
-    return frozenset({kinds.get(target, _OBJECT)})
+        return frozenset({INTEGER, DECIMAL})
+    kinds: dict[Any, str] = {str: STRING, bool: BOOLEAN, type(None): NULL, None: NULL}
+    return frozenset({kinds.get(target, OBJECT)})
 
 
 def _union_reader(members: tuple[Any, ...], rule: Rule) -> _Reader:
@@ -347,32 +252,32 @@ def _union_reader(members: tuple[Any, ...], rule: Rule) -> _Reader:
     for kinds, reader in readers:
         for kind in kinds:
             by_kind.setdefault(kind, []).append(reader)
-    if int in members and float not in members and set(by_kind) - {_NULL} == {_INTEGER, _DECIMAL}:
-        want = _INTEGER
+    if int in members and float not in members and set(by_kind) - {NULL} == {INTEGER, DECIMAL}:
+        want = INTEGER
     else:
-        want = " or ".join(k for k in by_kind if k != _NULL and not (k == _INTEGER and _DECIMAL in by_kind))
+        want = " or ".join(k for k in by_kind if k != NULL and not (k == INTEGER and DECIMAL in by_kind))
     nullable = type(None) in members
 
     def read(value: Any, ignored: list[str] | None, path: str) -> Any:
         if value is None and nullable:
             return None
-        candidates = by_kind.get(_kind(value), [])
-        deepest: _Refused | None = None
+        candidates = by_kind.get(kind_of(value), [])
+        deepest: Refused | None = None
         for candidate in candidates:
             mark = 0 if ignored is None else len(ignored)
             try:
                 return candidate(value, ignored, path)
-            except _Refused as refused:
+            except Refused as refused:
                 if ignored is not None:
                     del ignored[mark:]
                 if deepest is None or _depth(refused) > _depth(deepest):
                     deepest = refused
-        raise deepest or _wrong_type(want, value)
+        raise deepest or wrong_type(want, value)
 
     return read
 
 
-def _depth(refused: _Refused) -> tuple[int, int]:
+def _depth(refused: Refused) -> tuple[int, int]:
     """How far a union member got before it refused; the one that got farthest explains best."""
     outermost = refused.path[-1] if refused.path else 0
     return (len(refused.path), outermost if isinstance(outermost, int) else 0)
@@ -403,28 +308,28 @@ def _fields(cls: type[Any]) -> dict[str, _Field]:
 
 def _read_class(cls: type[Any], value: Any, ignored: list[str] | None, path: str) -> Any:
     if not isinstance(value, dict):
-        raise _wrong_type(_OBJECT, value)
+        raise wrong_type(OBJECT, value)
     fields = _fields(cls)
     given: dict[str, Any] = {}
     for key, item in cast("dict[Any, Any]", value).items():
         known = fields.get(key)
         if known is None:
-            shown = _cut(str(key))
+            shown = cut(str(key))
             if ignored is None:
-                raise _Refused("unknown_parameter", "is not a known field").under(shown)
-            ignored.append(_cut(f"{path}.{shown}" if path else shown))
+                raise Refused("unknown_parameter", "is not a known field").under(shown)
+            ignored.append(cut(f"{path}.{shown}" if path else shown))
             continue
         try:
             given[known.init_name] = known.read(item, ignored, "" if ignored is None else _dotted(path, key))
-        except _Refused as refused:
+        except Refused as refused:
             raise refused.under(key) from None
     for known in fields.values():
         if known.required and known.init_name not in given:
-            raise _Refused("missing_required_parameter", "is required").under(known.name)
+            raise Refused("missing_required_parameter", "is required").under(known.name)
     try:
         return cls(**given)
     except (ValueError, TypeError) as error:
-        raise _Refused("invalid_value", f"is not valid: {_cut(str(error))}") from None
+        raise Refused("invalid_value", f"is not valid: {cut(str(error))}") from None
 
 
 def _dotted(path: str, key: str) -> str:

@@ -61,6 +61,4 @@ def _count_keys(value: Any) -> int:
     if isinstance(value, dict):
         members = cast("dict[str, Any]", value)
         return len(members) + sum(_count_keys(v) for v in members.values() if isinstance(v, (dict, list)))
-    if isinstance(value, list):
-        return sum(_count_keys(v) for v in cast("list[Any]", value) if isinstance(v, (dict, list)))
-    return 0
+    return sum(_count_keys(v) for v in cast("list[Any]", value) if isinstance(v, (dict, list)))
