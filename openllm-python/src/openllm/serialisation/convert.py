@@ -7,9 +7,9 @@ file) or `tokenizer` (a GGUF file or a folder). An error is one line of JSON on 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -17,9 +17,12 @@ from typing import Any, cast
 
 from openllm_core.errors import CorruptModel, MissingDependency, OpenLLMError
 
+from . import gguf_file
+
 # Names under which GGUF files of chat models keep the tokens that end a turn (keys of the metadata).
 _END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 _END_TEXTS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>")
+_SLIM_BYTES = 1 << 30
 _CONTROL = 3  # token_type of a control token, llama.cpp's LLAMA_TOKEN_TYPE_CONTROL
 
 # Splits before BPE, by `tokenizer.ggml.pre`. transformers gives every BPE of a GGUF GPT-2's split; these differ.
@@ -44,9 +47,29 @@ _SPLITS: dict[str, list[dict[str, Any]]] = {
 
 def weights(gguf: Path, out: Path) -> None:
     """Dequantise a GGUF file to bf16 and save safetensors, config.json and generation_config.json."""
+    with tempfile.TemporaryDirectory(dir=out, prefix=".slim-") as folder:
+        slim = _without_vocabulary(gguf, Path(folder))
+        model = _dequantised(slim)
+    model.save_pretrained(str(out))
+    config = _read(out / "config.json")
+    config.pop("_name_or_path", None)
+    _write(out / "config.json", config)
+
+
+def _without_vocabulary(gguf: Path, folder: Path) -> Path:
+    """A copy without the token lists, which transformers would parse twice, for seconds, to use nothing of them."""
+    header = gguf_file.read_header(gguf)
+    architecture = header.get("general.architecture")
+    if gguf.stat().st_size > _SLIM_BYTES or f"{architecture}.vocab_size" not in header.entries:
+        return gguf  # copying a large file costs more than it saves; without vocab_size the tokens are counted
+    slim = folder / gguf.name
+    gguf_file.copy_without(gguf, header, lambda key: isinstance(header.get(key), list) and "tokenizer" in key, slim)
+    return slim
+
+
+def _dequantised(gguf: Path) -> Any:
     torch, transformers = _module("torch"), _module("transformers")
     _module("gguf")
-    torch.set_num_threads(max(1, os.cpu_count() or 1))
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
         str(gguf.parent),
         gguf_file=gguf.name,
@@ -58,10 +81,7 @@ def weights(gguf: Path, out: Path) -> None:
     left = sorted(str(name) for name in report["missing_keys"])
     if left:
         raise CorruptModel(f"{len(left)} parameters have no value in the file, {left[0]} for one.")
-    model.save_pretrained(str(out))
-    config = _read(out / "config.json")
-    config.pop("_name_or_path", None)
-    _write(out / "config.json", config)
+    return model
 
 
 def tokenizer(source: Path, out: Path) -> None:
@@ -77,17 +97,12 @@ def tokenizer(source: Path, out: Path) -> None:
         str(source.parent), gguf_file=source.name, local_files_only=True, trust_remote_code=False
     )
     made.save_pretrained(str(out))
-    facts = _metadata(source)
+    header = gguf_file.read_header(source)
+    facts = {key: entry.value for key, entry in header.entries.items()}
     _mend_split(out, str(facts.get("tokenizer.ggml.pre", "")))
     _check_vocabulary(out, facts)
     _finish_config(out, facts)
     _finish_generation(out, facts)
-
-
-def _metadata(gguf: Path) -> dict[str, Any]:
-    reader = _module("gguf").GGUFReader(str(gguf))
-    names = [n for n in reader.fields if n.startswith(("tokenizer.", "general.")) or n.endswith(".context_length")]
-    return {name: reader.fields[name].contents() for name in names if not name.endswith((".merges", ".scores"))}
 
 
 def _mend_split(out: Path, name: str) -> None:

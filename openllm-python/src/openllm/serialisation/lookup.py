@@ -7,7 +7,7 @@ so that the start line can print it. Never lets a path become a served name.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -314,7 +314,7 @@ def _bring_path(store: Store, path: Path, trust: Trust, progress: Progress | Non
 
 
 @contextmanager
-def _naming_near(located: Located, store: Store) -> Iterator[None]:
+def _naming_near(located: Located, store: Store) -> Generator[None]:
     """A name without an owner is more often a typing slip than an id: near names then say more than the hub does."""
     try:
         yield

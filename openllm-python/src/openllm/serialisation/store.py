@@ -16,7 +16,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from importlib import metadata
@@ -177,22 +177,27 @@ class Store:
     # writing
 
     @contextmanager
-    def lock(self, name: str, progress: Progress | None = None) -> Iterator[None]:
+    def lock(self, name: str, progress: Progress | None = None) -> Generator[None]:
         """Hold the one lock of a model's name, across processes and threads; freed by the kernel when its holder dies.
 
         Raises:
             StoreBusy: not free within `lock_timeout` seconds.
+            StoreError: the body, which writes under the lock, was refused by the disk.
         """
         folder = self._writable(self.home / ".locks")
-        # The file is never removed: a waiter may hold it open, and a new one would be another lock.
-        fd = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = -1
         try:
+            # The file is never removed: a waiter may hold it open, and a new one would be another lock.
+            fd = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             self._wait_for(fd, name, progress)
             os.ftruncate(fd, 0)
             os.pwrite(fd, str(os.getpid()).encode(), 0)
             yield
+        except OSError as error:
+            raise _failed(f"{name} could not be stored", error) from None
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def _wait_for(self, fd: int, name: str, progress: Progress | None) -> None:
         deadline = time.monotonic() + self.options.lock_timeout
@@ -215,7 +220,7 @@ class Store:
             time.sleep(_POLL_S)
 
     @contextmanager
-    def staging(self, key: str | None = None) -> Iterator[Path]:
+    def staging(self, key: str | None = None) -> Generator[Path]:
         """A private folder on the store's disk, removed on exit unless published.
 
         Args:
@@ -274,16 +279,13 @@ class Store:
 
         Raises:
             CorruptModel: the folder holds a link or something that is no plain file.
-            StoreError: the disk refused; the staged folder stays unpublished.
+            OSError: the disk refused; the staged folder stays unpublished, and `lock` turns this into a StoreError.
         """
-        try:
-            manifest = attrs.evolve(manifest, files=tuple(_seal(folder)))
-            _write(folder / manifests.MANIFEST_FILE, manifest.to_json())
-            _write(folder / manifests.MODEL_FILE, _model_yaml(manifest))
-            _sync_folder(folder)
-            return self._move_in(folder, manifest)
-        except OSError as error:
-            raise _failed(f"{manifest.tag} could not be stored", error) from None
+        manifest = attrs.evolve(manifest, files=tuple(_seal(folder)))
+        _write(folder / manifests.MANIFEST_FILE, manifest.to_json())
+        _write(folder / manifests.MODEL_FILE, _model_yaml(manifest))
+        _sync_folder(folder)
+        return self._move_in(folder, manifest)
 
     def _move_in(self, folder: Path, manifest: Manifest) -> StoreEntry:
         name, _, version = manifest.tag.partition(":")
@@ -300,14 +302,34 @@ class Store:
             shutil.rmtree(aside, ignore_errors=True)
         os.rename(folder, target)
         _sync_folder(parent)
-        draft = parent / ".latest"
-        _write(draft, version.encode())
-        os.replace(draft, parent / "latest")
-        _sync_folder(parent)
+        _point_latest(parent, version)
         entry = self._entry(target)
         if entry is None:
             raise CorruptModel(f"{manifest.tag} changed while it was published.", hint="Import the model again.")
         return entry
+
+    def settled(self, entry: StoreEntry) -> StoreEntry:
+        """The entry itself; what a crash between its publication and the file `latest` left undone is done first."""
+        name = entry.tag.partition(":")[0]
+        newest = self.find(name)
+        latest = self.models / name / "latest"
+        version = newest.path.name if newest is not None else entry.path.name
+        try:
+            if latest.exists() and latest.read_text() == version:
+                return entry
+            with self.lock(name):
+                _point_latest(latest.parent, version)
+        except (OSError, StoreError):
+            return entry  # a read-only store: only BentoML's `name:latest` misses it
+        return entry
+
+
+def _point_latest(folder: Path, version: str) -> None:
+    """Write BentoML's file with the version that `name:latest` means; the folder's lock is held."""
+    draft = folder / ".latest"
+    _write(draft, version.encode())
+    os.replace(draft, folder / "latest")
+    _sync_folder(folder)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -331,7 +353,7 @@ def _failed(what: str, error: OSError) -> StoreError:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def _locked(root: Path) -> Generator[None]:
     """A short lock around making and cleaning staging folders, so that a new one is never taken for a leftover."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,0 +1,262 @@
+"""The hub, played by a small HTTP server on this machine: the real huggingface_hub talks to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from openllm.serialisation import hub, importing
+from openllm.serialisation.hub import HubId
+from openllm.serialisation.importing import Trust
+from openllm.serialisation.store import Store
+from openllm_core.errors import CorruptModel, ModelNotFound, StoreError, UnknownModel, UnsafeConfiguration
+
+from tests.openllm.serialisation import small
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@attrs.define
+class Hub:
+    """Files of the one repository `org/tiny` and what went wrong on purpose."""
+
+    files: dict[str, bytes]
+    url: str = ""
+    gated: bool = False
+    cut: str = ""
+    promised: dict[str, str] = attrs.field(factory=dict)
+    requests: list[str] = attrs.field(factory=list)
+
+    def info(self) -> dict[str, Any]:
+        siblings = []
+        for name, content in self.files.items():
+            entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": "0" * 40}
+            if name.endswith(".safetensors"):
+                digest = self.promised.get(name) or hashlib.sha256(content).hexdigest()
+                entry["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 100}
+            siblings.append(entry)
+        return {"id": "org/tiny", "modelId": "org/tiny", "sha": COMMIT, "private": False, "tags": [], "siblings": siblings}
+
+
+def handler(state: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: Any) -> None:
+            return
+
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def answer(self, *, body: bool) -> None:
+            path = self.path.partition("?")[0]
+            state.requests.append(f"{self.command} {path}")
+            parts = path.strip("/").split("/")
+            if parts[:2] == ["api", "models"]:
+                known = parts[2:4] == ["org", "tiny"]
+                revision = parts[5] if len(parts) > 5 else "main"
+                if not known:
+                    self.reply(401, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, body)
+                elif revision not in ("main", COMMIT):
+                    self.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body)
+                else:
+                    self.reply(200, json.dumps(state.info()).encode(), {"Content-Type": "application/json"}, body)
+                return
+            content = state.files.get("/".join(parts[4:]))
+            if state.gated:
+                self.reply(403, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}, body)
+            elif content is None:
+                self.reply(404, b"{}", {"X-Error-Code": "EntryNotFound"}, body)
+            else:
+                etag = f'"{hashlib.sha256(content).hexdigest()}"'
+                self.file(content, {"ETag": etag, "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}, body)
+
+        def file(self, content: bytes, headers: dict[str, str], body: bool) -> None:
+            start = 0
+            if (wanted := self.headers.get("Range", "")).startswith("bytes=") and body:
+                start = int(wanted[6:].partition("-")[0] or 0)
+            if start:
+                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            cut = bool(state.cut) and self.path.partition("?")[0].endswith(state.cut)
+            self.reply(206 if start else 200, content[start:], headers, body, cut=cut)
+
+        def reply(self, status: int, content: bytes, headers: dict[str, str], body: bool, cut: bool = False) -> None:
+            self.send_response(status)
+            for name, value in (headers | {"Content-Length": str(len(content))}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            if body:
+                self.wfile.write(content[: len(content) // 2] if cut else content)
+            if cut:
+                self.close_connection = True
+
+    return Handler
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Hub]:
+    """A running hub with a whole model and files nobody wants."""
+    folder = small.model_folder(tmp_path / "origin")
+    files = {p.name: p.read_bytes() for p in folder.iterdir()}
+    files |= {"README.md": b"#", "pytorch_model.bin": b"p", "model.onnx": b"o", "onnx/model.onnx": b"o", "tf_model.h5": b"h"}
+    state = Hub(files)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(state))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def fetch(store: Store, site: Hub, text: str = "org/tiny", **trust: bool) -> Any:
+    hub_id = HubId.parse(text)
+    assert hub_id is not None
+    return importing.from_hub(store, hub_id, trust=Trust(**trust), endpoint=site.url)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("org/name", HubId("org/name")),
+        ("gpt2", HubId("gpt2")),
+        ("org/name:v1.0", HubId("org/name", "v1.0")),
+        ("org/na.me_x-1", HubId("org/na.me_x-1")),
+        ("a/b/c", None),
+        ("../x", None),
+        ("org/..", None),
+        ("org/a--b", None),
+        ("-x/y", None),
+        ("org/", None),
+        ("a b", None),
+        ("", None),
+        ("x" * 200, None),
+        ("org/name.git", None),
+    ],
+)
+def test_what_may_be_an_id_of_the_hub(text: str, found: HubId | None) -> None:
+    """`org/name`, a bare name, each with `:revision`; everything else cannot be one."""
+    assert HubId.parse(text) == found
+
+
+def test_only_what_we_read_is_fetched_and_stored(store: Store, site: Hub) -> None:
+    """Safetensors, configuration and tokenizer; no other format, no readme; commit and request are remembered."""
+    entry = fetch(store, site)
+    names = {f.path for f in entry.manifest.files}
+    assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert (entry.model_id, entry.manifest.revision, entry.manifest.requested_revision) == ("org/tiny", COMMIT, "main")
+    assert entry.tag == f"pt-org--tiny:{COMMIT}"
+    assert (entry.path / "model.safetensors").read_bytes() == small.safetensors()
+
+
+def test_the_same_commit_is_fetched_once(store: Store, site: Hub) -> None:
+    """A second import asks for the commit and downloads nothing."""
+    first = fetch(store, site)
+    site.requests.clear()
+    assert fetch(store, site, "org/tiny:main") == first
+    assert [r for r in site.requests if "/resolve/" in r] == []
+
+
+def test_an_unknown_id_a_revision_and_a_gated_model_say_which(store: Store, site: Hub) -> None:
+    """Each names the model; gated also where to accept and which variable holds the token."""
+    with pytest.raises(UnknownModel, match="org/other"):
+        fetch(store, site, "org/other")
+    with pytest.raises(ModelNotFound, match="no revision 'v9'"):
+        fetch(store, site, "org/tiny:v9")
+    site.gated = True
+    with pytest.raises(ModelNotFound, match="org/tiny is gated") as caught:
+        fetch(store, site)
+    assert "https://huggingface.co/org/tiny" in (caught.value.hint or "") and "HF_TOKEN" in (caught.value.hint or "")
+    assert store.entries() == []
+
+
+def test_code_is_refused_before_any_weights_are_fetched(store: Store, site: Hub) -> None:
+    """A config with auto_map ends the import; the weights' file was never asked for. Trusted, its Python comes along."""
+    site.files["config.json"] = json.dumps(small.CONFIG | {"auto_map": {"AutoConfig": "c.C"}}).encode()
+    site.files["c.py"] = b"raise SystemExit"
+    with pytest.raises(UnsafeConfiguration, match="org/tiny"):
+        fetch(store, site)
+    assert not any("model.safetensors" in r for r in site.requests)
+    entry = fetch(store, site, remote_code=True)
+    assert (entry.path / "c.py").is_file()
+
+
+def test_pickle_weights_are_refused_before_the_download(store: Store, site: Hub) -> None:
+    """Without safetensors: nothing is fetched until the flag is typed."""
+    del site.files["model.safetensors"]
+    with pytest.raises(UnsafeConfiguration, match=r"pytorch_model\.bin"):
+        fetch(store, site)
+    assert not any("/resolve/" in r for r in site.requests)
+    assert fetch(store, site, pickle_weights=True).manifest.weights == "pickle"
+
+
+def test_a_file_with_another_hash_is_not_stored(store: Store, site: Hub) -> None:
+    """The hub's own SHA-256 decides; the bad file is not kept for the next attempt."""
+    site.promised["model.safetensors"] = "1" * 64
+    with pytest.raises(CorruptModel, match=r"model\.safetensors"):
+        fetch(store, site)
+    assert store.entries() == []
+    assert not list((store.home / ".staging").rglob("model.safetensors"))
+    site.promised.clear()
+    assert fetch(store, site).model_id == "org/tiny"
+
+
+def test_a_dropped_download_goes_on_where_it_stopped(
+    store: Store, site: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came before the connection broke is kept: the next attempt does not fetch the small files again."""
+    monkeypatch.setattr("huggingface_hub.file_download._HTTP_RETRY_BUDGET", 0, raising=False)
+    site.cut = "model.safetensors"
+    monkeypatch.setattr("time.sleep", lambda s: None)
+    with pytest.raises((StoreError, CorruptModel)):
+        fetch(store, site)
+    assert store.entries() == []
+    site.cut = ""
+    site.requests.clear()
+    fetch(store, site)
+    assert not any(r.startswith("GET") and r.endswith("config.json") for r in site.requests)
+
+
+def test_an_unreachable_hub_is_a_store_error(store: Store) -> None:
+    """A refused connection names the model and what needs no hub."""
+    with pytest.raises(StoreError, match="org/tiny could not be fetched") as caught:
+        fetch(store, Hub({}, url="http://127.0.0.1:9"))
+    assert "without a model" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["consolidated.safetensors", "model-1.safetensors", "model.safetensors.index.json"], ["model-1.safetensors", "model.safetensors.index.json"]),
+        (["weights.safetensors"], ["weights.safetensors"]),
+        (["m.gguf", "config.json"], ["m.gguf"]),
+        (["model.safetensors", "m.gguf", "x.bin"], ["model.safetensors"]),
+        (["model.safetensors", "adapter_config.json", "adapter_model.safetensors"], ["model.safetensors"]),
+        (["model.safetensors", "tokenizer.model", "merges.txt", "vocab.txt", "notes.txt"], ["tokenizer.model", "merges.txt", "vocab.txt", "model.safetensors"]),
+    ],
+)
+def test_one_format_is_chosen(names: list[str], chosen: list[str]) -> None:
+    """Safetensors first, named `model*` where there are several; a single GGUF file alone."""
+    assert hub.wanted(names, "x", trust=False, allow_pickle=False) == chosen
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [(["a.gguf", "b.gguf"], "2 GGUF files"), (["adapter_config.json", "adapter_model.safetensors"], "is an adapter"), (["x.md"], "no weights")],
+)
+def test_a_repository_without_a_choice_says_why(names: list[str], says: str) -> None:
+    """Several GGUF files, an adapter, or nothing: CorruptModel."""
+    with pytest.raises(CorruptModel, match=says):
+        hub.wanted(names, "x", trust=False, allow_pickle=False)
