@@ -1,0 +1,8 @@
+"""Property tests of this folder draw the same examples on every run, and a busy machine is no failure."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
