@@ -90,9 +90,14 @@ def session(port: int, model: str, start: str) -> list[Shell]:
     base = f"http://127.0.0.1:{port}"
     at = "" if port == 3000 else f" --endpoint {base}"
     return [
-        Shell([Step(start, r"Stop: Ctrl-C")], alive=True),
+        Shell([Step(start, r"Stop +Ctrl-C")], alive=True),
         Shell(
-            [Step(f"curl -sN {base}/v1/chat/completions -H 'Content-Type: application/json' \\\n  -d '{body}'", r"\[DONE\]\s")],
+            [
+                Step(
+                    f"curl -sN {base}/v1/chat/completions -H 'Content-Type: application/json' \\\n  -d '{body}'",
+                    r"\[DONE\]\s",
+                )
+            ],
             keep=(4, 2),
         ),
         Shell(
@@ -186,7 +191,9 @@ class DimScreen(pyte.Screen):
 
     def select_graphic_rendition(self, *attributes: int, **kwargs: object) -> None:
         """Take SGR 2 as a colour; everything else is pyte's."""
-        super().select_graphic_rendition(*(a for a in attributes if a != 2) or (), **kwargs)
+        others = [attribute for attribute in attributes if attribute != 2]
+        if others or not attributes:
+            super().select_graphic_rendition(*others, **kwargs)
         if 2 in attributes:
             self.cursor.attrs = self.cursor.attrs._replace(fg=DIM.removeprefix("#"))
 

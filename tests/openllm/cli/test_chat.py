@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,6 +124,8 @@ def test_ctrl_c_at_the_prompt_clears_the_line(terminal: Terminal, server: Script
     child = terminal("chat", "--endpoint", server.url)
     child.expect_exact("› ")
     child.send("half a li")
+    child.expect_exact("half a li")
+    time.sleep(0.1)  # until the line editor waits for keys again: a signal between two of its waits is seen at the next
     child.sendintr()
     child.expect_exact("Ctrl-D or /exit leaves.")
     child.sendline("whole")

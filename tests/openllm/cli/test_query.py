@@ -145,12 +145,15 @@ def test_on_a_terminal_speed_is_told_and_control_characters_are_not(
     child.expect_exact("\r\n")
 
 
-@pytest.mark.parametrize("environ", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize(
+    ("words", "environ"),
+    [(["query", "Hi?"], {"NO_COLOR": "1"}), (["--help"], {"NO_COLOR": "1"}), (["models"], {"TERM": "dumb"})],
+)
 def test_no_colour_when_asked(
-    terminal: Callable[..., pexpect.spawn[str]], server: ScriptedServer, environ: dict[str, str]
+    terminal: Callable[..., pexpect.spawn[str]], server: ScriptedServer, words: list[str], environ: dict[str, str]
 ):
-    """NO_COLOR and TERM=dumb: not one escape sequence, on help and answers alike."""
-    for words in (["query", "Hi?", "--endpoint", server.url], ["--help"], ["models"]):
-        child = terminal(*words, **environ)
-        child.expect_exact(pexpect.EOF)
-        assert "\x1b" not in str(child.before)
+    """NO_COLOR and TERM=dumb: not one escape sequence."""
+    child = terminal(*words, OPENLLM_ENDPOINT=server.url, **environ)
+    child.expect_exact(pexpect.EOF)
+    assert child.before
+    assert "\x1b" not in str(child.before)

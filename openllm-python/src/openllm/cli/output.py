@@ -27,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Format = Literal["pretty", "json", "porcelain"]
 PIPE_WIDTH = 10_000  # columns where nobody looks
 WIDE, NARROW = 150, 108  # columns below which a table leaves out what is least asked for
+FACT_WIDTH = 12
 Bar = Callable[[str, float | None, float | None], None]
 """Called with (what is being done, amount done, amount in all); None where unknown."""
 
@@ -89,10 +90,14 @@ class Output:
             click.echo(paint(text, sys.stderr, **style), err=True, nl=newline)
 
     def fact(self, name: str, value: str, note: str = "") -> None:
-        """One aligned line of talk: a dim name, the value, and a dim remark."""
-        if not self.quiet:
-            tail = paint(f"  {note}", sys.stderr, dim=True) if note else ""
-            click.echo(f"{paint(f'{name:<10}', sys.stderr, dim=True)}{value}{tail}", err=True)
+        """One aligned line of talk: a dim name, the value, and a dim remark; the remark goes below where it is long."""
+        if self.quiet:
+            return
+        columns = shutil.get_terminal_size().columns if sys.stderr.isatty() else PIPE_WIDTH
+        fits = len(value) + len(note) + FACT_WIDTH + 2 <= columns
+        between = "  " if fits else "\n" + " " * FACT_WIDTH
+        tail = between + paint(note, sys.stderr, dim=True) if note else ""
+        click.echo(f"{paint(f'{name:<{FACT_WIDTH}}', sys.stderr, dim=True)}{value}{tail}", err=True)
 
     @contextmanager
     def progress(self) -> Generator[Bar]:
@@ -108,10 +113,14 @@ class Output:
     def console(self, stream: Any) -> Console:
         """A rich console on a stream: plain where colour is not allowed, wide where there is no terminal."""
         from rich.console import Console
+        from rich.theme import Theme
 
+        theme = Theme({"progress.elapsed": "dim", "bar.back": "dim"})
         bright = colours(stream)
         width = None if stream.isatty() else PIPE_WIDTH
-        return Console(file=stream, no_color=not bright, force_terminal=bright, highlight=False, width=width)
+        return Console(
+            file=stream, no_color=not bright, force_terminal=bright, highlight=False, width=width, theme=theme
+        )
 
 
 def can_move(stream: Any) -> bool:

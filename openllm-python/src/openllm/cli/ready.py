@@ -49,7 +49,7 @@ def curl_line(ready: Ready) -> str:
     )
     key = ' -H "Authorization: Bearer $OPENLLM_API_KEY"' if ready.key_needed else ""
     return (
-        f"curl -N {ready.endpoint}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n"
+        f"curl -N {ready.endpoint}/v1/chat/completions{key} \\\n  -H 'Content-Type: application/json' \\\n"
         f"  -d {shlex.quote(body)}"
     )
 
@@ -59,10 +59,16 @@ def python_snippet(ready: Ready) -> str:
     return (
         "from openllm_client import HTTPClient\n\n"
         f"client = HTTPClient({json.dumps(ready.endpoint)})\n"
-        f"for chunk in client.chat({json.dumps(QUESTION)}, model={json.dumps(ready.model)}, stream=True):\n"
+        f"for chunk in client.chat({json.dumps(QUESTION)}, stream=True):\n"
         '    print(chunk.text, end="", flush=True)\n'
         "print()"
     )
+
+
+def openai_arguments(ready: Ready) -> str:
+    """What the `openai` package is given instead of its defaults."""
+    key = 'os.environ["OPENLLM_API_KEY"]' if ready.key_needed else '"none"'
+    return f'OpenAI(base_url="{ready.endpoint}/v1", api_key={key})'
 
 
 def python_name() -> str:

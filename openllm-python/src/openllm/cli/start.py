@@ -15,14 +15,16 @@ import click
 from openllm.cli.command import Command, Session
 from openllm.cli.options import Settings, config_option, read_settings, setting_options
 from openllm.cli.output import Output, output_option
-from openllm.cli.ready import Ready, curl_line, forget, python_name, python_snippet, remember
+from openllm.cli.ready import Ready, curl_line, forget, openai_arguments, python_name, python_snippet, remember
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 
 if TYPE_CHECKING:
+    from openllm.backends.base import BackendInfo
     from openllm.compose import Composed
     from openllm.serialisation import ResolvedModel
 
 POLL_S = 0.1
+LOCAL = ("http://127.0.0.1:3000", "http://localhost:3000")  # where commands look when not told
 
 
 @click.command("start", cls=Command)
@@ -78,6 +80,7 @@ def serve(settings: Settings, model: str | None, model_id: str | None, out: Outp
         show.end()
     if composed.engine.failure is not None:
         raise composed.engine.failure
+    out.say("\nStopped.", dim=True)
     return code
 
 
@@ -142,29 +145,38 @@ class Startup:
             key_needed=bool(self.settings.server.api_key),
         )
         self._note = remember(ready)
-        self.out.fact("Device", info.device, info.dtype)
-        for line in info.decisions:
-            name, _, rest = line.partition(": ")
-            self.out.fact(name.capitalize() if rest else "", rest or name)
+        self._decisions(info)
         seconds = time.monotonic() - self.begun
         if self.out.format == "json":
             self.out.json(ready.as_data())
         elif self.out.format == "porcelain":
             self.out.data(ready.endpoint)
-        self.out.say(f"\nReady after {seconds:.1f} s.", fg="green", bold=True)
+        self.out.say(f"\nReady in {seconds:.1f} s.", fg="green", bold=True)
         if self.out.pretty:
             self._invite(ready)
 
+    def _decisions(self, info: BackendInfo) -> None:
+        """The device and why, then what the backend chose; it may name the device's reason itself."""
+        said = {name: rest for name, _, rest in (line.partition(": ") for line in info.decisions)}
+        why = said.pop("device", "")
+        if not why:
+            asked = self.settings.engine.device != "auto"
+            why = "asked for" if asked else "no GPU is visible" if info.device == "cpu" else "the visible GPU"
+        self.out.fact("Device", " ".join(filter(None, (info.device, info.dtype))), why)
+        for name, rest in said.items():
+            self.out.fact(*((name.capitalize(), rest) if rest else ("", name)))
+
     def _invite(self, ready: Ready) -> None:
         """Lines to copy; nothing stands before them, so that they work as they are."""
-        self.out.say("\nAsk it, in a shell:\n", dim=True)
+        python = python_name()
+        self.out.say("\nIn a shell:", dim=True)
         self.out.say(curl_line(ready))
-        self.out.say(f"\nIn Python ({python_name()}):\n", dim=True)
-        self.out.say(python_snippet(ready))
-        self.out.say(
-            f"\nOr: openllm chat{'' if ready.endpoint.endswith(':3000') else ' --endpoint ' + ready.endpoint}", dim=True
-        )
-        self.out.say(f"All routes: {ready.endpoint}/docs   Stop: Ctrl-C\n", dim=True)
+        self.out.say("\nIn Python:" if python == "python" else f"\nIn Python ({python}):", dim=True)
+        self.out.say(python_snippet(ready) + "\n")
+        self.out.fact("As OpenAI", openai_arguments(ready))
+        self.out.fact("Chat", "openllm chat" + ("" if ready.endpoint in LOCAL else f" --endpoint {ready.endpoint}"))
+        self.out.fact("All routes", f"{ready.endpoint}/docs")
+        self.out.fact("Stop", "Ctrl-C")
 
     def end(self) -> None:
         """The server has stopped."""
@@ -182,7 +194,7 @@ class Startup:
         with self.out.progress() as bar:
             while not self._done.wait(POLL_S) and engine.state in ("loading", "restarting"):
                 text, share = engine.progress
-                bar(text or "Loading", share, 1.0)
+                bar(text or "Loading", share, None if share is None else 1.0)
 
 
 def reachable(host: str) -> str:

@@ -1,0 +1,239 @@
+"""`openllm start` and `openllm run` for real, on the echo backend: what is said works as printed, and ends well."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pexpect
+import pytest
+from click.testing import Result
+
+from openllm.cli.ready import Ready, curl_line, openai_arguments, python_snippet
+from openllm.cli.start import reachable
+
+Run = Callable[..., Result]
+Start = Callable[..., "Started"]
+ECHO = ("--backend", "echo", "--port", "0")
+
+
+class Started:
+    """A server that answers.
+
+    Attributes:
+        first: what it printed on stdout until it was ready.
+        said: file with its stderr.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], first: str, said: Path) -> None:
+        self.process = process
+        self.first = first
+        self.said = said
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Run `openllm start` on the echo backend in a process of its own, until it is ready."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def begin(*words: str, output: str = "json", **environ: str) -> Started:
+        said = tmp_path / f"said{len(processes)}.txt"
+        with said.open("w") as sink:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "openllm", "start", *ECHO, "-o", output, *words],
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                text=True,
+                env=os.environ | environ,
+            )
+        processes.append(process)
+        assert process.stdout is not None
+        first = ""
+        while (output == "json" and not first.endswith("\n}\n")) or not first:
+            line = process.stdout.readline() if output != "pretty" else ""
+            first += line
+            if output == "pretty" and "Stop  " in said.read_text():
+                break
+            assert process.poll() is None, said.read_text()
+            time.sleep(0.01)
+        return Started(process, first, said)
+
+    yield begin
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(20)
+
+
+def test_what_start_prints_works_as_printed(start: Start):
+    """The curl lines stream to `[DONE]`, the Python lines print an answer: copied from the terminal, unchanged."""
+    server = start(output="pretty")
+    text = server.said.read_text()
+    shell = text[text.index("curl -N") : text.index("\n\nIn Python")]
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout.rstrip().endswith("data: [DONE]")
+    program = text[text.index("from openllm_client") : text.index("\nAs OpenAI")]
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True)
+    assert "sky" in done.stdout
+    for word in ("Model", "Listening", "Device", "Ready in", "/docs"):
+        assert word in text
+    assert "\x1b" not in text
+    assert server.stop(signal.SIGINT) == 0
+    assert server.process.stdout is not None
+    assert server.process.stdout.read() == ""
+
+
+def test_one_server_for_machines(start: Start, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """-o json: one object on stdout once it answers, and nothing else ever.
+
+    The note for other commands stands while it runs. With OPENLLM_API_KEY the server wants the key (77 without), and
+    commands send it by themselves: by chat template, raw, piped; a refused value is one line with the field named.
+    """
+    server = start("--served-model-name", "mine", OPENLLM_API_KEY="sk-1", XDG_RUNTIME_DIR=str(tmp_path))
+    facts = json.loads(server.first)
+    endpoint, note = facts["endpoint"], tmp_path / "openllm" / f"{server.process.pid}.json"
+    assert (facts["model"], facts["pid"]) == ("mine", server.process.pid)
+    assert httpx.get(endpoint + "/readyz").status_code == 200
+    assert json.loads(note.read_text())["endpoint"] == endpoint
+
+    monkeypatch.setenv("OPENLLM_ENDPOINT", endpoint)
+    assert run("query", "hi").exit_code == 77
+    monkeypatch.setenv("OPENLLM_API_KEY", "sk-1")
+    assert "sea" in run("query", "Why is the sea salty?").stdout
+    raw = run("query", "--raw", "echo me", "--sampling-params", "max_new_tokens=7", "-o", "json")
+    assert json.loads(raw.stdout)["responses"] == ["echo me"]
+    assert "hello" in run("chat", stdin="hello\n").stdout
+    refused = run("query", "hi", "--sampling-params", "temperature=3")
+    assert refused.exit_code == 1
+    assert "temperature" in refused.stderr
+
+    assert server.stop() == 0
+    assert server.process.stdout is not None
+    assert server.process.stdout.read() == ""
+    assert not note.exists()
+
+
+def test_an_engine_that_cannot_load_is_one_line_and_its_code(run: Run):
+    """The engine's own error reaches the last line; no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "openllm", "start", *ECHO, "--restarts", "0", "--engine-arg", "fail_load=true"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 69, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(("Error:", "Hint:"))
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_port_in_use_is_told_before_anything_else(run: Run):
+    """Exit 71, the port named, and nothing fetched: the model is not even looked for."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run("start", "no-such-model", "--port", port)
+    assert result.exit_code == 71
+    assert port in result.stderr
+    assert "--port" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["./no/such/folder"], 66, "There is no folder ./no/such/folder."),
+        (["--backend", "ecko"], 78, "Did you mean echo?"),
+        (["--host", "0.0.0.0"], 78, "--no-auth"),
+        (["flan-t6", "--model-id", "a/b"], 66, "flan-t5"),
+        (["--help-me"], 2, "--help-me"),
+    ],
+)
+def test_a_refused_start_names_cause_and_fix(run: Run, words: list[str], code: int, message: str):
+    """One line, a hint, the documented code, stdout empty."""
+    result = run("start", "--port", "0", *words)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_folder_without_weights_is_refused(run: Run, tmp_path: Path):
+    """Exit 65: the folder is named with what it lacks."""
+    (tmp_path / "empty").mkdir()
+    result = run("start", str(tmp_path / "empty"), "--port", "0")
+    assert result.exit_code == 65
+    assert "safetensors" in result.stderr
+
+
+def test_run_serves_and_chats_and_leaves_nothing(terminal: Callable[..., pexpect.spawn[str]]):
+    """`openllm run` is start and chat in one; Ctrl-C at the prompt does not reach the server; both end together."""
+    child = terminal("run", "--backend", "echo")
+    child.expect("echo at (http://[0-9.:]+)")
+    assert child.match
+    endpoint = child.match.group(1)
+    child.expect_exact("› ")
+    time.sleep(0.1)
+    child.sendintr()
+    child.expect_exact("Ctrl-D or /exit leaves.")
+    child.sendline("over and out")
+    child.expect_exact("over and out")
+    child.expect("first after")
+    child.sendline("/exit")
+    child.expect_exact(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(endpoint + "/livez")
+
+
+def test_run_ends_as_its_server_did(run: Run):
+    """When the server cannot start, its line and its exit code are run's."""
+    done = subprocess.run(
+        [sys.executable, "-m", "openllm", "run", "./no/such/folder"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 66
+    assert "There is no folder" in done.stderr
+
+
+def test_printed_lines_survive_odd_names():
+    """Quotes in a served name break neither the shell line nor the Python lines; a key comes from the environment."""
+    ready = Ready(endpoint="http://[::1]:1", model='it\'s "x"', backend="pt", device="cpu", key_needed=True)
+    done = subprocess.run(
+        ["bash", "-c", 'curl() { printf "%s\\n" "$@"; }; ' + curl_line(ready)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OPENLLM_API_KEY": "sk-1"},
+        check=True,
+    )
+    words = done.stdout.splitlines()
+    assert json.loads(words[-1])["model"] == ready.model
+    assert "Authorization: Bearer sk-1" in words
+    compile(python_snippet(ready), "snippet", "exec")
+    compile(openai_arguments(ready), "arguments", "eval")
+
+
+def test_addresses_are_printed_as_clients_write_them():
+    """An address that means every interface is reached over loopback; IPv6 gets brackets."""
+    assert [reachable(host) for host in ("0.0.0.0", "::", "::1", "localhost")] == [
+        "127.0.0.1",
+        "[::1]",
+        "[::1]",
+        "localhost",
+    ]
