@@ -242,7 +242,10 @@ class ChatRenderer:
 
     async def aclose(self) -> None:
         """End the worker."""
+        worker = self._worker
         self._kill()
+        if worker is not None:
+            await worker.wait()
 
     async def _exchange(self, request: bytes) -> str:
         async with self._lock:
