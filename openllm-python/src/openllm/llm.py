@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Self, TypeVar, cast, overload
 
 import attrs
@@ -158,10 +158,10 @@ class LLM:
     def generate(self, prompt: str, sampling: SamplingParams | None = None, **fields: Any) -> Generation: ...
     @overload
     def generate(
-        self, prompt: Sequence[str], sampling: SamplingParams | None = None, **fields: Any
+        self, prompt: list[str], sampling: SamplingParams | None = None, **fields: Any
     ) -> list[Generation]: ...
     def generate(
-        self, prompt: str | Sequence[str], sampling: SamplingParams | None = None, **fields: Any
+        self, prompt: str | list[str], sampling: SamplingParams | None = None, **fields: Any
     ) -> Generation | list[Generation]:
         """Complete one prompt, or several in one batch.
 
@@ -180,10 +180,10 @@ class LLM:
     async def agenerate(self, prompt: str, sampling: SamplingParams | None = None, **fields: Any) -> Generation: ...
     @overload
     async def agenerate(
-        self, prompt: Sequence[str], sampling: SamplingParams | None = None, **fields: Any
+        self, prompt: list[str], sampling: SamplingParams | None = None, **fields: Any
     ) -> list[Generation]: ...
     async def agenerate(
-        self, prompt: str | Sequence[str], sampling: SamplingParams | None = None, **fields: Any
+        self, prompt: str | list[str], sampling: SamplingParams | None = None, **fields: Any
     ) -> Generation | list[Generation]:
         """`generate` for a program with an event loop; cancelling it aborts the requests."""
         return await self._acall(lambda: self._generate(prompt, sampling, fields))
@@ -214,7 +214,7 @@ class LLM:
     # -- on the loop of the worker ------------------------------------------------------------------------------------
 
     async def _generate(
-        self, prompt: str | Sequence[str], sampling: SamplingParams | None, fields: dict[str, Any]
+        self, prompt: str | list[str], sampling: SamplingParams | None, fields: dict[str, Any]
     ) -> Generation | list[Generation]:
         if isinstance(prompt, str):
             return await self._one(prompt, sampling, fields)
@@ -381,7 +381,5 @@ def _choice(deltas: list[Delta]) -> Choice:
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The first error of a batch: one refused prompt ends the call, as it would alone."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
-    return error
+    first = group.exceptions[0]
+    return _first(cast("BaseExceptionGroup[BaseException]", first)) if isinstance(first, BaseExceptionGroup) else first

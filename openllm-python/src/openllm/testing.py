@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -129,7 +129,7 @@ class BackendConformance:
         asyncio.run(run())
 
     @contextlib.asynccontextmanager
-    async def _driving(self) -> AsyncIterator[Drive]:
+    async def _driving(self) -> AsyncGenerator[Drive]:
         backend = self.load()
         drive = Drive(backend, self.limit_s)
         try:
@@ -149,7 +149,7 @@ class BackendConformance:
             assert info.capabilities.generate
             assert info.max_batch >= 1
             assert info.vocab_size >= 2
-            assert 1 <= info.max_prompt_len
+            assert info.max_prompt_len >= 1
             assert info.capabilities.seq2seq or info.max_prompt_len < info.max_model_len
             assert all(0 <= token < info.vocab_size for token in info.eos_token_ids)
 

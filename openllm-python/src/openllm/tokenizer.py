@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -59,7 +60,7 @@ class Tokenizer:
         self.inner = inner
         self.special_tokens = dict(special_tokens or {})
         present = [t for t in self.special_tokens.values() if inner.token_to_id(t) is not None]
-        inner.add_special_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in present])
+        _add_special(inner, present)
         self.chat_template = chat_template
         self.eos_token_ids = eos_token_ids
         self.vocab_size: int = inner.get_vocab_size(with_added_tokens=True)
@@ -122,7 +123,7 @@ class Tokenizer:
         """The bytes a token stands for, special tokens as their own text; empty for an unknown id."""
         if self._bytes is not None:
             return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else b""
-        token = self.inner.id_to_token(token_id)
+        token = self.inner.id_to_token(token_id) if token_id >= 0 else None
         if token is None:
             return b""
         if token_id not in self._added:
@@ -236,6 +237,12 @@ def _byte_level_alphabet() -> dict[str, int]:
     return {chr(b): b for b in plain} | {chr(0x100 + i): b for i, b in enumerate(others)}
 
 
+def _add_special(inner: tokenizers.Tokenizer, texts: Sequence[str]) -> None:
+    """Make these special, adding those that are not there; the library's own signature is untyped."""
+    tokens = [tokenizers.AddedToken(text, special=True, normalized=False) for text in texts]
+    cast(Any, inner).add_special_tokens(tokens)
+
+
 def _decoder_kinds(decoder: dict[str, Any] | None) -> tuple[str, ...]:
     if decoder is None:
         return ()
@@ -316,7 +323,7 @@ def byte_tokenizer() -> Tokenizer:
     inner = tokenizers.Tokenizer(models.BPE(vocab={char: byte for char, byte in alphabet.items()}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
-    inner.add_special_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in BYTE_SPECIALS])
+    _add_special(inner, BYTE_SPECIALS)
     bos, eos, _, turn_end = BYTE_SPECIALS
     return Tokenizer(
         inner,

@@ -104,5 +104,6 @@ def choose(options: EngineOptions, architecture: str | None = None) -> tuple[str
         what = f" for {architecture}" if architecture else ""
         return "pt", f"the fastest installed{what}"
     raise MissingDependency(
-        "No backend that can run a model is installed: torch is missing.", hint='pip install "openllm" torch transformers'
+        "No backend that can run a model is installed: torch is missing.",
+        hint='pip install "openllm" torch transformers',
     )

@@ -102,7 +102,9 @@ def token_sampling(
             param="min_tokens",
             code="integer_above_max_value",
         )
-    stops = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos_token_ids)
+    stops = frozenset(sampling.stop_token_ids)
+    if not sampling.ignore_eos:
+        stops |= eos_token_ids
     return TokenSampling(
         max_tokens=max_tokens,
         min_tokens=sampling.min_tokens,

@@ -27,63 +27,63 @@ class _Frame(msgspec.Struct, frozen=True, array_like=True, tag=True):
 # -- server to host -------------------------------------------------------------------------------------------------
 
 
-class Start(_Frame, tag="start"):
+class Start(_Frame, frozen=True, tag="start"):
     """First frame: `EngineOptions` as plain data."""
 
     options: dict[str, Any]
 
 
-class Submit(_Frame, tag="submit"):
+class Submit(_Frame, frozen=True, tag="submit"):
     """Sequences to run."""
 
     requests: list[BackendRequest]
 
 
-class Abort(_Frame, tag="abort"):
+class Abort(_Frame, frozen=True, tag="abort"):
     """Sequences to forget; unknown ids are ignored."""
 
     request_ids: list[str]
 
 
-class Ping(_Frame, tag="ping"):
+class Ping(_Frame, frozen=True, tag="ping"):
     """Asks for a `Pong`: the host's loop turns and its backend is healthy."""
 
     number: int
 
 
-class Shutdown(_Frame, tag="shutdown"):
+class Shutdown(_Frame, frozen=True, tag="shutdown"):
     """Close the backend and end."""
 
 
 # -- host to server -------------------------------------------------------------------------------------------------
 
 
-class Loading(_Frame, tag="loading"):
+class Loading(_Frame, frozen=True, tag="loading"):
     """What is being loaded and the share done, 0..1 or None."""
 
     text: str
     share: float | None
 
 
-class Ready(_Frame, tag="ready"):
+class Ready(_Frame, frozen=True, tag="ready"):
     """The model is loaded."""
 
     info: BackendInfo
 
 
-class Failed(_Frame, tag="failed"):
+class Failed(_Frame, frozen=True, tag="failed"):
     """The backend cannot go on: `OpenLLMError.as_dict()`. The host ends after it."""
 
     error: dict[str, Any]
 
 
-class Step(_Frame, tag="step"):
+class Step(_Frame, frozen=True, tag="step"):
     """One engine step: the deltas of every running sequence."""
 
     output: StepOutput
 
 
-class Pong(_Frame, tag="pong"):
+class Pong(_Frame, frozen=True, tag="pong"):
     """Answer to `Ping`; `error` is what the backend's health check raised."""
 
     number: int
@@ -176,9 +176,11 @@ class SocketChannel(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is ours."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        """Deliver every whole frame; keep the rest for later."""
         buffer = self._buffer
         buffer += data
         start, end = 0, len(buffer)
@@ -202,15 +204,19 @@ class SocketChannel(asyncio.Protocol):
             del buffer[:start]
 
     def pause_writing(self) -> None:
+        """The other end reads too slowly."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        """The other end has caught up."""
         self._writable.set()
 
     def eof_received(self) -> bool:
+        """The other end is gone: close ours."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the owner, once."""
         self._writable.set()
         self._transport = None
         self._closed(exc)
@@ -233,13 +239,13 @@ class MemoryChannel:
         self._decode = _decoders[reads].decode
         self._on_frame = on_frame
         self._on_close = on_close
-        self._peer: MemoryChannel | None = None
+        self.peer: MemoryChannel | None = None
         self._loop = asyncio.get_running_loop()
 
     def send(self, frame: Frame) -> None:
         """Encoded and decoded like on a socket, so that both ends never share an object."""
-        if self._peer is not None:
-            self._loop.call_soon(self._peer._receive, _encoder.encode(frame))
+        if self.peer is not None:
+            self._loop.call_soon(self.peer.receive, _encoder.encode(frame))
 
     async def writable(self) -> None:
         """Lets the other end run; it can never fall behind."""
@@ -247,27 +253,27 @@ class MemoryChannel:
 
     def close(self) -> None:
         """Both ends close."""
-        peer, self._peer = self._peer, None
+        peer, self.peer = self.peer, None
         if peer is not None:
-            self._loop.call_soon(peer._lost)
-            self._loop.call_soon(self._lost)
+            self._loop.call_soon(peer.lost)
+            self._loop.call_soon(self.lost)
 
-    def _receive(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
+        """One encoded frame of the peer."""
         self._on_frame(self._decode(data))
 
-    def _lost(self) -> None:
-        self._peer = None
+    def lost(self) -> None:
+        """Tell the owner, once."""
+        self.peer = None
         on_close, self._on_close = self._on_close, _ignore
         on_close(None)
 
 
-def memory_pair(
-    server: tuple[OnFrame, OnClose], host: tuple[OnFrame, OnClose]
-) -> tuple[MemoryChannel, MemoryChannel]:
+def memory_pair(server: tuple[OnFrame, OnClose], host: tuple[OnFrame, OnClose]) -> tuple[MemoryChannel, MemoryChannel]:
     """The server's and the host's end of a channel within the running loop; each gets its two callbacks."""
     ours = MemoryChannel("server", *server)
     theirs = MemoryChannel("host", *host)
-    ours._peer, theirs._peer = theirs, ours
+    ours.peer, theirs.peer = theirs, ours
     return ours, theirs
 
 

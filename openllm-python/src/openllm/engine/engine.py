@@ -495,7 +495,9 @@ class Engine:
 
     def _unavailable(self, error: OpenLLMError, retry_in_s: float | None) -> EngineError:
         retry = None if retry_in_s is None else max(1.0, retry_in_s)
-        return EngineUnavailable(f"The engine stopped while working on this request: {error.message}", retry_after_s=retry)
+        return EngineUnavailable(
+            f"The engine stopped while working on this request: {error.message}", retry_after_s=retry
+        )
 
     # -- small parts --------------------------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ class EngineMetrics(Collector):
         self.restarts = 0
         self.refused_full = 0
         self.refused_waited = 0
-        self.finished = dict.fromkeys(FINISH_REASONS, 0)
+        self.finished: dict[str, int] = {reason: 0 for reason in FINISH_REASONS}
         self.first_token = Histogram((0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60))
         self.between_tokens = Histogram((0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5))
         self.queue_time = Histogram((0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30))

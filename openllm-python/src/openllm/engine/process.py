@@ -34,8 +34,12 @@ EXIT_WAIT_S = 2.0
 KILL_WAIT_S = 10.0
 """How long the kernel may take over a SIGKILL; past it the process is left behind rather than everything held up."""
 
-_EXCEPTION_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Failure|Interrupt|Exit)\b(?::\s*\S.*)?$")
-_FATAL_LINE = re.compile(r"Fatal Python error|Segmentation fault|Illegal instruction|Killed|CUDA error|out of memory", re.I)
+_EXCEPTION_LINE = re.compile(
+    r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Failure|Interrupt|Exit)\b(?::\s*\S.*)?$"
+)
+_FATAL_LINE = re.compile(
+    r"Fatal Python error|Segmentation fault|Illegal instruction|Killed|CUDA error|out of memory", re.I
+)
 
 
 class HostProcess:
@@ -187,7 +191,9 @@ def root_cause(lines: list[str]) -> str | None:
     start = 0
     for index, line in enumerate(lines):
         if line.lstrip().startswith("Traceback (most recent call last)"):
-            chained = any("exception" in before and "following" not in before for before in lines[max(0, index - 3) : index])
+            chained = any(
+                "exception" in before and "following" not in before for before in lines[max(0, index - 3) : index]
+            )
             if not chained:
                 start = index
     for line in lines[start:]:

@@ -39,7 +39,9 @@ class RequestStream:
     (set while it waits in line).
     """
 
-    def __init__(self, request: EngineRequest, prompt_token_ids: list[int], on_close: Callable[[RequestStream], None]) -> None:
+    def __init__(
+        self, request: EngineRequest, prompt_token_ids: list[int], on_close: Callable[[RequestStream], None]
+    ) -> None:
         self.request_id = request.request_id
         self.request = request
         self.prompt_token_ids = prompt_token_ids
@@ -171,7 +173,9 @@ class Sequence:
         "text",
     )
 
-    def __init__(self, stream: RequestStream, index: int, backend_request: BackendRequest, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, stream: RequestStream, index: int, backend_request: BackendRequest, tokenizer: Tokenizer
+    ) -> None:
         sampling = stream.request.sampling
         self.stream = stream
         self.index = index

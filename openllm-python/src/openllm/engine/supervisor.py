@@ -232,7 +232,7 @@ class Supervisor:
 class EmbeddedHost:
     """A host session within this process and event loop: for the echo backend, and for programs that want one process."""
 
-    pid = None
+    pid: int | None = None
 
     def __init__(self, options: EngineOptions, on_frame: OnFrame, on_lost: OnLost) -> None:
         self._on_lost: OnLost | None = on_lost

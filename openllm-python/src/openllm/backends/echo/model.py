@@ -82,7 +82,9 @@ class EchoSequence:
         if sampling.repetition_penalty != 1.0:
             for token in self.seen:
                 value = logits[token]
-                logits[token] = value / sampling.repetition_penalty if value > 0 else value * sampling.repetition_penalty
+                logits[token] = (
+                    value / sampling.repetition_penalty if value > 0 else value * sampling.repetition_penalty
+                )
         for token, count in self.counts.items():
             logits[token] -= sampling.presence_penalty + sampling.frequency_penalty * count
         for token, bias in sampling.logit_bias.items():
