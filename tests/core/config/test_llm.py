@@ -134,6 +134,22 @@ def test_items_are_found_in_many_places() -> None:
         config["__config__"]
 
 
+@pytest.mark.parametrize("family", registry.all(), ids=lambda family: family.name)
+def test_no_field_hides_a_fact(family: Any) -> None:
+    """Fields and facts of the family share one name space without meeting."""
+    config = LLMConfig.for_model(family, environ={})
+    assert not set(config) & {
+        "default_id",
+        "model_ids",
+        "architecture",
+        "model_type",
+        "timeout",
+        "env",
+        "extras",
+        "url",
+    }
+
+
 def test_a_copy_with_other_values_leaves_the_first_alone() -> None:
     """And marks what was changed as explicit."""
     first = LLMConfig.for_model("llama", environ={})

@@ -6,6 +6,7 @@ generation and sampling fields. Precedence: explicit > environment (read at cons
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -119,12 +120,18 @@ class LLMConfig(Mapping[str, Any]):
 
     def flat(self) -> dict[str, Any]:
         """Every field and extra by name, own ones first, in a fixed order."""
-        generation = {name: self.generation_config[name] for name in GENERATION_FIELDS}
-        sampling = {name: self.sampling_config[name] for name in SAMPLING_FIELDS}
-        return {**self.own, **generation, **sampling, **self.extras}
+        return {**self._fields, **self.extras}
+
+    @functools.cached_property
+    def _fields(self) -> dict[str, Any]:
+        generation = {name: getattr(self.generation_config, name) for name in GENERATION_FIELDS}
+        sampling = {name: getattr(self.sampling_config, name) for name in SAMPLING_FIELDS}
+        return {**self.own, **generation, **sampling}
 
     def __getitem__(self, item: str) -> Any:
-        """A fact of the family, an own, generation or sampling field, a fine-tune strategy, or an extra.
+        """An own, generation or sampling field, a fact of the family, a fine-tune strategy, or an extra.
+
+        No field has the name of a fact, so that it does not matter which is looked at first.
 
         Raises:
             KeyError: none of these.
@@ -132,11 +139,13 @@ class LLMConfig(Mapping[str, Any]):
         """
         if item in _RESERVED:
             raise ForbiddenAttributeError(f"{item} is reserved.", param=item)
-        name = _snake(item)
-        for found in (self._facts(), {"generation_config": self.generation_config}, self.flat(), self.family.fine_tune):
-            if name in found:
-                return found[name]
-        raise KeyError(item)
+        name = item if item in self._fields else _snake(item)
+        if name not in self._fields:
+            for found in (self._facts(), self.family.fine_tune, self.extras):
+                if name in found:
+                    return found[name]
+            raise KeyError(item)
+        return self._fields[name]
 
     def _facts(self) -> dict[str, Any]:
         compat = registry.find(self.family.compat_family)
@@ -160,6 +169,8 @@ class LLMConfig(Mapping[str, Any]):
             "workers_per_resource": 1.0,
             "fine_tune_strategies": spec.fine_tune,
             "tokenizer_class": spec.tokenizer_class,
+            "generation_config": self.generation_config,
+            "sampling_config": self.sampling_config,
             "extras": self.extras,
             "accepted_keys": {*self.own, *GENERATION_FIELDS, *SAMPLING_FIELDS},
         }

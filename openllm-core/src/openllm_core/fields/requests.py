@@ -95,9 +95,8 @@ def to_sampling_params(
         defaults, _ = settle(LLMConfig.for_model(spec, environ={}), backend)
     said, own = _read(llm_config, spec)
     column = column_of(backend, spec)
-    for name, value in list(said.values.items()):
-        if can_do(name, value, column):
-            continue
+    refused = [(name, value) for name, value in said.values.items() if not can_do(name, value, column)]
+    for name, value in refused:
         if value == {**spec.generation, **spec.sampling}.get(name):
             del said.values[name]  # a client that repeats the family's default asks for nothing new
         else:
@@ -275,8 +274,9 @@ def openai_defaults(config: LLMConfig | None) -> dict[str, Any]:
     """
     if config is None:
         return {}
-    told = {name: config[name] for name in _FROM_FAMILY if config.sources.get(name, "default") != "default"}
-    told |= {name: config[name] for name in _FROM_OPERATOR if config.sources.get(name) in ("explicit", "environment")}
+    values, sources = config.flat(), config.sources
+    told = {name: values[name] for name in _FROM_FAMILY if sources.get(name, "default") != "default"}
+    told |= {name: values[name] for name in _FROM_OPERATOR if sources.get(name) in ("explicit", "environment")}
     told = {name: value for name, value in told.items() if value is not None}
     found = {name: told[name] for name in told if name not in ("eos_token_id", "suppress_tokens", "min_new_tokens")}
     if "top_k" in found:
