@@ -19,10 +19,11 @@ from openllm_core.errors import NotFound
 from openllm_core.schema import ChatCompletion, ChatCompletionChunk, Metadata, ModelCard, StreamFrame
 
 from . import _base, _retry
+from ._async_streaming import AsyncStream
 from ._base import BaseClient, Messages, ReturnResponse
 from ._config import Deadline, make, resolve, transport_options
 from ._replies import EmbeddingsOutput, GenerationOutput, Readiness, read_config, read_configuration
-from ._streaming import AsyncStream, check_stream
+from ._streaming import check_stream
 from ._wire import Call, Outcome, Reply
 
 if TYPE_CHECKING:

@@ -210,14 +210,16 @@ def _event(payload: bytes) -> dict[str, Any]:
 def read_frame(payload: bytes) -> StreamFrame:
     """Data of one event of `/v1/generate_stream`."""
     data = _event(payload)
-    if len(data) == 4:
-        index, text, ids = data.get("index"), data.get("text"), data.get("token_ids")
-        if type(index) is int and type(text) is str and type(ids) is list and data.get("finish_reason", "") is None:
-            for token_id in cast("list[Any]", ids):
-                if type(token_id) is not int:
-                    break
-            else:
-                return StreamFrame(index, text, cast("list[int]", ids))
+    try:
+        index, text, ids, end = data["index"], data["text"], data["token_ids"], data["finish_reason"]
+    except KeyError:
+        return _structure(data, StreamFrame)
+    if end is None and len(data) == 4 and type(index) is int and type(text) is str and type(ids) is list:
+        for token_id in cast("list[Any]", ids):
+            if type(token_id) is not int:
+                break
+        else:
+            return StreamFrame(index, text, cast("list[int]", ids))
     return _structure(data, StreamFrame)
 
 
@@ -228,7 +230,7 @@ def read_chunk(payload: bytes) -> ChatCompletionChunk:
 
 
 def _plain_chunk(data: dict[str, Any]) -> ChatCompletionChunk | None:
-    """The chunk, if it is of the common kind: one choice, new text, nothing else."""
+    """The chunk, if it is of the common kind: one choice with new text and nothing else."""
     try:
         (choice,) = data["choices"]
         delta = choice["delta"]
@@ -239,21 +241,18 @@ def _plain_chunk(data: dict[str, Any]) -> ChatCompletionChunk | None:
             choice["index"],
             delta["content"],
         )
-    except (KeyError, TypeError, ValueError):
+        said = (choice.get("finish_reason"), choice.get("logprobs"), data.get("usage"), data.get("system_fingerprint"))
+        kind = data["object"]
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None
-    if (
-        type(content) is not str
-        or len(delta) != 1
-        or type(index) is not int
-        or type(name) is not str
-        or type(created) is not int
-        or type(model) is not str
-        or data.get("object") != "chat.completion.chunk"
-        or data.get("usage") is not None
-        or data.get("system_fingerprint") is not None
-        or choice.get("finish_reason") is not None
-        or choice.get("logprobs") is not None
-    ):
+    if said != _NOTHING or len(delta) != 1 or kind != "chat.completion.chunk":
+        return None
+    if type(content) is not str or type(name) is not str or type(model) is not str:
+        return None
+    if type(index) is not int or type(created) is not int:
         return None
     new = ChunkChoice(index=index, delta=ChunkDelta(content=content))
     return ChatCompletionChunk(id=name, created=created, model=model, choices=[new])
+
+
+_NOTHING = (None, None, None, None)

@@ -1,13 +1,13 @@
-"""Server-sent events by the standard, and the streams that `generate_stream` and `chat(stream=True)` return.
+"""Server-sent events by the standard, and the stream that `generate_stream` and `chat(stream=True)` return.
 
-`SSEDecoder` is pure and works on bytes, so a chunk may be cut anywhere, inside a character too. The streams own their
-connection: closing one, or dropping it, closes the connection, which the server takes as an abort.
+`SSEDecoder` is pure and works on bytes, so a chunk may be cut anywhere, inside a character too. A stream owns its
+connection: closing it, or dropping it, closes the connection, which the server takes as an abort. `AsyncStream` is the
+twin of `Stream`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -54,13 +54,13 @@ class SSEDecoder:
             and not self._rest
             and not self._data
             and not self._after_cr
-            and chunk.startswith(b"data: ")
-            and chunk.endswith(b"\n\n")
+            and chunk[:6] == b"data: "
+            and chunk[-2:] == b"\n\n"
             and b"\r" not in chunk
         ):
             # What our server sends: whole events of one data line each.
             events = chunk[6:-2].split(b"\n\ndata: ")
-            if not any(b"\n" in event for event in events):
+            if chunk.count(b"\n") == 2 * len(events):
                 return events
         return self._feed_lines(chunk)
 
@@ -121,7 +121,7 @@ def check_stream(response: httpx.Response, address: str) -> None:
         raise malformed(f"{address} answered with {kind[:100] or 'no content type'!r} instead of an event stream.")
 
 
-def _plain(response: httpx.Response) -> bool:
+def is_plain(response: httpx.Response) -> bool:
     """Whether the body is neither compressed nor, as from a mock transport, already in memory: read it as it comes."""
     encoding = response.headers.get("content-encoding", "identity")
     return encoding.lower() == "identity" and not response.is_stream_consumed
@@ -152,7 +152,7 @@ def _events(source: _Source[T]) -> Generator[T, None, None]:
     read, feed = source.call.read, SSEDecoder().feed
     request_id = response.headers.get("x-request-id")
     try:
-        chunks = response.iter_raw() if _plain(response) else response.iter_bytes()
+        chunks = response.iter_raw() if is_plain(response) else response.iter_bytes()
         for chunk in chunks:
             for payload in feed(chunk):
                 if payload == DONE:
@@ -224,90 +224,3 @@ class Stream(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _AsyncSource(Generic[T]):
-    __slots__ = ("call", "connect", "interrupted", "response")
-
-    def __init__(
-        self, call: Call[T], connect: Callable[[Call[T]], Awaitable[httpx.Response]], interrupted: Interrupted
-    ) -> None:
-        self.call = call
-        self.connect = connect
-        self.interrupted = interrupted
-        self.response: httpx.Response | None = None
-
-    async def open(self) -> httpx.Response:
-        if self.response is None:
-            self.response = await self.connect(self.call)
-        return self.response
-
-
-async def _async_events(source: _AsyncSource[T]) -> AsyncGenerator[T, None]:
-    response = await source.open()
-    read, feed = source.call.read, SSEDecoder().feed
-    request_id = response.headers.get("x-request-id")
-    try:
-        chunks = response.aiter_raw() if _plain(response) else response.aiter_bytes()
-        async for chunk in chunks:
-            for payload in feed(chunk):
-                if payload == DONE:
-                    await _async_drain(chunks)
-                    return
-                yield read(payload)
-        raise source.interrupted(None, request_id)
-    except httpx.RequestError as error:
-        raise source.interrupted(error, request_id) from error
-    except StatusError as error:
-        error.request_id = request_id
-        raise
-    finally:
-        await response.aclose()
-
-
-async def _async_drain(chunks: AsyncIterator[bytes]) -> None:
-    with suppress(httpx.RequestError, TimeoutError):
-        async with asyncio.timeout(DRAIN_S):
-            async for _ in chunks:
-                pass
-
-
-class AsyncStream(Generic[T]):
-    """Asynchronous iterator over what a server sends, piece by piece; see `Stream`."""
-
-    def __init__(
-        self, call: Call[T], connect: Callable[[Call[T]], Awaitable[httpx.Response]], interrupted: Interrupted
-    ) -> None:
-        self._source = _AsyncSource(call, connect, interrupted)
-        self._events = _async_events(self._source)
-
-    async def open(self) -> AsyncStream[T]:
-        """Send the request and wait until the answer begins; iteration does this by itself."""
-        await self._source.open()
-        return self
-
-    @property
-    def request_id(self) -> str | None:
-        """`X-Request-Id` of the answer, once it has begun."""
-        response = self._source.response
-        return None if response is None else response.headers.get("x-request-id")
-
-    def __aiter__(self) -> AsyncIterator[T]:
-        return self._events
-
-    async def __anext__(self) -> T:
-        return await anext(self._events)
-
-    async def aclose(self) -> None:
-        """Leave the stream; the server stops generating. May be called again."""
-        await self._events.aclose()
-        if self._source.response is not None:
-            await self._source.response.aclose()
-
-    async def __aenter__(self) -> AsyncStream[T]:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()

@@ -1,0 +1,47 @@
+"""What importing the client brings in, and the names it gives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import resources
+
+import pytest
+
+import openllm_client
+
+
+def loaded_by(statement):
+    """Names of all modules that a fresh interpreter holds after `statement`."""
+    program = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_import_brings_only_its_dependencies():
+    """Beyond httpx, orjson, attrs, cattrs and the standard library only our two packages are loaded."""
+    bare = loaded_by("import httpx, orjson, attrs, cattrs")
+    added = {name.partition(".")[0] for name in loaded_by("import openllm_client") - bare}
+    assert {name for name in added if name not in sys.stdlib_module_names} == {"openllm_client", "openllm_core"}
+
+
+def test_import_leaves_asyncio_and_the_families_alone():
+    """asyncio comes with the asynchronous client, the model families with `config`."""
+    loaded = loaded_by("from openllm_client import HTTPClient; HTTPClient('h')")
+    assert not {name for name in loaded if name.startswith(("asyncio", "openllm_core.families", "openllm_core.config"))}
+    assert "asyncio" in loaded_by("from openllm_client import AsyncHTTPClient")
+
+
+def test_names():
+    """What the package gives is what it lists; another name is an AttributeError."""
+    for name in openllm_client.__all__:
+        assert getattr(openllm_client, name).__name__ == name
+    assert dir(openllm_client) == sorted(openllm_client.__all__)
+    with pytest.raises(AttributeError, match="GrpcClient"):
+        _ = openllm_client.GrpcClient
+
+
+def test_package_is_typed():
+    """Type checkers read the package's own annotations."""
+    assert resources.files(openllm_client).joinpath("py.typed").is_file()
