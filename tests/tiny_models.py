@@ -1,0 +1,156 @@
+"""Tiny random checkpoints of many architectures, made on the spot: a few hundred kilobytes each, always the same.
+
+`tiny_checkpoint("llama", folder)` writes config, weights, tokenizer and generation config into `folder / "llama"` and
+returns that path; a second call with the same folder finds what is there. Used by the tests of the torch backend and by
+any test that wants a real, quick model. The tokenizer is a byte-level BPE trained on a few sentences: any text encodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+VOCAB_SIZE = 384
+CONTEXT = 256
+BOS, EOS, PAD = 1, 2, 0
+SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
+CORPUS = (
+    "the quick brown fox jumps over the lazy dog",
+    "a model reads tokens and writes tokens, one after another",
+    "she sells sea shells by the sea shore",
+    "two cores, one request, many answers; numbers 0 1 2 3 4 5 6 7 8 9",
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+_COMMON: dict[str, Any] = {"vocab_size": VOCAB_SIZE, "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+_BLOCK: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    # name -> (prefix of the config class in transformers, its arguments)
+    "llama": (
+        "Llama",
+        {**_BLOCK, "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": CONTEXT},
+    ),
+    "llama_tied": (
+        "Llama",
+        {
+            **_BLOCK, "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": CONTEXT,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "mistral": (
+        "Mistral",
+        {
+            **_BLOCK, "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": CONTEXT,
+            "sliding_window": 12,
+        },
+    ),
+    "gemma2": (
+        "Gemma2",
+        {
+            **_BLOCK, "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": CONTEXT,
+            "head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8,
+        },
+    ),
+    "opt": ("OPT", {**_BLOCK, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": CONTEXT}),
+    "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}),
+    "gpt_neox": ("GPTNeoX", {**_BLOCK, "intermediate_size": 64, "max_position_embeddings": CONTEXT}),
+    "gpt_bigcode": ("GPTBigCode", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}),
+    "falcon": ("Falcon", {**_BLOCK, "alibi": False, "multi_query": True, "max_position_embeddings": CONTEXT}),
+    "falcon_alibi": ("Falcon", {**_BLOCK, "alibi": True, "multi_query": False, "new_decoder_architecture": False}),
+    "mpt": ("Mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": CONTEXT, "expansion_ratio": 2}),
+    "bloom": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "mamba": ("Mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "expand": 2, "time_step_rank": 4}),
+    "t5": (
+        "T5",
+        {
+            "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4,
+            "decoder_start_token_id": PAD, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+        },
+    ),
+    "bart": (
+        "Bart",
+        {
+            "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+            "max_position_embeddings": CONTEXT, "decoder_start_token_id": EOS, "forced_eos_token_id": None,
+        },
+    ),
+}  # fmt: skip
+SEQ2SEQ = ("t5", "bart")
+
+
+def tiny_checkpoint(name: str, folder: Path, *, dtype: str = "float32", seed: int = 0) -> Path:
+    """Write (once) a tiny checkpoint and return its folder.
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+        folder: where checkpoints are kept; share one per session (`tmp_path_factory.getbasetemp()`).
+        dtype: torch name of the type the weights are stored in.
+        seed: of the random weights; they are wide enough apart that greedy answers do not repeat one token.
+    """
+    target = Path(folder) / (name if (dtype, seed) == ("float32", 0) else f"{name}-{dtype}-{seed}")
+    if target.is_dir():
+        return target
+    staging = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    staging.mkdir(parents=True)
+    try:
+        _write_model(name, staging, dtype, seed)
+        write_tokenizer(staging)
+        staging.rename(target)
+    except OSError:
+        if not target.is_dir():  # another process may have been quicker
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _write_model(name: str, folder: Path, dtype: str, seed: int) -> None:
+    import torch
+    import transformers
+
+    prefix, arguments = ARCHITECTURES[name]
+    config = getattr(transformers, f"{prefix}Config")(**_COMMON, **arguments)
+    auto = transformers.AutoModelForSeq2SeqLM if name in SEQ2SEQ else transformers.AutoModelForCausalLM
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = auto.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() >= 2:
+                    parameter.normal_(0.0, 0.6 / parameter.shape[-1] ** 0.25)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    generation = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+    if name in SEQ2SEQ:
+        generation["decoder_start_token_id"] = config.decoder_start_token_id
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Train the byte-level BPE (always the same) and write tokenizer.json and tokenizer_config.json."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": SPECIALS[PAD], "bos_token": SPECIALS[BOS], "eos_token": SPECIALS[EOS], "unk_token": SPECIALS[3],
+        "model_max_length": CONTEXT, "chat_template": CHAT_TEMPLATE,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
