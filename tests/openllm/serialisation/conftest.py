@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from openllm.serialisation.store import Store
-
 from tests.openllm.serialisation import small
+
+from openllm.serialisation.store import Store
 
 
 @pytest.fixture(autouse=True)

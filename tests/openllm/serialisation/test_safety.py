@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.openllm.serialisation import small
+
 from openllm.serialisation import safety
 from openllm_core.errors import UnsafeConfiguration
-
-from tests.openllm.serialisation import small
 
 ZOO: list[tuple[str, str, Any]] = [
     ("auto_map", "config.json", {"auto_map": {"AutoModelForCausalLM": "modeling.Mine"}}),
@@ -65,7 +65,9 @@ def test_ordinary_models_pass(tmp_path: Path) -> None:
     config = small.CONFIG | {"_attn_implementation": "sdpa", "auto_map": {}, "trust_remote_code": False}
     (folder / "config.json").write_text(json.dumps(config | {"_name_or_path": "org/a-b.c", "auto_map": None}))
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"chat_template": "{{ a/b -- c.d }}\n--- x/y--z.w ---", "added_tokens_decoder": {"0": {"content": "--"}}})
+        json.dumps(
+            {"chat_template": "{{ a/b -- c.d }}\n--- x/y--z.w ---", "added_tokens_decoder": {"0": {"content": "--"}}}
+        )
     )
     (folder / "tokenizer.json").write_text('{"model": {"vocab": {"auto_map": 1}}}')
     safety.check_code(folder, trust_remote_code=False)

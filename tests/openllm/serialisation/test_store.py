@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -9,59 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
-from openllm.serialisation import store as module
-from openllm.serialisation.manifest import Manifest
-from openllm.serialisation.store import Store, StoreEntry, normalise, tag_name, without_backend
-from openllm_core.errors import CorruptModel, ModelNotFound, StoreBusy, StoreError
-
 from tests.openllm.serialisation import small
+
+from openllm.serialisation.manifest import Manifest
+from openllm.serialisation.store import Store, StoreEntry
+from openllm_core.errors import CorruptModel, ModelNotFound, StoreBusy, StoreError
 
 
 def add(store: Store, tag: str = "pt-tiny:v1", model_id: str = "org/tiny", **facts: str) -> StoreEntry:
     with store.staging() as folder:
         small.model_folder(folder)
         return store.publish(folder, Manifest(tag=tag, model_id=model_id, origin="hub", source=model_id, **facts))
-
-
-# -- tags
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("google/flan_t5", "google--flan-t5"),
-        ("Org/Model-7B", "org--model-7b"),
-        ("a.b", "a.b"),
-        ("-x-", "x"),
-        ("mödel", "m-del"),
-        ("ö", "model-" + hashlib.sha1("ö".encode()).hexdigest()[:8]),
-    ],
-)
-def test_names_are_what_bentoml_takes(text: str, name: str) -> None:
-    """Lower case, `/` becomes `--`, `_` becomes `-`, anything else a dash; never empty."""
-    assert normalise(text) == name
-
-
-def test_long_names_are_cut_and_stay_apart() -> None:
-    """At most 63 characters, and two long names with one beginning do not become one."""
-    a, b = normalise("x" * 80 + "a"), normalise("x" * 80 + "b")
-    assert len(a) <= 63 and len(b) <= 63 and a != b
-
-
-def test_a_folder_is_named_by_its_basename(tmp_path: Path) -> None:
-    """The tag of a folder carries its own name only, never the path."""
-    assert tag_name("pt", tmp_path / "My_Model") == "pt-my-model"
-
-
-def test_the_version_of_a_folder_is_the_sha1_of_its_time(tmp_path: Path) -> None:
-    """As 0.3.5 made it: SHA-1 of the text of the modification time."""
-    expected = hashlib.sha1(str(os.path.getmtime(tmp_path)).encode()).hexdigest()
-    assert module.folder_version(tmp_path) == expected
-
-
-def test_the_backend_prefix_is_dropped_only_where_it_is_one() -> None:
-    """`pt-x` is x; `party-x` and a bare `pt` stay."""
-    assert [without_backend(n) for n in ("pt-x", "vllm-x", "party-x", "pt")] == ["x", "x", "party-x", "pt"]
 
 
 # -- reading and finding
@@ -78,7 +35,9 @@ def test_a_published_model_is_listed_with_its_facts(store: Store) -> None:
     entry = add(store)
     assert store.entries() == [entry]
     assert entry.path == store.models / "pt-tiny" / "v1"
-    assert entry.size_bytes == sum(f.stat().st_size for f in entry.path.iterdir() if f.name[:8] not in ("manifest", "model.ya"))
+    assert entry.size_bytes == sum(
+        f.stat().st_size for f in entry.path.iterdir() if f.name[:8] not in ("manifest", "model.ya")
+    )
     assert (store.models / "pt-tiny" / "latest").read_text() == "v1"
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.openllm.serialisation import small
+
 from openllm.serialisation import fetch, formats, importing, manifest
 from openllm.serialisation import store as module
 from openllm.serialisation.store import Store
 from openllm_core.errors import OpenLLMError, StoreError
-
-from tests.openllm.serialisation import small
 
 STEPS = ("fsync", "rename", "replace", "fchmod", "mkdir", "open")
 

@@ -22,6 +22,7 @@ from . import gguf_file
 # Names under which GGUF files of chat models keep the tokens that end a turn (keys of the metadata).
 _END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 _END_TEXTS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>")
+_TOKENIZER_PACKAGES = ("sentencepiece", "tiktoken", "protobuf")  # what transformers asks for by name when it lacks it
 _SLIM_BYTES = 1 << 30
 _CONTROL = 3  # token_type of a control token, llama.cpp's LLAMA_TOKEN_TYPE_CONTROL
 
@@ -186,6 +187,14 @@ def _write(path: Path, data: dict[str, Any]) -> None:
     path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
+def _one_line(error: Exception) -> OpenLLMError:
+    text = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:300]
+    needed = next((name for name in _TOKENIZER_PACKAGES if name in text.lower()), None)
+    if needed is not None and isinstance(error, (ImportError, ValueError)):
+        return MissingDependency(f"This tokenizer is read by {needed}: {text}", hint=f"pip install {needed}")
+    return CorruptModel(text)
+
+
 def main(arguments: list[str]) -> int:
     """Run one conversion; the exit code."""
     what, source, out = arguments
@@ -195,8 +204,7 @@ def main(arguments: list[str]) -> int:
     except OpenLLMError as error:
         print(json.dumps(error.as_dict()))
     except Exception as error:  # whatever a parser of a foreign file raises becomes one line for the parent
-        text = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:300]
-        print(json.dumps(CorruptModel(text).as_dict()))
+        print(json.dumps(_one_line(error).as_dict()))
     else:
         return 0
     return 1

@@ -21,7 +21,8 @@ from openllm_core.families import registry
 
 from . import fetch, formats, hub, manifest, safety
 from .manifest import Manifest
-from .store import Progress, Store, StoreEntry, folder_version, installed, normalise, tag_name
+from .store import Progress, Store, StoreEntry
+from .tags import folder_version, normalise, tag_name
 
 BACKEND = "pt"  # safetensors; look-ups ignore the prefix, so every backend finds them
 _TOOLS = ("openllm", "transformers", "torch", "safetensors", "gguf", "tokenizers", "huggingface_hub")
@@ -230,7 +231,7 @@ def _publish(
     sources: tuple[manifest.SourceRecord, ...] = (),
 ) -> StoreEntry:
     contents = formats.inspect(folder)
-    versions = {name: version for name in _TOOLS if (version := installed(name)) is not None}
+    versions = {name: version for name in _TOOLS if (version := manifest.installed(name)) is not None}
     description = Manifest(
         tag=tag,
         model_id=model_id,

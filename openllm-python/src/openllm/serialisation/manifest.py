@@ -11,12 +11,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import attrs
 
 from openllm_core.errors import CorruptModel
+
+from .tags import normalise
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.yaml"
@@ -186,3 +189,46 @@ def sources_of(paths: Mapping[str, Path]) -> tuple[SourceRecord, ...]:
     """Size and time of the files a model is made from, by name."""
     stats = {name: path.stat() for name, path in sorted(paths.items())}
     return tuple(SourceRecord(name, s.st_size, s.st_mtime_ns) for name, s in stats.items())
+
+
+def model_yaml(manifest: Manifest) -> bytes:
+    """The fields `bentoml.models.get` of 1.4 reads. Every value is JSON, which is YAML."""
+    name, _, version = manifest.tag.partition(":")
+    labels = {
+        "framework": "openllm",
+        "backend": name.partition("-")[0],
+        "model_name": normalise(manifest.family or "unknown"),
+        "architecture": normalise(manifest.architecture or "unknown"),
+        "serialisation": "safetensors" if manifest.weights == "safetensors" else "legacy",
+    }
+    fields: dict[str, Any] = {
+        "name": name,
+        "version": version,
+        "module": "openllm.serialisation",
+        "labels": labels,
+        "options": {},
+        "metadata": {
+            "model_id": manifest.model_id.encode("utf-8", "replace").decode(),
+            "revision": manifest.revision,
+            "safe_serialisation": manifest.weights == "safetensors",
+            "_framework": "pt",
+        },
+        "context": {
+            "framework_name": "openllm",
+            "framework_versions": manifest.tools,
+            "bentoml_version": installed("bentoml") or "1.4.39",
+            "python_version": manifest.tools.get("python", ""),
+        },
+        "signatures": {"generate": {"batchable": False}},
+        "api_version": "v2",
+        "creation_time": manifest.created.isoformat(),
+    }
+    return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items()).encode()
+
+
+def installed(distribution: str) -> str | None:
+    """Version of an installed distribution, without importing it."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

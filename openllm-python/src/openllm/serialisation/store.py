@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -19,9 +18,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -30,15 +27,13 @@ from openllm_core.options import StoreOptions
 
 from . import manifest as manifests
 from .manifest import FileRecord, Manifest
+from .tags import TAG, without_backend
 
 Progress = Callable[[str, int, int | None], None]
 """progress(text, done_bytes, total_bytes or None when unknown); may be called from another thread."""
 
-TAG_LENGTH = 63
-_TAG = re.compile(r"[a-z0-9]([-._a-z0-9]*[a-z0-9])?")
 _POLL_S = 0.05
 _RESUMABLE_S = 7 * 24 * 3600
-BACKEND_PREFIXES = ("pt", "vllm", "ggml", "echo")
 
 
 @attrs.frozen(kw_only=True)
@@ -53,43 +48,6 @@ class StoreEntry:
     created: datetime
     architecture: str | None = None
     manifest: Manifest = attrs.field(repr=False, eq=False)
-
-
-# -- tags ---------------------------------------------------------------------------------------------------------
-
-
-def normalise(text: str) -> str:
-    """A name or version that BentoML accepts: lower case, `/` -> `--`, `_` -> `-`, at most 63 characters.
-
-    What had to be cut keeps apart by eight digits of the whole text's SHA-1.
-    """
-    name = re.sub(r"[^-.a-z0-9]", "-", text.lower().replace("/", "--").replace("_", "-")).strip("-.")
-    if not name:
-        return "model-" + _sha1(text)[:8]
-    if len(name) > TAG_LENGTH:
-        name = name[: TAG_LENGTH - 9].strip("-.") + "-" + _sha1(text)[:8]
-    return name
-
-
-def tag_name(backend: str, model: str | Path) -> str:
-    """`<backend>-<normalised name>`: the basename for a folder, the id otherwise."""
-    text = model.resolve().name if isinstance(model, Path) else model
-    return normalise(f"{backend}-{text}")
-
-
-def folder_version(folder: Path) -> str:
-    """Version of an imported folder: SHA-1 of its modification time, as 0.3.5 made it."""
-    return _sha1(str(os.path.getmtime(folder)))
-
-
-def _sha1(text: str) -> str:
-    return hashlib.sha1(os.fsencode(text), usedforsecurity=False).hexdigest()
-
-
-def without_backend(name: str) -> str:
-    """The name without its backend prefix; look-ups ignore it."""
-    head, _, rest = name.partition("-")
-    return rest if head in BACKEND_PREFIXES and rest else name
 
 
 # -- the store ----------------------------------------------------------------------------------------------------
@@ -133,7 +91,7 @@ class Store:
     def find(self, text: str) -> StoreEntry | None:
         """The entry of a tag: `name`, `name:latest` or `name:version`, the backend prefix given or not."""
         name, _, version = text.lower().partition(":")
-        if not _TAG.fullmatch(name) or (version and not _TAG.fullmatch(version)):
+        if not TAG.fullmatch(name) or (version and not TAG.fullmatch(version)):
             return None
         same = [e for e in self.entries() if e.tag.partition(":")[0] == name]
         same = same or [e for e in self.entries() if without_backend(e.tag.partition(":")[0]) == without_backend(name)]
@@ -283,7 +241,7 @@ class Store:
         """
         manifest = attrs.evolve(manifest, files=tuple(_seal(folder)))
         _write(folder / manifests.MANIFEST_FILE, manifest.to_json())
-        _write(folder / manifests.MODEL_FILE, _model_yaml(manifest))
+        _write(folder / manifests.MODEL_FILE, manifests.model_yaml(manifest))
         _sync_folder(folder)
         return self._move_in(folder, manifest)
 
@@ -420,46 +378,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _model_yaml(manifest: Manifest) -> bytes:
-    """The fields `bentoml.models.get` of 1.4 reads. Every value is JSON, which is YAML."""
-    name, _, version = manifest.tag.partition(":")
-    labels = {
-        "framework": "openllm",
-        "backend": name.partition("-")[0],
-        "model_name": normalise(manifest.family or "unknown"),
-        "architecture": normalise(manifest.architecture or "unknown"),
-        "serialisation": "safetensors" if manifest.weights == "safetensors" else "legacy",
-    }
-    fields: dict[str, Any] = {
-        "name": name,
-        "version": version,
-        "module": "openllm.serialisation",
-        "labels": labels,
-        "options": {},
-        "metadata": {
-            "model_id": manifest.model_id.encode("utf-8", "replace").decode(),
-            "revision": manifest.revision,
-            "safe_serialisation": manifest.weights == "safetensors",
-            "_framework": "pt",
-        },
-        "context": {
-            "framework_name": "openllm",
-            "framework_versions": manifest.tools,
-            "bentoml_version": installed("bentoml") or "1.4.39",
-            "python_version": manifest.tools.get("python", ""),
-        },
-        "signatures": {"generate": {"batchable": False}},
-        "api_version": "v2",
-        "creation_time": manifest.created.isoformat(),
-    }
-    return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items()).encode()
-
-
-def installed(distribution: str) -> str | None:
-    """Version of an installed distribution, without importing it."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
