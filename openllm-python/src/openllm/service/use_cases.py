@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -207,7 +207,7 @@ class Service:
             deadline_s=self._options.server_timeout,
             max_tokens_default=effective["max_new_tokens"],
         )
-        stream = await self._add(made, prefix="llm_config.")
+        stream = await self._add(made, sent_at=lambda name: _sent_at(name, request.llm_config))
         return Answer(
             "gen", self.model.names[0], sampling.n, [stream], [request.prompt] if request.echo else []
         ), effective
@@ -274,15 +274,17 @@ class Service:
             max_tokens_default=self._options.max_tokens_default,
         )
 
-    async def _add(self, request: EngineRequest, *, prompt: str = "prompt", prefix: str = "") -> RequestStream:
+    async def _add(
+        self, request: EngineRequest, *, prompt: str = "prompt", sent_at: Callable[[str], str] | None = None
+    ) -> RequestStream:
         """Hand one request to the engine; a refusal names the field as the caller's route calls it."""
         try:
             return await self.engine.add(request)
         except InvalidRequest as error:
             if error.param == "prompt":
                 error.param = prompt
-            elif error.param is not None and prefix:
-                error.param = prefix + error.param
+            elif error.param is not None and sent_at is not None:
+                error.param = sent_at(error.param)
             raise
 
     async def _add_all(self, requests: Sequence[EngineRequest]) -> list[RequestStream]:
@@ -309,6 +311,20 @@ class Service:
     def _check_adapter(self, name: str | None) -> None:
         if name is not None and name not in ("base", "default", ""):
             raise AdapterNotFound(f"There is no adapter {name[:96]!r}.", param="adapter_name")
+
+
+_OLDER = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
+
+
+def _sent_at(name: str, llm_config: Mapping[str, Any]) -> str:
+    """Where a field the engine refused stood in `llm_config`."""
+    nested = llm_config.get("generation_config")
+    for field in (name, _OLDER.get(name, name)):
+        if llm_config.get(field) is not None:
+            return f"llm_config.{field}"
+        if isinstance(nested, dict) and nested.get(field) is not None:  # pyright: ignore[reportUnknownMemberType]
+            return f"llm_config.generation_config.{field}"
+    return f"llm_config.{name}"
 
 
 def _as_family(text: str, prompt: str, style: str) -> Any:
