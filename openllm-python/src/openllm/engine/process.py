@@ -37,6 +37,7 @@ KILL_WAIT_S = 10.0
 _EXCEPTION_LINE = re.compile(
     r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Failure|Interrupt|Exit)\b(?::\s*\S.*)?$"
 )
+_CHAINED = ("The above exception was", "During handling of the above exception")
 _FATAL_LINE = re.compile(
     r"Fatal Python error|Segmentation fault|Illegal instruction|Killed|CUDA error|out of memory", re.I
 )
@@ -191,9 +192,7 @@ def root_cause(lines: list[str]) -> str | None:
     start = 0
     for index, line in enumerate(lines):
         if line.lstrip().startswith("Traceback (most recent call last)"):
-            chained = any(
-                "exception" in before and "following" not in before for before in lines[max(0, index - 3) : index]
-            )
+            chained = any(before.strip().startswith(_CHAINED) for before in lines[max(0, index - 3) : index])
             if not chained:
                 start = index
     for line in lines[start:]:

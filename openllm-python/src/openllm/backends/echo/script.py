@@ -77,5 +77,6 @@ class Script:
                 near = get_close_matches(key, types, n=3)
                 hint = f"Did you mean {', '.join(near)}?" if near else f"The echo backend takes {', '.join(types)}."
                 raise InvalidSetting(f"--engine-arg: the echo backend knows no {key[:64]!r}.", hint=hint, param=key)
-            values[key] = convert(value, types[key], Setting(help=""), origin=f"--engine-arg {key}")
+            text = isinstance(value, str) and str in (types[key], *typing.get_args(types[key]))
+            values[key] = value if text else convert(value, types[key], Setting(help=""), origin=f"--engine-arg {key}")
         return cls(**values)
