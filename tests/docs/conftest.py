@@ -32,7 +32,6 @@ class PageRun:
     environ: dict[str, str]
     stack: ExitStack = field(default_factory=ExitStack)
     server: ServerProcess | None = None
-    failed: bool = False
 
     def follow(self, snippet: Snippet) -> None:
         """Do what a reader would do with the snippet."""
@@ -46,6 +45,7 @@ class PageRun:
     def serve(self, snippet: Snippet) -> None:
         """Start the server as the page says, on a free port instead of 3000."""
         self.stack.close()
+        self.server, self.environ["OPENLLM_ENDPOINT"] = None, "http://127.0.0.1:9"  # nobody, should the start fail
         words = snippet.code.replace("python3 tools/dev.py start", "openllm start").split()
         assert words[:2] == ["openllm", "start"], snippet.code
         log = self.folder / "server.log"

@@ -1,0 +1,93 @@
+"""The suite's own rules: a skip needs permission, the fast lanes have no network, lanes follow folders."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import LANES, TESTS, lane_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("path", "lane"),
+    [
+        ("lint/test_style.py", "lint"),
+        ("lint/test_types.py", "types"),
+        ("core/test_serde.py", "unit"),
+        ("openllm/engine/test_engine.py", "unit"),
+        ("openllm/backends/test_echo.py", "unit"),
+        ("openllm/backends/torch/test_backend.py", "torch"),
+        ("contract/test_chat.py", "contract"),
+        ("e2e/test_start.py", "e2e"),
+        ("docs/test_links.py", "docs"),
+        ("packaging/test_wheels.py", "packaging"),
+    ],
+)
+def test_lane_of(path: str, lane: str):
+    """A file's folder decides its lane."""
+    assert lane_of(TESTS / path).name == lane
+
+
+def test_budgets_fit():
+    """The lanes' minutes add up to less than the whole may take."""
+    assert sum(lane.budget_min for lane in LANES) < 40
+
+
+def run_suite(tmp_path: Path, test: str, allowed: str = "") -> subprocess.CompletedProcess[str]:
+    """Run one small test under a copy of this suite's conftest."""
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tests / "conftest.py").write_text((TESTS / "conftest.py").read_text(encoding="utf-8"), encoding="utf-8")
+    (tests / "allowed_skips.txt").write_text(allowed, encoding="utf-8")
+    (tests / "test_it.py").write_text(test, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+
+SKIPPED = "import pytest\n\n@pytest.mark.skip(reason='later')\ndef test_it(): ...\n"
+
+
+def test_a_skip_without_permission_fails_the_run(tmp_path: Path):
+    """It is named, with its reason."""
+    done = run_suite(tmp_path, SKIPPED)
+    assert done.returncode == 1
+    assert "FAILED tests/test_it.py::test_it - skipped: later" in done.stdout
+
+
+def test_a_listed_skip_is_fine(tmp_path: Path):
+    """A line with pattern and reason allows it."""
+    assert run_suite(tmp_path, SKIPPED, "tests/test_it.py::* | needs a GPU\n").returncode == 0
+
+
+def test_a_line_without_a_reason_is_refused(tmp_path: Path):
+    """Permission without a reason is none."""
+    assert run_suite(tmp_path, SKIPPED, "tests/test_it.py::*\n").returncode != 0
+
+
+def test_a_skipped_module_needs_permission_too(tmp_path: Path):
+    """`importorskip` at the top of a file would hide all its tests."""
+    assert run_suite(tmp_path, "import pytest\npytest.importorskip('no_such_module')\n").returncode != 0
+
+
+def test_fast_lanes_have_no_network(tmp_path: Path):
+    """A unit test that reaches out fails at once; loopback is fine."""
+    program = (
+        "import socket\n\n\ndef test_out():\n    s = socket.socket()\n    s.settimeout(5)\n    s.connect(('192.0.2.1', 9))\n\n\n"
+        "def test_loopback():\n    a = socket.create_server(('127.0.0.1', 0))\n    socket.create_connection(a.getsockname())\n"
+    )
+    done = run_suite(tmp_path, program)
+    assert "tried to reach 192.0.2.1" in done.stdout
+    assert "1 failed, 1 passed" in done.stdout
+
+
+def test_the_summary_comes_last(tmp_path: Path):
+    """pytest's own line is the last word."""
+    done = run_suite(tmp_path, SKIPPED)
+    assert "1 skipped in" in done.stdout.strip().splitlines()[-1]
