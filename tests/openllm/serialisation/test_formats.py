@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 import stat
 import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -210,3 +213,33 @@ def test_beside_a_read_only_model_the_cache_keeps_the_tokenizer(
     (folder / "tokenizer.model").write_bytes(b"other")
     with pytest.raises(OpenLLMError):
         ensure_tokenizer(folder)
+
+
+def test_a_conversion_does_not_outlive_its_parent() -> None:
+    """kill -9 of the importing process ends the child too."""
+    child = "import time; from openllm.serialisation import convert; convert.end_with_parent(); print('ready', flush=True); time.sleep(60)"
+    code = (
+        "import subprocess, sys, time\n"
+        f"print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert parent.stdout.readline() == "ready\n"
+    assert running(pid)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.stdout.close()
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there and no zombie waiting for someone to collect it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -7,9 +7,12 @@ file) or `tokenizer` (a GGUF file or a folder). An error is one line of JSON on 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +26,7 @@ from . import gguf_file
 _END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 _END_TEXTS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>")
 _TOKENIZER_PACKAGES = ("sentencepiece", "tiktoken", "protobuf")  # what transformers asks for by name when it lacks it
+_WATCH_S = 0.5
 _SLIM_BYTES = 1 << 30
 _CONTROL = 3  # token_type of a control token, llama.cpp's LLAMA_TOKEN_TYPE_CONTROL
 
@@ -195,6 +199,18 @@ def _one_line(error: Exception) -> OpenLLMError:
     return CorruptModel(text)
 
 
+def end_with_parent() -> None:
+    """End this process within a second of its parent's death, even by kill -9: nobody would use what it makes."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="openllm-parent", daemon=True).start()
+
+
 def main(arguments: list[str]) -> int:
     """Run one conversion; the exit code."""
     what, source, out = arguments
@@ -211,4 +227,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main(sys.argv[1:]))
