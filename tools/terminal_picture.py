@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -27,6 +27,8 @@ import pyte
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = 300  # more than any session prints: nothing scrolls away
 PROMPT = "$ "
+QUESTION = "What is the capital of France?"
+TALK = ["Who are you?", "Name three colours of the rainbow."]
 
 BACKGROUND, FOREGROUND, DIM = "#15191f", "#d7dce2", "#8a94a0"
 COLOURS = {
@@ -49,9 +51,9 @@ class Step:
     """Something typed, and what must appear before the next thing is.
 
     Attributes:
-        keys: typed as a person would, then Enter; empty sends nothing.
-        until: regular expression.
-        key_s: seconds between keys.
+        keys: what is typed; Enter follows.
+        until: regular expression for what the screen shows from there on.
+        limit_s: seconds to wait for it.
     """
 
     keys: str
@@ -64,14 +66,12 @@ class Shell:
     """One terminal. Shells stand below one another in the picture, in the order they are opened.
 
     Attributes:
+        steps: what is typed; the last command may still run when the picture is taken.
         keep: first and last lines to show, the rest becomes one "…"; None keeps all.
-        alive: leave its last command running until the end.
     """
 
     steps: list[Step]
-    alive: bool = False
     keep: tuple[int, int] | None = None
-    lines: list[list[Run]] = field(default_factory=list)
 
 
 @dataclass
@@ -86,28 +86,20 @@ class Run:
 
 def session(port: int, model: str, start: str) -> list[Shell]:
     """The README's session: start, a streamed answer by curl, a chat."""
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Name a colour."}}], "stream": true}}'
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{QUESTION}"}}], "stream": true}}'
     base = f"http://127.0.0.1:{port}"
-    at = "" if port == 3000 else f" --endpoint {base}"
+    curl = [
+        f"curl -sN {base}/v1/chat/completions \\",
+        "-H 'Content-Type: application/json' \\",
+        f"-d '{body}' |",
+        "grep -o '\"delta\":{[^}]*}'",
+    ]
+    chat = "openllm chat" + ("" if port == 3000 else f" --endpoint {base}") + " --sampling-params temperature=0"
+    done = r"first after.*\s+\S*› $"
     return [
-        Shell([Step(start, r"Stop +Ctrl-C")], alive=True),
-        Shell(
-            [
-                Step(
-                    f"curl -sN {base}/v1/chat/completions -H 'Content-Type: application/json' \\\n  -d '{body}'",
-                    r"\[DONE\]\s",
-                )
-            ],
-            keep=(4, 2),
-        ),
-        Shell(
-            [
-                Step(f"openllm chat{at}", r"› $"),
-                Step("What is the capital of France?", r"first after.*\s+\S*› $"),
-                Step("And of Italy?", r"first after.*\s+\S*› $"),
-                Step("/exit", re.escape(PROMPT) + "$"),
-            ]
-        ),
+        Shell([Step(start, r"Stop +Ctrl-C")]),
+        Shell([Step("\n".join(curl), r"\n\$ $")], keep=(10, 2)),
+        Shell([Step(chat, r"› $"), *(Step(line, done) for line in TALK), Step("/exit", r"\n\$ $")]),
     ]
 
 
@@ -160,9 +152,9 @@ class Terminal:
             self.child.expect([r".+", pexpect.TIMEOUT, pexpect.EOF], timeout=0.2)
 
     def lines(self) -> list[list[Run]]:
-        """The screen's lines as runs of one style, without empty ones at the end."""
+        """The screen's lines as runs of one style, without empty ones and the waiting prompt at the end."""
         found = [self._runs(row) for row in range(ROWS)]
-        while found and not found[-1]:
+        while found and "".join(run.text for run in found[-1]).strip() in ("", PROMPT.strip()):
             found.pop()
         return found
 

@@ -19,7 +19,7 @@ import click
 from openllm.cli.command import Session
 from openllm.cli.failures import report
 from openllm.cli.line_editor import LineEditor
-from openllm.cli.output import Output, output_option, printable
+from openllm.cli.output import Output, output_option
 from openllm.cli.remote import Answer, AskCommand, Remote, connect, endpoint_options, sampling_option, speed_text
 from openllm_core.errors import OpenLLMError
 
@@ -145,14 +145,12 @@ class Conversation:
             self._after(answer)
 
     def _show(self, answer: Answer) -> None:
-        live = self.out.format != "json"
-        for piece in answer:
-            if live:
-                self.out.data(printable(piece) if self.on_terminal else piece, newline=False)
         if self.out.format == "json":
+            for _ in answer:
+                continue
             self.out.data(json.dumps(answer.as_data(), ensure_ascii=False))
-        elif not answer.text.endswith("\n"):
-            self.out.data("")
+            return
+        self.out.stream(answer)
 
     def _after(self, answer: Answer) -> None:
         if self.interactive and self.on_terminal:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import sys
-import traceback
 
 import click
 
@@ -43,6 +42,8 @@ def exit_code_of(error: Exception, session: Session) -> int:
     if isinstance(error, (click.Abort, EOFError)):
         return 130
     if session.debug and not isinstance(error, click.ClickException):
+        import traceback
+
         traceback.print_exception(error)
     if isinstance(error, OpenLLMError):
         report(error.message, error.hint)

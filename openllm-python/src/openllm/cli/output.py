@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from openllm.cli.command import Session, colours
+from openllm.cli.wrap import WordWrap
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,6 +67,18 @@ class Output:
     def data(self, text: str, *, newline: bool = True) -> None:
         """Text on stdout."""
         click.echo(text, nl=newline)
+
+    def stream(self, pieces: Iterable[str]) -> None:
+        """Text on stdout as it comes, then a line end. On a terminal words stay whole and control characters are out."""
+        terminal = sys.stdout.isatty()
+        wrap = WordWrap(shutil.get_terminal_size().columns) if can_move(sys.stdout) else None
+        last = ""
+        for piece in pieces:
+            shown = printable(piece) if terminal else piece
+            self.data(wrap.feed(shown) if wrap else shown, newline=False)
+            last = piece
+        if not (terminal and last.endswith("\n")):
+            self.data("")
 
     def json(self, value: Any) -> None:
         """A value on stdout, indented by 2."""

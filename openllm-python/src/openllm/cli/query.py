@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from openllm.cli.command import Session
-from openllm.cli.output import Output, output_option, printable
+from openllm.cli.output import Output, output_option
 from openllm.cli.remote import AskCommand, connect, endpoint_options, sampling_option, speed_text
 
 
@@ -47,15 +47,14 @@ def command(
             else remote.ask([{"role": "user", "content": text}], sampling_params)
         )
         with closing(answer):
-            for piece in answer:
-                if output != "json":
-                    out.data(printable(piece) if sys.stdout.isatty() else piece, newline=False)
-    if output == "json":
-        out.json(answer.as_data())
-    else:
-        out.data("")
-        if sys.stdout.isatty() and out.pretty:
-            out.say(speed_text(answer), dim=True)
+            if output == "json":
+                for _ in answer:
+                    continue
+                out.json(answer.as_data())
+            else:
+                out.stream(answer)
+    if sys.stdout.isatty() and out.pretty:
+        out.say(speed_text(answer), dim=True)
 
 
 def _prompt(prompt: str | None) -> str:
