@@ -92,7 +92,7 @@ def made(kind: str) -> Tokenizer:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_stream_equals_one_shot(kind: str, data: st.DataObject) -> None:
     """Whatever the ids and however they are split, pushes and flush together are the one-shot text."""
@@ -106,7 +106,7 @@ def test_stream_equals_one_shot(kind: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(text=st.one_of(st.text(max_size=40), st.sampled_from(CORPUS)))
 def test_no_broken_characters_on_the_way(kind: str, text: str) -> None:
     """Ids of real text never stream a U+FFFD that the text does not have, and never take back what was sent."""
@@ -167,7 +167,7 @@ def test_unknown_ids_are_harmless() -> None:
         assert tokenizer.detokenizer().push([10**6]) == ""
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=60))
 def test_max_token_bytes_bounds_the_count(text: str) -> None:
     """No text has fewer tokens than its bytes divided by `max_token_bytes`."""

@@ -138,7 +138,7 @@ async def test_prompt_as_ids_and_empty_prompt(make_engine: MakeEngine) -> None:
         assert stream.prompt_token_ids == [256]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     reply=st.text(max_size=30),
     stops=st.lists(st.text(min_size=1, max_size=3), max_size=3),

@@ -16,7 +16,7 @@ class StopMatcher:
     nothing else is. Each stop string is followed by its Knuth-Morris-Pratt automaton, so the work is linear in the text.
     """
 
-    __slots__ = ("_held", "_states", "_stops", "_tables")
+    __slots__ = ("_firsts", "_held", "_idle", "_states", "_stops", "_tables")
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         """Args:
@@ -25,12 +25,14 @@ class StopMatcher:
         self._stops = sorted(set(stops), key=len, reverse=True)
         self._tables = [_failure_table(stop) for stop in self._stops]
         self._states = [0] * len(self._stops)
+        self._firsts = frozenset(stop[0] for stop in self._stops)
+        self._idle = True  # no automaton has begun a match
         self._held = ""
 
     def push(self, text: str) -> tuple[str, str | None]:
         """Take new text; return (text that may be sent, the stop string that was completed or None)."""
-        if not text:
-            return "", None
+        if self._idle and self._firsts.isdisjoint(text):
+            return text, None
         best_end, best = len(text) + 1, -1
         for index, stop in enumerate(self._stops):  # longest first, so an equal end keeps the longer one
             end = self._advance(index, stop, text)
@@ -43,6 +45,7 @@ class StopMatcher:
             self._held = ""
             return buffer[:cut], stop
         hold = max(self._states)
+        self._idle = hold == 0
         sent = len(buffer) - hold
         self._held = buffer[sent:]
         return buffer[:sent], None
@@ -88,9 +91,10 @@ class TextStream:
 
     Attributes:
         stop: the stop string that ended the text, once one did.
+        searches: a token can end the text by a stop string, so that tokens must be looked at one by one.
     """
 
-    __slots__ = ("_count", "_detokenizer", "_matcher", "_min_tokens", "stop")
+    __slots__ = ("_count", "_matcher", "_min_tokens", "_push", "_rest", "searches", "stop")
 
     def __init__(self, detokenizer: Detokenizer, stops: tuple[str, ...], min_tokens: int = 0) -> None:
         """Args:
@@ -98,20 +102,16 @@ class TextStream:
         min_tokens: text of the first so many tokens is not searched for stop strings.
         """
         stops = tuple(stop for stop in stops if stop)
-        self._detokenizer = detokenizer
+        self._push, self._rest = detokenizer.push, detokenizer.flush
+        self.searches = bool(stops)
         self._matcher = StopMatcher(stops) if stops else None
         self._min_tokens = min_tokens
         self._count = 0
         self.stop: str | None = None
 
-    @property
-    def searches(self) -> bool:
-        """Whether a token can end the text by a stop string, so that it must be looked at token by token."""
-        return self._matcher is not None
-
     def push(self, ids: list[int]) -> str:
         """Text to send after these tokens; once `stop` is set the text is complete."""
-        text = self._detokenizer.push(ids)
+        text = self._push(ids)
         if self._matcher is None:
             return text
         self._count += len(ids)
@@ -122,7 +122,7 @@ class TextStream:
 
     def flush(self) -> str:
         """What was held back, when the sequence ended by itself; a stop string may still be found in it."""
-        text = self._detokenizer.flush()
+        text = self._rest()
         if self._matcher is None or self.stop is not None:
             return "" if self.stop is not None else text
         text, self.stop = self._matcher.push(text)

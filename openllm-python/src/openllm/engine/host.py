@@ -91,7 +91,8 @@ class HostSession:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            traceback.print_exc()
+            if not isinstance(error, OpenLLMError):
+                traceback.print_exc()
             channel.send(Failed(_as_openllm_error(error).as_dict()))
             channel.close()
             self._end(EXIT_FAILED)

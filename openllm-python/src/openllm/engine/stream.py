@@ -195,17 +195,14 @@ class Sequence:
         Returns:
             True when a stop string ended the sequence here, so that the backend must be told to drop it.
         """
-        ids, reason = delta.token_ids, delta.finish_reason
-        text = self.text
-        if reason is None:
-            if text.searches and len(ids) > 1:
-                return self._take_one_by_one(delta)
-            piece = text.push(ids)
-        elif reason == "stop" and ids and ids[-1] == delta.stop_token_id:
-            piece = (text.push(ids[:-1]) if len(ids) > 1 else "") if not text.searches else self._push_each(ids[:-1])
-        else:
-            piece = text.push(ids) if not text.searches else self._push_each(ids)
+        ids, reason, text = delta.token_ids, delta.finish_reason, self.text
+        if len(ids) > 1 and text.searches:
+            return self._take_one_by_one(delta)
         self.stream.completion_tokens += len(ids)
+        if reason == "stop" and ids and ids[-1] == delta.stop_token_id:
+            piece = text.push(ids[:-1]) if len(ids) > 1 else ""  # a stop token has no text
+        else:
+            piece = text.push(ids)
         if self._ids:
             ids = self._ids = self._ids + ids
         if delta.logprobs is not None:
@@ -233,19 +230,13 @@ class Sequence:
 
     def _take_one_by_one(self, delta: SequenceDelta) -> bool:
         """Several tokens in one step: none behind the one that completes a stop string counts."""
+        last = len(delta.token_ids) - 1
         for position, token_id in enumerate(delta.token_ids):
             logprobs = None if delta.logprobs is None else delta.logprobs[position : position + 1]
-            if self.take(SequenceDelta(delta.request_id, [token_id], None, None, None, logprobs)):
+            reason, stop = (delta.finish_reason, delta.stop_token_id) if position == last else (None, None)
+            if self.take(SequenceDelta(delta.request_id, [token_id], reason, stop, None, logprobs)):
                 return True
         return False
-
-    def _push_each(self, ids: list[int]) -> str:
-        piece = ""
-        for token_id in ids:
-            piece += self.text.push([token_id])
-            if self.text.stop is not None:
-                break
-        return piece
 
     def _send(self, piece: str, ids: list[int], reason: str | None, stop_reason: str | int | None) -> None:
         logprobs = None

@@ -236,7 +236,7 @@ class EmbeddedHost:
 
     def __init__(self, options: EngineOptions, on_frame: OnFrame, on_lost: OnLost) -> None:
         self._on_lost: OnLost | None = on_lost
-        self._session = HostSession(lambda status: self._lose("The embedded backend ended."))
+        self._session = HostSession(lambda status: None)  # its closed channel tells, after its last frame
         self.channel, theirs = memory_pair(
             (on_frame, lambda error: self._lose("The embedded backend closed its channel.")),
             (self._session.on_frame, self._session.on_close),
