@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import eager_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 GROUPED = "openllm_grouped"
 
@@ -35,7 +35,8 @@ def grouped_attention(
     Args:
         query: [batch, num_heads, q_len, head_dim].
         key, value: [batch, num_kv_heads, kv_len, head_dim]; may be slices of a longer window.
-        attention_mask: additive, [batch, 1, q_len, kv_len], or None when every column counts.
+        attention_mask: [batch, 1, q_len, kv_len], additive for one query per row and boolean for more; None when every
+            column counts.
         position_bias: additive, [1 or batch, num_heads, q_len, kv_len] (T5).
         softcap: bound of the scores, `softcap * tanh(scores / softcap)` (Gemma 2).
 
@@ -81,8 +82,9 @@ def _eager(
     scores = torch.tanh(query @ key.transpose(2, 3) * scale / softcap) * softcap
     if mask is None:
         causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
-        mask = torch.zeros_like(scores[:1, :1]).masked_fill_(~causal.tril(scores.shape[-1] - scores.shape[-2]), -torch.inf)
-    return (torch.softmax(scores + mask, dim=-1) @ value).transpose(1, 2).contiguous()
+        mask = causal.tril(scores.shape[-1] - scores.shape[-2])
+    bounded = torch.where(mask, scores, torch.finfo(scores.dtype).min)
+    return (torch.softmax(bounded, dim=-1) @ value).transpose(1, 2).contiguous()
 
 
 def grouped_mask(
@@ -93,12 +95,19 @@ def grouped_mask(
     allow_is_causal_skip: bool = True,
     **kwargs: Any,
 ) -> Tensor | None:
-    """Additive mask of one forward pass; None where nothing is masked or plain causality is enough."""
+    """Mask of one forward pass, additive for one query per row, else boolean (True = attend); None where nothing is
+    masked or plain causality is enough."""
     whole = attention_mask is None or bool(attention_mask.all())
     if allow_is_causal_skip and whole and kwargs.get("local_size") is None and (q_length == 1 or q_length == kv_length):
         return None
-    return eager_mask(
-        batch_size=batch_size, q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **kwargs
+    make = eager_mask if q_length == 1 else sdpa_mask  # additive for ours, boolean for stock attention
+    return make(
+        batch_size=batch_size,
+        q_length=q_length,
+        kv_length=kv_length,
+        attention_mask=attention_mask,
+        allow_is_causal_skip=False,
+        **kwargs,
     )
 
 

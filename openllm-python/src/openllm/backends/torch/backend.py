@@ -22,7 +22,7 @@ from openllm_core.resources import detect
 
 from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
 from . import checkpoint as checkpoints
-from . import embedding, loading, tuning
+from . import embedding, launch, loading, tuning
 from .model import LoadedModel
 from .scheduler import Limits, Scheduler
 
@@ -61,9 +61,12 @@ class TorchBackend:
     def load(cls, options: EngineOptions, progress: Progress) -> TorchBackend:
         """Load the model folder and start stepping; see `openllm.backends.torch.load` for the errors."""
         checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
-        choice = tuning.choose(options, checkpoint, progress)
+        launch.refuse_too_large(launch.estimate(options), checkpoint.path.name)
+        device = loading.choose_device(options)
+        choice = tuning.choose(options, checkpoint, device, progress)
         torch.set_num_threads(choice.threads)
-        model = loading.load(options, checkpoint, choice, progress)
+        model = loading.load(options, checkpoint, choice, device, progress)
+        choice = tuning.confirm(options, checkpoint, choice, model)
         limits, info = describe(model, options, checkpoint, choice)
         progress("ready", 1.0)
         return cls(model, limits, info)

@@ -125,9 +125,8 @@ class WindowLane(_Sampled):
         count, window = len(self.rows), self.window
         ids, mask = self._tokens[:count], window.mask[:count, window.columns]
         if self.cross is not None:
-            cache = EncoderDecoderCache(window, self.cross)
-            cache.is_updated = dict.fromkeys(range(len(window.layers)), True)
-            logits = self.model.decode_seq2seq(ids, mask, self.cross.show(), cache)
+            encoder_mask = self.cross.show()
+            logits = self.model.decode_seq2seq(ids, mask, encoder_mask, EncoderDecoderCache(window, self.cross))
         else:
             logits = self.model.decode(ids, mask, self._positions[:count], window)
         window.advance()

@@ -15,10 +15,9 @@ from transformers.utils import logging as transformers_logging
 
 from openllm_core.errors import CorruptModel, MissingDependency, NoSuitableDevice, OpenLLMError, UnsupportedFeature
 from openllm_core.options import EngineOptions
-from openllm_core.resources import detect
 
 from ..base import Progress
-from . import attention, launch
+from . import attention
 from .checkpoint import Checkpoint, refuse_untrusted_code
 from .linears import pack_linears, widen_rest
 from .model import LoadedModel
@@ -110,14 +109,10 @@ def _refuse_incomplete(checkpoint: Checkpoint, module: nn.Module, info: dict[str
         raise CorruptModel(f"{checkpoint.path.name}: {odd[0]} has another shape than config.json says.")
 
 
-def load(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, progress: Progress) -> LoadedModel:
-    """Load and prepare a model as `choice` says.
-
-    Raises:
-        OutOfMemory: it will not fit, decided before any weight is read.
-    """
-    launch.refuse_too_large(launch.estimate(options, detect.machine()), checkpoint.path.name)
-    device = choose_device(options)
+def load(
+    options: EngineOptions, checkpoint: Checkpoint, choice: Choice, device: torch.device, progress: Progress
+) -> LoadedModel:
+    """Load and prepare a model as `choice` says; see `load_module` for the errors."""
     attention.register()
     stored = DTYPES.get(checkpoint.dtype, torch.float32)
     compute = DTYPES[choice.dtype]
@@ -135,7 +130,7 @@ def load(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, progres
     if start is None:
         start = getattr(config, "decoder_start_token_id", None)
     text_config = config.get_text_config(decoder=True)
-    model = LoadedModel(
+    return LoadedModel(
         module=module,
         device=device,
         dtype=compute,
@@ -143,5 +138,3 @@ def load(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, progres
         seq2seq=checkpoint.seq2seq,
         start_token_id=int(start or 0),
     )
-    model.use_attention(choice.attention)
-    return model

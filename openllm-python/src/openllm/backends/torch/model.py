@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from .attention import GROUPED
-from .window import Window
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -39,6 +38,7 @@ class LoadedModel:
     start_token_id: int = 0
     windowed: bool = True
     _accepts: frozenset[str] = attrs.field(init=False)
+    _cache_name: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         parameters = inspect.signature(self.module.forward).parameters
@@ -46,6 +46,7 @@ class LoadedModel:
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not self.seq2seq:
             names |= {"position_ids"} & set(inspect.signature(self.module.base_model.forward).parameters)
         self._accepts = frozenset(names)
+        self._cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
 
     def use_attention(self, name: str) -> None:
         """Choose the attention implementation: grouped, sdpa or eager."""
@@ -57,19 +58,19 @@ class LoadedModel:
             return EncoderDecoderCache(DynamicCache(), DynamicCache())
         return DynamicCache() if self.windowed else DynamicCache(config=self.module.config)
 
-    def prefill(self, ids: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
+    def prefill(self, ids: Tensor, mask: Tensor | None, cache: Cache, past: int = 0) -> Tensor:
         """Run (a chunk of) prompts.
 
         Args:
             ids: [batch, chunk] token ids, left-padded.
             mask: [batch, past + chunk] bool, or None when nothing is padded.
             cache: filled by the chunks before; this one is appended.
+            past: columns those chunks had.
 
         Returns:
             Logits after the last column, [batch, vocab_size].
         """
-        past = cache.get_seq_length()
-        arguments: dict[str, Any] = {"input_ids": ids, "past_key_values": cache, "use_cache": True}
+        arguments: dict[str, Any] = {"input_ids": ids, self._cache_name: cache, "use_cache": True}
         if mask is None:
             mask = torch.ones(ids.shape[0], past + ids.shape[1], dtype=torch.bool, device=self.device)
         arguments["attention_mask"] = mask
@@ -92,7 +93,7 @@ class LoadedModel:
             [rows, vocab_size].
         """
         arguments: dict[str, Any] = {
-            "input_ids": ids, "past_key_values": cache, "attention_mask": mask, "use_cache": True,
+            "input_ids": ids, self._cache_name: cache, "attention_mask": mask, "use_cache": True,
         }  # fmt: skip
         if "position_ids" in self._accepts:
             arguments["position_ids"] = positions
@@ -144,12 +145,3 @@ class LoadedModel:
         body = self.module.get_encoder() if self.seq2seq else self.module.base_model
         return body(input_ids=ids, attention_mask=mask.long(), return_dict=True).last_hidden_state
 
-
-def is_plain(cache: Cache) -> bool:
-    """Whether a prefilled cache holds nothing but keys and values of the whole sequence, layer by layer."""
-    if isinstance(cache, EncoderDecoderCache):
-        return is_plain(cache.self_attention_cache) and is_plain(cache.cross_attention_cache)
-    return not isinstance(cache, Window) and all(
-        type(layer).__name__ == "DynamicLayer" and layer.keys is not None and layer.keys.dim() == 4
-        for layer in cache.layers
-    )

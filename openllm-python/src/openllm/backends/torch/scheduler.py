@@ -187,7 +187,18 @@ class Scheduler:
         if source is None or logits is None:
             return  # more chunks to come
         self.prefill = None
-        self._start(current, logits, source, deltas)
+        try:
+            self._start(current, logits, source, deltas)
+        except Exception as error:
+            self._fail_rows(current.rows, error, deltas)
+
+    def _fail_rows(self, rows: list[Row], error: Exception, deltas: list[SequenceDelta]) -> None:
+        """End rows that have not ended yet, wherever they are."""
+        over = {delta.request_id for delta in deltas if delta.finish_reason is not None}
+        for row in rows:
+            if row.limit and row.request_id not in over:
+                self.abort(row.request_id)
+                deltas.append(failed(row, _as_engine_error(error)))
 
     def _choose(self) -> list[list[Row]]:
         """Waiting rows to prefill together: the oldest, and others of like length as far as budget, slots and memory go."""
@@ -249,7 +260,7 @@ class Scheduler:
         mask = None
         if min(lengths) < longest:
             mask = torch.arange(end, device=device) >= longest - torch.tensor(lengths, device=device).unsqueeze(1)
-        logits = self.model.prefill(ids, mask, current.cache)
+        logits = self.model.prefill(ids, mask, current.cache, start)
         current.done = end
         if end < longest:
             return None, None
@@ -258,7 +269,7 @@ class Scheduler:
     def _isolate(self, current: Prefill, error: Exception, deltas: list[SequenceDelta]) -> None:
         """A prefill raised: prompts that were computed together are tried one by one, so that one fails alone."""
         if len(current.groups) == 1:
-            deltas += [failed(row, _as_engine_error(error)) for row in current.rows if row.limit]
+            self._fail_rows(current.rows, error, deltas)
             return
         for group in current.groups:
             alone = Prefill([group])
@@ -269,7 +280,7 @@ class Scheduler:
                 assert logits is not None
                 self._start(alone, logits, source, deltas)
             except Exception as own:
-                deltas += [failed(row, _as_engine_error(own)) for row in group if row.limit]
+                self._fail_rows(group, own, deltas)
 
     def _start(self, current: Prefill, logits: Tensor, source: Prefilled, deltas: list[SequenceDelta]) -> None:
         """Draw first tokens and let the rows that go on join lanes."""

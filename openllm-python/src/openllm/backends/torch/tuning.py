@@ -1,16 +1,376 @@
-"""Choose dtype, linear layers, attention and threads."""
+"""Choose type, linear layers, attention and threads for this model on this machine: measured once, then remembered.
+
+The first start with a model of some shape takes a few short measurements on matrices of that shape; later ones read the
+result from `pt-tuning.json` in the cache folder. What the options fix is never measured. Called by `backend` while it
+loads. Every choice leaves one line for the start report.
+"""
+
 from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
 import attrs
+import torch
+import transformers
+from torch import Tensor
+
+from openllm_core.errors import InvalidSetting
+from openllm_core.options import EngineOptions
+from openllm_core.resources import detect
+
+from ..base import Progress
+from . import attention, verify
+from .checkpoint import Checkpoint
+from .linears import KINDS, PackedLinear, available
+from .model import LoadedModel
+
+VERSION = 1  # of the file's meaning; a change forgets what was remembered
+SMALL = 8_000_000  # parameters under which nothing is worth a measurement
+BUDGET_S = 1.2  # per candidate
+BATCHES = (1, 32)  # rows a step is measured with
+SPAN = 256  # columns attention is measured with
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 @attrs.frozen(kw_only=True)
 class Choice:
+    """What was chosen.
+
+    Attributes:
+        dtype: type of the computation.
+        linear: kind of the linear layers, see `linears.KINDS`.
+        attention: grouped, sdpa or eager.
+        threads: compute threads.
+        windowed: rows may share a window; None until `confirm` has looked.
+        decisions: one line each, with what was measured.
+    """
+
     dtype: str
     linear: str
     attention: str
     threads: int
+    windowed: bool | None = None
     decisions: tuple[str, ...] = ()
 
-def choose(options, checkpoint, progress):
-    import os
-    arg=options.engine_arg
-    return Choice(dtype='float32',linear=arg.get('linear','packed16' if checkpoint.dtype in('bfloat16','float16') else 'plain'),attention=options.attention if options.attention!='auto' else 'grouped',threads=options.threads or os.cpu_count())
+
+@attrs.frozen(kw_only=True)
+class Shape:
+    """The sizes that decide what is fast."""
+
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Shape:
+        """Read the sizes from config.json, whatever they are called there."""
+        config = checkpoint.text_config
+
+        def first(*names: str) -> int | None:
+            found = [config[name] for name in names if isinstance(config.get(name), int) and config[name] > 0]
+            return found[0] if found else None
+
+        hidden = first("hidden_size", "n_embd", "d_model") or 1024
+        heads = first("num_attention_heads", "n_head", "n_heads", "num_heads") or 16
+        return cls(
+            hidden=hidden,
+            inner=first("intermediate_size", "ffn_dim", "n_inner", "d_ff", "decoder_ffn_dim") or 4 * hidden,
+            heads=heads,
+            kv_heads=first("num_key_value_heads", "num_kv_heads") or heads,
+            head_dim=first("head_dim", "d_kv") or max(1, hidden // heads),
+        )
+
+
+def choose(options: EngineOptions, checkpoint: Checkpoint, device: torch.device, progress: Progress) -> Choice:
+    """Decide how to run a model, from options, memory of earlier starts, or measurement.
+
+    Raises:
+        InvalidSetting: `--engine-arg linear=` names no kind.
+    """
+    linear = _asked_linear(options)
+    if device.type != "cpu":
+        return _for_gpu(options, checkpoint, device)
+    if 0 < checkpoint.num_parameters < SMALL:
+        return Choice(
+            dtype=_cpu_dtypes(options, checkpoint)[0],
+            linear=linear or "plain",
+            attention="grouped" if options.attention == "auto" else options.attention,
+            threads=options.threads or 1,
+            decisions=("threads: 1, float32, plain layers (a model this small is not worth a measurement)",),
+        )
+    machine = detect.machine(probe=tuple)
+    remembered = recall(_key(options, checkpoint, machine))
+    if remembered is not None:
+        return remembered
+    progress("measuring what is fastest here", None)
+    choice = _measure(options, checkpoint, machine, linear)
+    return choice
+
+
+def confirm(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, model: LoadedModel) -> Choice:
+    """Check the loaded model against itself (see `verify`), fall back where the fast way is wrong, and remember.
+
+    The model is left with the attention and the `windowed` that hold.
+    """
+    if choice.windowed is not None:
+        model.use_attention(choice.attention)
+        model.windowed = choice.windowed
+        return choice
+    asked = options.attention != "auto"
+    for name in dict.fromkeys((choice.attention,) if asked else (choice.attention, "sdpa", "eager")):
+        try:
+            model.use_attention(name)
+        except (ValueError, ImportError):
+            continue  # the architecture has no such implementation
+        model.windowed = verify.windowed(model)
+        if model.windowed:
+            break
+    else:
+        name = _first_that_runs(model)
+    lines = [line for line in choice.decisions if not line.startswith("attention")]
+    if name == choice.attention and model.windowed:
+        lines = list(choice.decisions)
+    else:
+        lines.append(f"attention: {name} (another does not give this architecture's own results)")
+    if not model.windowed:
+        lines.append("batching: one sequence at a time (this architecture's state cannot share a window)")
+    choice = attrs.evolve(choice, attention=name, windowed=model.windowed, decisions=tuple(lines))
+    if model.device.type == "cpu" and checkpoint.num_parameters >= SMALL:
+        remember(_key(options, checkpoint, detect.machine(probe=tuple)), choice)
+    return choice
+
+
+def _first_that_runs(model: LoadedModel) -> str:
+    for name in ("sdpa", "eager"):
+        with contextlib.suppress(ValueError, ImportError):
+            model.use_attention(name)
+            return name
+    return "eager"
+
+
+def _asked_linear(options: EngineOptions) -> str | None:
+    kind = options.engine_arg.get("linear")
+    if kind is not None and kind not in KINDS:
+        raise InvalidSetting(f"--engine-arg linear={str(kind)[:40]!r} is not one of {', '.join(KINDS)}.", param="linear")
+    return kind
+
+
+def _for_gpu(options: EngineOptions, checkpoint: Checkpoint, device: torch.device) -> Choice:
+    stored = checkpoint.dtype or "float16"
+    if stored == "bfloat16" and torch.cuda.get_device_capability(device)[0] < 8:
+        stored = "float16"
+    dtype = stored if options.dtype == "auto" else options.dtype
+    name = "sdpa" if options.attention == "auto" else options.attention
+    return Choice(
+        dtype=dtype,
+        linear="plain",
+        attention=name,
+        threads=options.threads or 1,
+        decisions=(f"dtype: {dtype} (the checkpoint's)", f"attention: {name}"),
+    )
+
+
+def computes_bfloat16(machine: detect.Machine) -> bool:
+    """Whether the CPU multiplies bfloat16 itself; others only widen and round, slowly."""
+    return bool(machine.cpu_flags & {"amx_bf16", "avx512_bf16", "bf16", "svebf16"})
+
+
+def _cpu_dtypes(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine | None = None) -> list[str]:
+    if options.dtype != "auto":
+        return [options.dtype]
+    if checkpoint.dtype == "bfloat16" and machine is not None and computes_bfloat16(machine):
+        return ["float32", "bfloat16"]
+    return ["float32"]
+
+
+# -- measurement ------------------------------------------------------------------------------------------------------
+
+
+def _measure(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine, linear: str | None) -> Choice:
+    shape = Shape.of(checkpoint)
+    stored = DTYPES.get(checkpoint.dtype, torch.float32)
+    threads = options.threads or machine.physical_cores or machine.cores
+    torch.set_num_threads(threads)
+    lines: list[str] = []
+    candidates = [
+        (dtype, kind)
+        for dtype in _cpu_dtypes(options, checkpoint, machine)
+        for kind in ((linear,) if linear else KINDS)
+        if dtype != "float16" or kind == "plain"
+        if kind != "packed16" or (dtype == "float32" and available(kind, stored))
+        if kind != "onednn" or available(kind, DTYPES[dtype])
+    ]
+    times = {pair: linear_seconds(shape, *pair) for pair in candidates}
+    reference = times.get(("float32", "plain")) or next(iter(times.values()))
+    scores = {pair: _score(found, reference) for pair, found in times.items()}
+    dtype, kind = min(scores, key=lambda pair: scores[pair])
+    lines.append(f"dtype: {dtype} ({_why_dtype(options, checkpoint, machine)})")
+    others = ", ".join(f"{d} {k} {1 / s:.2f}" for (d, k), s in scores.items())
+    lines.append(f"linear layers: {kind} (speed relative to plain float32: {others})")
+    if options.threads is None and threads > 1:
+        chosen = _threads(shape, dtype, kind, [threads, max(1, threads // 2), machine.cores])
+        torch.set_num_threads(chosen)
+        lines.append(f"threads: {chosen} (measured)")
+        threads = chosen
+    else:
+        lines.append(f"threads: {threads}")
+    name = options.attention
+    if name == "auto":
+        speeds = {n: attention_seconds(shape, n, DTYPES[dtype]) for n in ("grouped", "sdpa")}
+        name = min(speeds, key=lambda n: speeds[n])
+        slower = max(speeds, key=lambda n: speeds[n])
+        lines.append(f"attention: {name} (measured {speeds[slower] / speeds[name]:.2f}x of {slower})")
+    else:
+        lines.append(f"attention: {name} (asked for)")
+    return Choice(dtype=dtype, linear=kind, attention=name, threads=threads, decisions=tuple(lines))
+
+
+def _why_dtype(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> str:
+    if options.dtype != "auto":
+        return "asked for"
+    if checkpoint.dtype == "bfloat16" and not computes_bfloat16(machine):
+        return "this CPU does not compute in bfloat16"
+    return "measured" if checkpoint.dtype == "bfloat16" else "the checkpoint's"
+
+
+def _score(found: dict[int, float], reference: dict[int, float]) -> float:
+    return statistics.geometric_mean([found[rows] / reference[rows] for rows in BATCHES])
+
+
+def linear_seconds(shape: Shape, dtype: str, kind: str) -> dict[int, float]:
+    """Seconds of one layer's matrix products by number of rows; weights enough to overflow the caches."""
+    torch_dtype = DTYPES[dtype]
+    sizes = [(shape.hidden, shape.hidden), (shape.inner, shape.hidden), (shape.hidden, shape.inner)]
+    layer_bytes = sum(a * b for a, b in sizes) * 4
+    copies = max(2, min(24, 96_000_000 // layer_bytes))
+    layers: list[list[Callable[[Tensor], Tensor]]] = []
+    for _ in range(copies):
+        weights = [torch.full(size, 0.01, dtype=torch.float32 if kind == "packed16" else torch_dtype) for size in sizes]
+        if kind == "plain":
+            layers.append([_plain(weight) for weight in weights])
+        else:
+            layers.append([PackedLinear(weight, None, kind) for weight in weights])
+    found: dict[int, float] = {}
+    with torch.inference_mode():
+        for rows in BATCHES:
+            narrow, wide = torch.ones(rows, shape.hidden, dtype=torch_dtype), torch.ones(rows, shape.inner, dtype=torch_dtype)
+
+            def once(narrow: Tensor = narrow, wide: Tensor = wide) -> None:
+                for square, up, down in layers:
+                    square(narrow), up(narrow), down(wide)
+
+            found[rows] = fastest(once, BUDGET_S / len(BATCHES)) / copies
+    return found
+
+
+def _plain(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: torch.nn.functional.linear(x, weight)
+
+
+def _threads(shape: Shape, dtype: str, kind: str, candidates: list[int]) -> int:
+    speeds: dict[int, float] = {}
+    for threads in dict.fromkeys(candidates):
+        torch.set_num_threads(threads)
+        found = linear_seconds(shape, dtype, kind)
+        speeds[threads] = statistics.geometric_mean(list(found.values()))
+    return min(speeds, key=lambda threads: speeds[threads])
+
+
+def attention_seconds(shape: Shape, name: str, dtype: torch.dtype) -> float:
+    """Seconds of one layer's attention over a window, per step, geometric mean over the batch sizes."""
+    forward = attention.grouped_attention if name == "grouped" else attention.sdpa_attention_forward
+    module = torch.nn.Module()
+    module.num_key_value_groups = shape.heads // shape.kv_heads
+    seconds: list[float] = []
+    with torch.inference_mode():
+        for rows in BATCHES:
+            stores = [torch.ones(rows, shape.kv_heads, 2 * SPAN, shape.head_dim, dtype=dtype) for _ in range(8)]
+            query = torch.ones(rows, shape.heads, 1, shape.head_dim, dtype=dtype)
+            mask = torch.zeros(rows, 1, 1, SPAN, dtype=dtype)
+
+            def once(stores: list[Tensor] = stores, query: Tensor = query, mask: Tensor = mask) -> None:
+                for keys in stores:
+                    window = keys[:, :, :SPAN]
+                    forward(module, query, window, window, mask)
+
+            seconds.append(fastest(once, BUDGET_S / 4))
+    return statistics.geometric_mean(seconds)
+
+
+def fastest(once: Callable[[], None], budget_s: float) -> float:
+    """Shortest of several runs: what else the machine does only ever adds."""
+    once()
+    best = float("inf")
+    end = time.perf_counter() + budget_s
+    runs = 0
+    while runs < 3 or time.perf_counter() < end:
+        started = time.perf_counter()
+        once()
+        best = min(best, time.perf_counter() - started)
+        runs += 1
+        if time.perf_counter() > end + 2 * budget_s:
+            break
+    return best
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def memory_file() -> Path:
+    """Where choices are remembered: `$OPENLLM_HOME`, else `$XDG_CACHE_HOME/openllm`, else `~/.cache/openllm`."""
+    home = os.environ.get("OPENLLM_HOME")
+    if home:
+        return Path(home).expanduser() / "pt-tuning.json"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "openllm" / "pt-tuning.json"
+
+
+def _key(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> str:
+    shape = Shape.of(checkpoint)
+    asked = (options.dtype, options.attention, options.threads, options.engine_arg.get("linear"))
+    facts = (
+        VERSION, machine.cpu_model, machine.cores, torch.__version__, transformers.__version__,
+        checkpoint.architecture, checkpoint.dtype, *attrs.astuple(shape), *asked,
+    )  # fmt: skip
+    return "|".join(map(str, facts))
+
+
+def recall(key: str) -> Choice | None:
+    """What was remembered under `key`; None when nothing usable was."""
+    data = _read_memory().get(key)
+    if not isinstance(data, dict):
+        return None
+    try:
+        fields = cast("dict[str, Any]", data)
+        decisions = tuple(str(line) for line in fields.pop("decisions"))
+        return Choice(**fields, decisions=decisions)
+    except (TypeError, KeyError):
+        return None
+
+
+def remember(key: str, choice: Choice) -> None:
+    """Keep a choice for later starts; a cache folder that cannot be written only costs the next start its time."""
+    data = _read_memory() | {key: attrs.asdict(choice)}
+    file = memory_file()
+    staging = file.with_name(f".{file.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        staging.write_text(json.dumps(data, indent=1))
+        staging.replace(file)
+
+
+def _read_memory() -> dict[str, Any]:
+    try:
+        data: Any = json.loads(memory_file().read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return cast("dict[str, Any]", data) if isinstance(data, dict) else {}

@@ -105,7 +105,19 @@ class Window(Cache):
             self.mask[into, start:] = True
             self.starts.append(start)
             self.rows += 1
-        self.first = min(self.starts)
+        first = min(self.starts)
+        joined = range(self.rows - len(picks), self.rows)
+        for row in range(self.rows):
+            # What a mask hides still takes part in the products, as 0 * x: x must be a number.
+            self._zero(row, slice(first, self.starts[row] if row in joined else max(first, self.first)))
+        self.first = first
+
+    def _zero(self, row: int, columns: slice) -> None:
+        if columns.start < columns.stop:
+            for layer in self.layers:
+                assert isinstance(layer, WindowLayer)
+                layer.store_keys[row, :, columns] = 0
+                layer.store_values[row, :, columns] = 0
 
     def leave(self, row: int) -> None:
         """Free a row; the last one takes its place."""
@@ -116,6 +128,7 @@ class Window(Cache):
                 assert isinstance(layer, WindowLayer)
                 layer.store_keys[row, :, start : self.end] = layer.store_keys[last, :, start : self.end]
                 layer.store_values[row, :, start : self.end] = layer.store_values[last, :, start : self.end]
+            self._zero(row, slice(self.first, start))
             self.mask[row] = self.mask[last]
             self.starts[row] = start
         self.starts.pop()

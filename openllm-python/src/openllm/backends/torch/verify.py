@@ -1,0 +1,113 @@
+"""Check, once per model, that rows of different length really can share a window and that an attention is right.
+
+Padded, windowed decoding is compared with each prompt alone on the model's own cache and stock attention. Called by
+`tuning` after loading; what does not hold falls back to a slower way that does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import EncoderDecoderCache
+
+from ..base import BackendRequest, TokenSampling
+from .lanes import Prefilled, SoloLane, WindowLane
+from .model import LoadedModel
+from .rows import Row
+
+LENGTHS = (3, 7)  # prompts of unlike length
+STEPS = 3
+TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.15, torch.float16: 0.05}  # of the spread of the logits
+
+
+@torch.inference_mode()
+def windowed(model: LoadedModel) -> bool:
+    """Whether the model, with the attention in use, gives the same logits in a window as alone."""
+    model.windowed = True
+    try:
+        together = _together(model)
+    except Exception:  # whatever an architecture raises means: not this way
+        return False
+    tolerance = TOLERANCE[model.dtype]
+    return all(_close(found, expected, tolerance) for found, expected in zip(together, alone(model), strict=True))
+
+
+def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool((found - expected).abs().amax() <= tolerance * expected.std().clamp(min=1e-6))
+
+
+@torch.inference_mode()
+def alone(model: LoadedModel) -> list[Tensor]:
+    """Logits of each prompt by itself on the model's own cache, [1 + STEPS, vocab_size] each."""
+    was, model.windowed = model.windowed, False
+    try:
+        return [_alone(model, prompt) for prompt in range(len(LENGTHS))]
+    finally:
+        model.windowed = was
+
+
+def _alone(model: LoadedModel, prompt: int) -> Tensor:
+    logits, source = _prefill(model, [prompt])
+    lane = SoloLane(model)
+    lane.join([_row(model, prompt)], source, [0], [_token(model, prompt, 0)])
+    found = [logits[0].float()]
+    for step in range(STEPS):
+        found.append(lane.step()[0].float())
+        lane.feed(torch.tensor([_token(model, prompt, step + 1)], device=model.device))
+    return torch.stack(found)
+
+
+def _together(model: LoadedModel) -> list[Tensor]:
+    """The same with all prompts prefilled at once; each row joins one step after the one before it."""
+    prompts = list(range(len(LENGTHS)))
+    logits, source = _prefill(model, prompts)
+    if not _holds_keys_and_values(source):
+        raise TypeError("the cache holds something besides keys and values")
+    lane = WindowLane(model, len(prompts))
+    found = [[logits[prompt].float()] for prompt in prompts]
+    for turn in range(STEPS + len(prompts) - 1):
+        if turn < len(prompts):
+            lane.join([_row(model, turn)], source, [turn], [_token(model, turn, 0)])
+        stepped = lane.step()
+        lane.feed(torch.tensor([_token(model, p, turn - p + 1) for p in range(len(lane.rows))], device=model.device))
+        for prompt in range(len(lane.rows)):
+            found[prompt].append(stepped[prompt].float())
+    return [torch.stack(steps[: STEPS + 1]) for steps in found]
+
+
+def _prompt(model: LoadedModel, prompt: int) -> list[int]:
+    return [1 + (7 * prompt + 5 * i) % (model.vocab_size - 1) for i in range(LENGTHS[prompt])]
+
+
+def _token(model: LoadedModel, prompt: int, step: int) -> int:
+    return 1 + (11 * prompt + 3 * step) % (model.vocab_size - 1)
+
+
+def _row(model: LoadedModel, prompt: int) -> Row:
+    return Row(BackendRequest(str(prompt), _prompt(model, prompt), TokenSampling(max_tokens=64)), 64)
+
+
+def _prefill(model: LoadedModel, prompts: list[int]) -> tuple[Tensor, Prefilled]:
+    ids = [_prompt(model, prompt) for prompt in prompts]
+    lengths = [len(row) for row in ids]
+    longest, device = max(lengths), model.device
+    if model.seq2seq:
+        mask = torch.arange(longest, device=device) < torch.tensor(lengths, device=device).unsqueeze(1)
+        padded = torch.tensor([row + [0] * (longest - len(row)) for row in ids], device=device)
+        logits, cache = model.encode(padded, mask)
+        return logits, Prefilled(cache=cache, lengths=[1] * len(ids), encoder_lengths=lengths)
+    own = model.new_cache()
+    mask = torch.arange(longest, device=device) >= longest - torch.tensor(lengths, device=device).unsqueeze(1)
+    padded = torch.tensor([[0] * (longest - len(row)) + row for row in ids], device=device)
+    logits = model.prefill(padded, None if len(ids) == 1 else mask, own)
+    return logits, Prefilled(cache=own, lengths=lengths)
+
+
+def _holds_keys_and_values(source: Prefilled) -> bool:
+    """Whether every layer of the cache is plain keys and values of the whole sequence."""
+    cache = source.cache
+    parts = [cache.self_attention_cache, cache.cross_attention_cache] if isinstance(cache, EncoderDecoderCache) else [cache]
+    return all(
+        part.layers and all(type(layer).__name__ == "DynamicLayer" and layer.keys is not None for layer in part.layers)
+        for part in parts
+    )
