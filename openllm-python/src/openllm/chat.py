@@ -238,7 +238,9 @@ class ChatRenderer:
             raise no_template()
         request = orjson.dumps({"messages": messages, "variables": {"add_generation_prompt": True} | variables})
         # Shielded: a caller that leaves must not leave half an exchange in the pipe.
-        return await asyncio.shield(asyncio.ensure_future(self._exchange(request)))
+        exchange = asyncio.ensure_future(self._exchange(request))
+        exchange.add_done_callback(_looked_at)
+        return await asyncio.shield(exchange)
 
     async def aclose(self) -> None:
         """End the worker."""
@@ -282,6 +284,12 @@ class ChatRenderer:
         worker, self._worker = self._worker, None
         if worker is not None and worker.returncode is None:
             worker.kill()
+
+
+def _looked_at(exchange: asyncio.Future[str]) -> None:
+    """An exchange whose caller has left may fail unheard."""
+    if not exchange.cancelled():
+        exchange.exception()
 
 
 async def _ask(worker: asyncio.subprocess.Process, request: bytes) -> bytes:

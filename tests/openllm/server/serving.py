@@ -13,7 +13,7 @@ import httpx
 from uvicorn.server import ServerState
 
 from openllm.compose import Composed, build
-from openllm.engine.supervisor import launch_embedded
+from openllm.engine.supervisor import Launcher, launch_embedded
 from openllm.server.protocol import LimitedProtocol, configure
 from openllm_core.options import EngineOptions, ServerOptions
 
@@ -38,9 +38,15 @@ def options_of(options: dict[str, Any]) -> ServerOptions:
 
 
 @asynccontextmanager
-async def serving(*, ready: bool = True, options: dict[str, Any] | None = None, **script: Any) -> AsyncIterator[Served]:
+async def serving(
+    *,
+    ready: bool = True,
+    options: dict[str, Any] | None = None,
+    launch: Launcher = launch_embedded,
+    **script: Any,
+) -> AsyncIterator[Served]:
     """An app whose echo backend follows `script`, called without a socket."""
-    composed = build(EngineOptions(backend="echo", engine_arg=script), options_of(options or {}), launch=launch_embedded)
+    composed = build(EngineOptions(backend="echo", engine_arg=script), options_of(options or {}), launch=launch)
     transport = httpx.ASGITransport(composed.app)
     async with httpx.AsyncClient(transport=transport, base_url=URL) as http:
         await composed.engine.start()
@@ -69,12 +75,24 @@ async def listening(served: Served) -> AsyncIterator[int]:
         await asyncio.gather(*state.tasks, return_exceptions=True)
 
 
+@asynccontextmanager
+async def over_socket(served: Served) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client of the same app behind a loopback socket."""
+    async with listening(served) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+        yield http
+
+
 def events(text: str) -> list[Any]:
     """Payloads of an SSE body, `[DONE]` as that text; comments are left out."""
     frames = [frame for frame in text.split("\n\n") if frame and not frame.startswith(":")]
     assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames), text
     payloads = [frame.removeprefix("data: ") for frame in frames]
     return [payload if payload == "[DONE]" else json.loads(payload) for payload in payloads]
+
+
+def text_body(prompt: str = "hi", **more: Any) -> dict[str, Any]:
+    """A completion request for the echo model; needs no chat renderer, so it is the quicker one."""
+    return {"model": "echo", "prompt": prompt, **more}
 
 
 def chat_body(content: str = "hi", **more: Any) -> dict[str, Any]:

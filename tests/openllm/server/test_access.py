@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from tests.openllm.server.serving import serving
 
 from openllm.server.access import check_access, is_loopback
 from openllm_core.errors import UnsafeConfiguration
 from openllm_core.options import ServerOptions
-from tests.openllm.server.serving import chat_body, serving
 
 KEYS = ("key-One", "key-Two")
 
@@ -121,14 +121,20 @@ def test_a_public_address_needs_a_key_or_a_word() -> None:
         check_access(ServerOptions(host="0.0.0.0"))
     assert refused.value.exit_code == 78 and refused.value.hint is not None
     assert "OPENLLM_API_KEY" in refused.value.hint and "--no-auth" in refused.value.hint
-    for options in (ServerOptions(), ServerOptions(host="0.0.0.0", no_auth=True), ServerOptions(host="::", api_key=("k",))):
+    for options in (
+        ServerOptions(),
+        ServerOptions(host="0.0.0.0", no_auth=True),
+        ServerOptions(host="::", api_key=("k",)),
+    ):
         check_access(options)
 
 
 async def test_request_ids() -> None:
     """A caller's own id comes back if it is plain; anything else gets a fresh one."""
     async with serving(ready=False) as served:
-        assert (await served.http.get("/livez", headers={"x-request-id": "a-1.b_2"})).headers["x-request-id"] == "a-1.b_2"
+        assert (await served.http.get("/livez", headers={"x-request-id": "a-1.b_2"})).headers[
+            "x-request-id"
+        ] == "a-1.b_2"
         for given in ("a" * 65, "a b", "a\tb", "<x>"):
             answer = await served.http.get("/livez", headers={"x-request-id": given})
             assert len(answer.headers["x-request-id"]) == 32

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.openllm.server.serving import Served, chat_body, serving
 
 from openllm.server.errors import TABLE, body_of, headers_of, response_of, status_of
 from openllm_core.errors import (
@@ -22,7 +23,6 @@ from openllm_core.errors import (
 )
 from openllm_core.schema import ErrorBody
 from openllm_core.serde import structure
-from tests.openllm.server.serving import Served, chat_body, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -164,8 +164,12 @@ BAD: list[tuple[tuple[str, Any], int, str, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "status", "code", "param"), BAD, ids=[f"{i}-{row[2]}-{row[3]}" for i, row in enumerate(BAD)])
-async def test_bad_requests(served: Served, request_: tuple[str, Any], status: int, code: str, param: str | None) -> None:
+@pytest.mark.parametrize(
+    ("request_", "status", "code", "param"), BAD, ids=[f"{i}-{row[2]}-{row[3]}" for i, row in enumerate(BAD)]
+)
+async def test_bad_requests(
+    served: Served, request_: tuple[str, Any], status: int, code: str, param: str | None
+) -> None:
     """Each is refused with the field named, in the one shape, the same with and without `stream`."""
     path, body = request_
     forms = [body]
@@ -188,7 +192,10 @@ async def test_bad_requests(served: Served, request_: tuple[str, Any], status: i
         (b"{", "invalid_json"),
         (b"{}{}", "invalid_json"),
         (b'{"model": NaN}', "invalid_json"),
-        (b'{"temperature": 1e999, "model": "echo", "messages": [{"role": "user", "content": "x"}]}', "invalid_json|invalid_value"),
+        (
+            b'{"temperature": 1e999, "model": "echo", "messages": [{"role": "user", "content": "x"}]}',
+            "invalid_json|invalid_value",
+        ),
         (b'{"model": "a", "model": "b"}', "invalid_json"),
         (b'\xef\xbb\xbf{"model": "a"}', "invalid_json"),
         (b'{"model": "\xff"}', "invalid_json"),
@@ -222,7 +229,12 @@ async def test_too_large_a_body(served: Served) -> None:
 async def test_content_types(served: Served) -> None:
     """415 where JSON is parsed and something else is sent, or an encoded body; metadata does not care."""
     body = json.dumps(chat_body(max_tokens=1))
-    for headers in ({}, {"content-type": "text/plain"}, {"content-type": "application/x-python-pickle"}, JSON | {"content-encoding": "gzip"}):
+    for headers in (
+        {},
+        {"content-type": "text/plain"},
+        {"content-type": "application/x-python-pickle"},
+        JSON | {"content-encoding": "gzip"},
+    ):
         for path in (CHAT, GENERATE):
             answer = await served.http.post(path, content=body, headers=headers)
             assert answer.status_code == 415, headers
@@ -254,7 +266,9 @@ async def test_neutral_values_are_accepted(served: Served) -> None:
     assert answer.status_code == 200, answer.text
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/models/", "//v1/models", "/v1/..%2fmodels", "/V1/models", "/v1/chat"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/models/", "//v1/models", "/v1/..%2fmodels", "/V1/models", "/v1/chat"]
+)
 async def test_unknown_routes(served: Served, path: str) -> None:
     """404 in our shape; neither a trailing slash nor case nor dots lead anywhere."""
     answer = await served.http.get(path)
@@ -298,7 +312,11 @@ async def test_every_code_of_the_table_has_a_sound_status() -> None:
 async def test_retry_after_is_whole_seconds_within_bounds() -> None:
     """1 to 60, rounded up; only on 429 and 503."""
     for wait, told in ((None, "1"), (0.1, "1"), (1.2, "2"), (500, "60")):
-        for error in (Overloaded("x", retry_after_s=wait), EngineLoading("x", retry_after_s=wait), ShuttingDown("x", retry_after_s=wait)):
+        for error in (
+            Overloaded("x", retry_after_s=wait),
+            EngineLoading("x", retry_after_s=wait),
+            ShuttingDown("x", retry_after_s=wait),
+        ):
             assert headers_of(error, 503)["retry-after"] == told
     assert "retry-after" not in headers_of(InvalidRequest("x"), 400)
     assert headers_of(EngineUnavailable("x"), 503)["x-should-retry"] == "false"

@@ -6,9 +6,9 @@ import asyncio
 import json
 
 import pytest
+from tests.openllm.server.serving import chat_body, exchange, listening, serving
 
 from openllm.server import protocol
-from tests.openllm.server.serving import chat_body, exchange, listening, serving
 
 HOST = b"Host: 127.0.0.1\r\n"
 GET = b"GET /livez HTTP/1.1\r\n" + HOST
@@ -42,10 +42,16 @@ def error_of(answer: bytes) -> dict[str, str]:
         (b"GET /livez HTTP/9.9\r\n" + HOST + b"\r\n", 400, "invalid_http"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "invalid_http"),
         (GET + b"Bad Header: x\r\n\r\n", 400, "invalid_http"),
-        (b"POST /v1/metadata HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400, "invalid_http"),
+        (
+            b"POST /v1/metadata HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+            400,
+            "invalid_http",
+        ),
         (b"POST /v1/metadata HTTP/1.1\r\n" + HOST + b"Content-Length: -1\r\n\r\n", 400, "invalid_http"),
         (
-            b"POST /v1/metadata HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST /v1/metadata HTTP/1.1\r\n"
+            + HOST
+            + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             400,
             "invalid_http",
         ),
@@ -54,7 +60,9 @@ def error_of(answer: bytes) -> dict[str, str]:
 async def test_refused_on_the_wire(data: bytes, status: int, code: str) -> None:
     """Each is answered once, in the one shape, and the connection is closed; what follows is never run."""
     async with serving(ready=False) as served, listening(served) as port:
-        answer = await exchange(port, data + b"GET /v1/models HTTP/1.1\r\n" + HOST + b"\r\n" if data.endswith(b"\r\n\r\n") else data)
+        answer = await exchange(
+            port, data + b"GET /v1/models HTTP/1.1\r\n" + HOST + b"\r\n" if data.endswith(b"\r\n\r\n") else data
+        )
     assert status_of(answer) == status
     assert error_of(answer)["code"] == code
     assert answer.count(b"HTTP/1.1 ") == 1 and b"connection: close" in answer
@@ -113,7 +121,11 @@ async def test_a_refused_body_does_not_hide_the_refusal() -> None:
 async def test_expect_continue() -> None:
     """A body that will be refused is not asked for; one that will be read is."""
     async with serving(ready=False, options={"max_body": 1024}) as served, listening(served) as port:
-        head = b"POST /v1/chat/completions HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nExpect: 100-continue\r\n"
+        head = (
+            b"POST /v1/chat/completions HTTP/1.1\r\n"
+            + HOST
+            + b"Content-Type: application/json\r\nExpect: 100-continue\r\n"
+        )
         refused = await exchange(port, head + b"Content-Length: 3000000\r\n\r\n")
         assert status_of(refused) == 413
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from tests.openllm.server.serving import Served, chat_body, events, serving
 
 from openllm_core.schema import ChatCompletion, ChatCompletionChunk, Completion, Metadata, ModelList, StreamFrame
 from openllm_core.serde import structure
-from tests.openllm.server.serving import Served, chat_body, events, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -82,7 +82,9 @@ async def test_chat_logprobs(served: Served) -> None:
     assert [bytes(token["bytes"]) for token in content] == [b"G", b"r", "ü".encode()[:1]]
     assert all(token["logprob"] <= 0 and len(token["top_logprobs"]) == 2 for token in content)
     *chunks, _ = events((await served.post("/v1/chat/completions", body | {"stream": True})).text)
-    streamed = [t for c in chunks for choice in c["choices"] if choice["logprobs"] for t in choice["logprobs"]["content"]]
+    streamed = [
+        t for c in chunks for choice in c["choices"] if choice["logprobs"] for t in choice["logprobs"]["content"]
+    ]
     assert streamed == content
 
 
@@ -245,4 +247,6 @@ async def test_unknown_fields_are_named_in_a_header_or_refused(served: Served) -
     async with serving(options={"strict": True}, reply="x") as strict:
         refused = await strict.post("/v1/chat/completions", body)
         assert refused.status_code == 400
-        assert refused.json()["error"]["code"] == "unknown_parameter" and refused.json()["error"]["param"] == "frobnicate"
+        assert (
+            refused.json()["error"]["code"] == "unknown_parameter" and refused.json()["error"]["param"] == "frobnicate"
+        )

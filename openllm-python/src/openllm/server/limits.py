@@ -17,6 +17,7 @@ LINGER_S = 2.0  # how long a refused body is read and thrown away, so that the r
 MAX_JSON_DEPTH = 64
 
 MAX_WRITE_BUFFER_BYTES = 64 * 1024  # a connection that has more unsent than this counts as slow
+SEND_BUFFER_BYTES = 64 * 1024  # of the kernel, per connection; it doubles the number
 STALL_S = 30.0  # a slow connection that takes nothing for so long is cut
 FIRST_DELTA_WAIT_S = 15.0  # a stream that fails within this time fails with a status, later with an error event
 

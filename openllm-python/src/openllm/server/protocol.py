@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from .limits import (
     MAX_HEADERS,
     MAX_REQUEST_LINE_BYTES,
     MAX_WRITE_BUFFER_BYTES,
+    SEND_BUFFER_BYTES,
 )
 
 EXTENSION = "openllm.stream"
@@ -116,6 +118,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """Take the connection, or drop it where there are too many."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=MAX_WRITE_BUFFER_BYTES)
+        if (sock := transport.get_extra_info("socket")) is not None:
+            # Else the kernel would keep megabytes for a client that does not read, and we would not know it stalled.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
             return
