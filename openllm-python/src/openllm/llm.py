@@ -37,6 +37,8 @@ T = TypeVar("T")
 UNBOUNDED = 2**31
 """Requests that may wait: all belong to the one caller, who already holds their prompts in memory."""
 NO_DEADLINE_S = 1e9
+MAX_TOKENS_DEFAULT = 1024
+"""Tokens generated for a model of no known family when the caller does not say."""
 
 
 @attrs.frozen(kw_only=True)
@@ -107,6 +109,7 @@ class LLM:
         self._embedded = embedded
         self._options: EngineOptions = read(EngineOptions, explicit=engine_options).options
         self._config: LLMConfig | None = None
+        self._known = False
         self._engine: Engine | None = None
         self._lock = threading.Lock()
         self._worker: _LoopThread | None = None
@@ -246,7 +249,7 @@ class LLM:
                     code=error.wire_code,
                     param=error.param and error.param.removeprefix("llm_config."),
                 ) from None
-            default = cast(int, effective["max_new_tokens"])
+            default = cast(int, effective["max_new_tokens"]) if self._known else MAX_TOKENS_DEFAULT
         elif fields:
             raise TypeError(f"give either sampling or single fields, not both: {', '.join(fields)}")
         request = EngineRequest(prompt=prompt, sampling=sampling, deadline_s=NO_DEADLINE_S, max_tokens_default=default)
@@ -266,9 +269,12 @@ class LLM:
             raise
 
     async def _load(self) -> Engine:
+        from .compose import unknown_family
+
         options, tokenizer, family = await asyncio.to_thread(self._prepare)
-        spec = families.find(family) if family else families.default()
+        spec = families.find(family) if family else unknown_family()
         self._config, _ = settle(LLMConfig.for_model(spec), options.backend)
+        self._known = family is not None
         engine = Engine(
             options,
             tokenizer,

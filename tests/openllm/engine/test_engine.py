@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from openllm.engine.engine import INLINE_CHARS, LOOK_AHEAD, Engine
+from openllm.engine.dispatch import LOOK_AHEAD
+from openllm.engine.engine import INLINE_CHARS, Engine
 from openllm.engine.supervisor import launch_embedded
 from openllm.tokenizer import byte_tokenizer
 from openllm_core.errors import (
@@ -336,7 +337,7 @@ async def test_slots_and_look_ahead_bound_the_backend(make_engine: MakeEngine) -
     tasks = [asyncio.ensure_future(text_of(engine, "abc")) for _ in range(30)]
     most = 0
     while not all(task.done() for task in tasks):
-        most = max(most, engine._in_host)
+        most = max(most, engine.dispatcher.in_host)
         await asyncio.sleep(0.001)
     assert most == 2 + LOOK_AHEAD
 
@@ -394,6 +395,29 @@ async def test_one_request_fails_alone(make_engine: MakeEngine, fault: str, kind
     assert seen == "ba"
     assert await asyncio.gather(*mates) == [f"good {i}" for i in range(5)]
     assert engine.state == "ready"
+
+
+async def test_a_bug_in_one_requests_text_stays_there(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exception while making one request's text ends that request, is logged, and reaches nobody else."""
+    engine = await make_engine(**SLOW)
+    mate = asyncio.ensure_future(text_of(engine, "mate"))
+    await eventually(lambda: engine.num_running == 1)
+    found = engine.tokenizer.detokenizer()
+
+    def broken(ids: list[int]) -> str:
+        raise ZeroDivisionError
+
+    class Broken:
+        push, flush = staticmethod(broken), found.flush
+
+    monkeypatch.setattr(engine.tokenizer, "detokenizer", Broken)
+    with pytest.raises(EngineError, match="could not be made"):
+        await text_of(engine, "x")
+    assert await mate == "mate"
+    assert engine.state == "ready"
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_failure_of_one_choice_ends_the_request(make_engine: MakeEngine) -> None:

@@ -79,7 +79,7 @@ async def test_requests_not_begun_survive_one_death(make_engine: MakeEngine) -> 
     """Those in line and those the host had not begun are served after the restart, in order; begun ones fail."""
     engine = await make_engine(process=True, slots=1, step_s=0.02, engine={"max_queue": 50})
     first = asyncio.ensure_future(text_of(engine, "x" * 300))
-    await eventually(lambda: any(s.state == "started" for s in engine._sequences.values()))
+    await eventually(lambda: any(s.state == "started" for s in engine.dispatcher.sequences.values()))
     order: list[int] = []
 
     async def one(number: int) -> str:

@@ -1,4 +1,4 @@
-"""The engine: admits requests, keeps the one waiting line, hands sequences to the host, turns steps into streams.
+"""The engine: admits requests into the one waiting line, and keeps the model's host alive behind it.
 
 The service calls `add` and reads `RequestStream`s; the host is reached through the supervisor. Text above, token ids
 below. It must not know of HTTP, of a concrete backend, or of who is allowed to ask.
@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NoReturn
 
-import msgspec
 from prometheus_client import CollectorRegistry
 
 from openllm_core.errors import (
@@ -21,7 +19,6 @@ from openllm_core.errors import (
     EngineError,
     EngineLoading,
     EngineUnavailable,
-    InvalidRequest,
     OpenLLMError,
     Overloaded,
     RequestAborted,
@@ -29,21 +26,19 @@ from openllm_core.errors import (
 )
 from openllm_core.options import EngineOptions
 
-from ..backends.base import BackendInfo, BackendRequest, SequenceDelta, StepOutput, TokenSampling
+from ..backends.base import BackendInfo, BackendRequest, SequenceDelta, TokenSampling
 from ..tokenizer import Tokenizer
 from . import admission
 from .channel import Abort, Ready, Step, Submit
+from .dispatch import Dispatcher
 from .metrics import EngineMetrics
 from .process import launch_process
 from .request import EngineRequest, new_request_id
-from .stream import RequestStream, Sequence, error_of
+from .stream import RequestStream, error_of
 from .supervisor import Launcher, Supervisor, Watch
 
 State = Literal["loading", "ready", "restarting", "failed", "draining", "closed"]
 
-LOOK_AHEAD = 4
-"""Sequences the backend may hold beyond its slots, so that a freed one is filled within the same step."""
-MIN_QUEUE = 16
 INLINE_CHARS = 1024
 """Prompts up to this length are tokenised on the loop: half a millisecond, less than a thread's detour under load."""
 STEP_STALL_S = 600.0
@@ -59,6 +54,7 @@ class Engine:
         info: facts of the loaded model; None until it was loaded once.
         failure: why the engine is "failed".
         progress: (what is being loaded, share done 0..1 or None).
+        dispatcher: the requests under way.
         metrics: counters; registered in the registry that was given.
     """
 
@@ -91,19 +87,13 @@ class Engine:
         self.failure: OpenLLMError | None = None
         self.progress: tuple[str, float | None] = ("starting", None)
         self.metrics = EngineMetrics(self._gauges, registry)
-        self._max_queue = max_queue
+        self.dispatcher = Dispatcher(tokenizer, self.metrics, self._send, self._change, max_queue)
         self._queue_timeout_s = queue_timeout_s
         self._step_stall_s = step_stall_s
         self._supervisor = Supervisor(options, launch or launch_process, watch or Watch(restarts=restarts), self)
         self._state: State = "loading"
-        self._sequences: dict[str, Sequence] = {}  # in line and in the host
-        self._lines = (OrderedDict[str, Sequence](), OrderedDict[str, Sequence]())  # interactive, background
-        self._in_host = 0
-        self._reserved = 0
         self._warm_up_id: str | None = None
-        self._last_step_at = 0.0
         self._eos: frozenset[int] = frozenset()
-        self._service_s = 1.0  # moving average of seconds a request takes
         self._threads = ThreadPoolExecutor(2, "tokenize")
         self._changed = asyncio.Event()
 
@@ -156,15 +146,15 @@ class Engine:
             self._set_state("draining")
         try:
             async with asyncio.timeout(grace_s):
-                while self._sequences:
+                while self.dispatcher.sequences:
                     await self._wait_change()
         except TimeoutError:
-            self._fail_all(lambda: ShuttingDown("The server shut down before this request was finished."))
+            self.dispatcher.fail_all(lambda: ShuttingDown("The server shut down before this request was finished."))
 
     async def aclose(self) -> None:
         """End everything: streams with `ShuttingDown`, then the host and its whole process group. Idempotent."""
         self._set_state("closed")
-        self._fail_all(lambda: ShuttingDown("The engine was closed."))
+        self.dispatcher.fail_all(lambda: ShuttingDown("The engine was closed."))
         await self._supervisor.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.metrics.close()
@@ -172,31 +162,23 @@ class Engine:
     # -- load ---------------------------------------------------------------------------------------------------------
 
     @property
-    def slots(self) -> int:
-        """Sequences the backend runs at once; 0 while unknown."""
-        return self.info.max_batch if self.info is not None else 0
-
-    @property
     def max_queue(self) -> int:
-        """Sequences that may wait beyond the slots."""
-        return self._max_queue if self._max_queue is not None else max(MIN_QUEUE, 2 * self.slots)
+        """Sequences that may wait beyond the backend's slots."""
+        return self.dispatcher.max_queue
 
     @property
     def num_running(self) -> int:
         """Sequences that have a slot."""
-        return min(self._in_host, self.slots)
+        return self.dispatcher.num_running
 
     @property
     def queue_depth(self) -> int:
         """Sequences that wait for a slot."""
-        return len(self._sequences) - self.num_running
+        return self.dispatcher.queue_depth
 
     def retry_after_s(self) -> float:
         """Seconds after which trying again may help: 1 to 60, jittered so that refused clients do not return as one."""
-        if self._state in ("loading", "restarting"):
-            expected = 5.0
-        else:
-            expected = self._service_s * (1 + self.queue_depth) / max(1, self.slots)
+        expected = 5.0 if self._state in ("loading", "restarting") else self.dispatcher.expected_wait_s()
         return min(MAX_RETRY_AFTER_S, max(1.0, expected * random.uniform(0.75, 1.5)))
 
     # -- requests -----------------------------------------------------------------------------------------------------
@@ -223,9 +205,9 @@ class Engine:
             sampling = admission.token_sampling(request, len(ids), info, self._eos)
             self._require_ready()
         finally:
-            self._reserved -= count
+            self.dispatcher.release(count)
         stream = RequestStream(request, ids, self._on_stream_closed)
-        self._enter(stream, sampling)
+        self.dispatcher.enter(stream, sampling)
         stream.admitted_at = admitted_at
         stream.deadline = stream.loop.call_later(request.deadline_s, self._on_deadline, stream)
         self._pump()
@@ -252,35 +234,18 @@ class Engine:
                 raise EngineUnavailable(f"The engine has failed: {why}")
 
     def _reserve(self, count: int) -> None:
-        """Hold places for a request while it is tokenised."""
-        capacity = self.slots + self.max_queue
-        if count > capacity:
-            raise InvalidRequest(f"n must be <= {capacity} here.", param="n", code="integer_above_max_value")
-        if len(self._sequences) + self._reserved + count > capacity:
+        try:
+            self.dispatcher.reserve(count)
+        except Overloaded as error:
             self.metrics.refused_full += 1
-            raise Overloaded(f"The waiting line is full ({self.queue_depth}).", retry_after_s=self.retry_after_s())
-        self._reserved += count
+            error.retry_after_s = self.retry_after_s()
+            raise
 
     async def _encode(self, request: EngineRequest, info: BackendInfo) -> list[int]:
         if not isinstance(request.prompt, str) or len(request.prompt) <= INLINE_CHARS:
             return admission.encode(request, info, self.tokenizer)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, admission.encode, request, info, self.tokenizer)
-
-    def _enter(self, stream: RequestStream, sampling: TokenSampling) -> None:
-        """Put all choices of a request at the end of their line."""
-        request = stream.request
-        line = self._lines[0 if request.priority == "interactive" else 1]
-        stream.open = request.sampling.n
-        for index in range(request.sampling.n):
-            request_id = new_request_id()
-            own = sampling
-            if index and sampling.seed is not None:
-                own = msgspec.structs.replace(sampling, seed=admission.seed_of(request.sampling, index))
-            backend_request = BackendRequest(request_id, stream.prompt_token_ids, own, request.adapter)
-            sequence = Sequence(stream, index, backend_request, self.tokenizer)
-            stream.sequences.append(sequence)
-            self._sequences[request_id] = line[request_id] = sequence
 
     async def _wait_in_line(self, stream: RequestStream) -> None:
         left = stream.left_line = stream.loop.create_future()
@@ -295,126 +260,30 @@ class Engine:
             stream.left_line = None
 
     def _pump(self) -> None:
-        """Hand sequences to the host, first come first, interactive before background, while it has room."""
-        if self._state not in ("ready", "draining") or self.info is None:
-            return
-        room = self.info.max_batch + LOOK_AHEAD - self._in_host
-        submitted: list[BackendRequest] = []
-        for line in self._lines:
-            while line and len(submitted) < room:
-                _, sequence = line.popitem(last=False)
-                sequence.state = "submitted"
-                submitted.append(sequence.backend_request)
-                stream = sequence.stream
-                if sequence.index == 0 and not sequence.requeued:
-                    self.metrics.prompt_tokens += stream.prompt_tokens
-                    self.metrics.queue_time.observe(time.monotonic() - stream.admitted_at)
-                if stream.left_line is not None and not stream.left_line.done():
-                    stream.left_line.set_result(None)
-        if submitted:
-            if self._in_host == 0:
-                self._last_step_at = time.monotonic()
-            self._in_host += len(submitted)
-            self._supervisor.send(Submit(submitted))
+        """Let waiting sequences into the host, if there is one that takes them."""
+        if self._state in ("ready", "draining") and self.info is not None:
+            self.dispatcher.pump()
 
-    # -- steps --------------------------------------------------------------------------------------------------------
-
-    def on_frame(self, frame: Any) -> None:
-        """One frame of the host; called by the supervisor."""
-        if isinstance(frame, Step):
-            self._on_step(frame.output)
-
-    def _on_step(self, output: StepOutput) -> None:
-        """The hot path: every running request's new tokens become text and wake its reader."""
-        now = self._last_step_at = time.monotonic()
-        sequences, metrics = self._sequences, self.metrics
-        tokens, ended = 0, False
-        for delta in output.deltas:
-            sequence = sequences.get(delta.request_id)
-            if sequence is None:
-                if delta.request_id == self._warm_up_id:
-                    self._on_warm_up(delta)
-                continue
-            tokens += len(delta.token_ids)
-            if sequence.last_token_at:
-                metrics.between_tokens.observe(now - sequence.last_token_at)
-            else:
-                sequence.state = "started"
-                metrics.first_token.observe(now - sequence.stream.admitted_at)
-            sequence.last_token_at = now
-            if delta.finish_reason in ("error", "abort"):
-                self._fail(sequence.stream, error_of(delta), dropped=sequence)
-                ended = True
-            elif sequence.take(delta):  # a stop string: the backend does not know yet
-                self._supervisor.send(Abort([delta.request_id]))
-                self._finish(sequence, "stop")
-                ended = True
-            elif delta.finish_reason is not None:
-                self._finish(sequence, delta.finish_reason)
-                ended = True
-        metrics.generation_tokens += tokens
-        metrics.batch.observe(output.num_running or len(output.deltas))
-        metrics.step_time.observe(output.step_s)
-        if ended:
-            self._pump()
-            self._change()
-
-    def _finish(self, sequence: Sequence, reason: str) -> None:
-        """A choice came to its end; the request ends with its last one."""
-        self._remove(sequence)
-        self.metrics.finished[reason] += 1
-        stream = sequence.stream
-        stream.open -= 1
-        if stream.open == 0:
-            self._service_s += 0.1 * (time.monotonic() - stream.admitted_at - self._service_s)
-            stream.end()
-
-    def _fail(self, stream: RequestStream, error: OpenLLMError, *, dropped: Sequence | None = None) -> None:
-        """End a whole request with an error; choices the backend still holds are aborted there."""
-        self._withdraw(stream, "error", dropped)
-        if stream.left_line is not None and not stream.left_line.done():
-            stream.left_line.set_exception(error)
-        stream.end(error)
-
-    def _withdraw(self, stream: RequestStream, reason: str, dropped: Sequence | None = None) -> None:
-        """Take all of a request's choices out of the line and out of the host."""
-        aborted: list[str] = []
-        for sequence in stream.sequences:
-            if sequence.state == "done":
-                continue
-            if sequence.state in ("submitted", "started") and sequence is not dropped:
-                aborted.append(sequence.backend_request.request_id)
-            self._remove(sequence)
-            self.metrics.finished[reason] += 1
-        if aborted:
-            self._supervisor.send(Abort(aborted))
-
-    def _remove(self, sequence: Sequence) -> None:
-        request_id = sequence.backend_request.request_id
-        del self._sequences[request_id]
-        if sequence.state == "waiting":
-            for line in self._lines:
-                line.pop(request_id, None)
-        else:
-            self._in_host -= 1
-        sequence.state = "done"
+    def _send(self, frame: Submit | Abort) -> None:
+        self._supervisor.send(frame)
 
     def _on_stream_closed(self, stream: RequestStream) -> None:
-        self._withdraw(stream, "abort")
-        if stream.left_line is not None and not stream.left_line.done():
-            stream.left_line.set_exception(RequestAborted("The request was closed while it waited."))
+        self.dispatcher.withdraw(stream, "abort")
+        stream.leave_line(RequestAborted("The request was closed while it waited."))
         self._pump()
         self._change()
 
     def _on_deadline(self, stream: RequestStream) -> None:
         limit = stream.request.deadline_s
-        self._fail(stream, DeadlineExceeded(f"The request was not finished within its deadline of {limit:g} s."))
+        self.dispatcher.fail(
+            stream, DeadlineExceeded(f"The request was not finished within its deadline of {limit:g} s.")
+        )
         self._pump()
         self._change()
 
     def _on_queue_timeout(self, stream: RequestStream) -> None:
         self.metrics.refused_waited += 1
-        self._fail(
+        self.dispatcher.fail(
             stream,
             Overloaded(
                 f"The request waited {self._queue_timeout_s:g} s without getting a slot.",
@@ -423,12 +292,19 @@ class Engine:
         )
         self._change()
 
-    def _fail_all(self, error: Any) -> None:
-        for stream in {id(s.stream): s.stream for s in self._sequences.values()}.values():
-            self._fail(stream, error())
-        self._change()
-
     # -- what the supervisor tells ------------------------------------------------------------------------------------
+
+    def on_frame(self, frame: Any) -> None:
+        """One frame of the host; called by the supervisor."""
+        if not isinstance(frame, Step):
+            return
+        if self._warm_up_id is not None:
+            for delta in frame.output.deltas:
+                if delta.request_id == self._warm_up_id:
+                    self._on_warm_up(delta)
+        if self.dispatcher.on_step(frame.output):
+            self._pump()
+            self._change()
 
     def on_loading(self, text: str, share: float | None) -> None:
         """Progress of the host; called by the supervisor."""
@@ -438,6 +314,7 @@ class Engine:
         """The model is loaded: draw one real token before saying so."""
         self.info = info = ready.info
         self.progress = ("warming up", None)
+        self.dispatcher.slots = info.max_batch
         self._eos = frozenset(info.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
         start = info.bos_token_id if info.bos_token_id is not None else min(self._eos, default=0)
         if not info.capabilities.generate:
@@ -463,29 +340,20 @@ class Engine:
 
     def overdue(self) -> str | None:
         """Why the host should be given up though it gives signs of life; asked now and then by the supervisor."""
-        if self._in_host and time.monotonic() - self._last_step_at > self._step_stall_s:
+        work = self.dispatcher
+        if work.in_host and time.monotonic() - work.last_step_at > self._step_stall_s:
             return f"The backend finished no step for {self._step_stall_s:g} s."
         return None
 
     def on_down(self, error: OpenLLMError, retry_in_s: float | None) -> None:
         """The host is gone: fail what it had begun, put back once what it had not."""
         self._warm_up_id = None
-        lost = [s for s in self._sequences.values() if s.state in ("submitted", "started")]
-        self._in_host = 0
-        begun = {id(s.stream): s.stream for s in lost if s.state == "started" or s.requeued}
-        for sequence in reversed(lost):
-            sequence.state = "waiting"
-            sequence.requeued = True
-            line = self._lines[0 if sequence.stream.request.priority == "interactive" else 1]
-            line[sequence.backend_request.request_id] = sequence
-            line.move_to_end(sequence.backend_request.request_id, last=False)
-        for stream in begun.values():
-            self._fail(stream, self._unavailable(error, retry_in_s))
+        self.dispatcher.host_lost(lambda: self._unavailable(error, retry_in_s))
         if retry_in_s is None:
             self.failure = error
             if self._state not in ("draining", "closed"):
                 self._set_state("failed")
-            self._fail_all(lambda: self._unavailable(error, None))
+            self.dispatcher.fail_all(lambda: self._unavailable(error, None))
         else:
             self.metrics.restarts += 1
             self.progress = ("restarting", None)

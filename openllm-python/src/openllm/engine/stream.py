@@ -131,6 +131,15 @@ class RequestStream:
                 self.deadline.cancel()
             self._notify()
 
+    def leave_line(self, error: OpenLLMError | None = None) -> None:
+        """It need not wait in line any more: it got a slot, or it never will."""
+        left = self.left_line
+        if left is not None and not left.done():
+            if error is None:
+                left.set_result(None)
+            else:
+                left.set_exception(error)
+
     def _notify(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

@@ -1,0 +1,259 @@
+"""Requests under way: the one waiting line, what the host holds, and the turning of its steps into streams.
+
+`Engine` admits requests into a `Dispatcher` and tells it of steps and of the host's death. It knows of sequences and
+slots, not of processes, states or admission rules.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+
+from openllm_core.errors import EngineError, InvalidRequest, OpenLLMError, Overloaded
+
+from ..backends.base import BackendRequest, StepOutput, TokenSampling
+from ..tokenizer import Tokenizer
+from .admission import seed_of
+from .channel import Abort, Submit
+from .metrics import EngineMetrics
+from .request import new_request_id
+from .stream import RequestStream, Sequence, error_of
+
+log = logging.getLogger("openllm.engine")
+
+LOOK_AHEAD = 4
+"""Sequences the backend may hold beyond its slots, so that a freed one is filled within the same step."""
+MIN_QUEUE = 16
+
+MakeError = Callable[[], OpenLLMError]
+
+
+class Dispatcher:
+    """Bounded line, first come first served within a priority, in front of the host's slots.
+
+    Attributes:
+        slots: sequences the backend runs at once; 0 while unknown.
+        in_host: sequences the backend holds, at most `slots` plus the look-ahead.
+        sequences: all that are under way, in line and in the host, by the id the backend knows them by.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        metrics: EngineMetrics,
+        send: Callable[[Submit | Abort], None],
+        on_change: Callable[[], None],
+        max_queue: int | None,
+    ) -> None:
+        """Args:
+        send: hands a frame to the present host.
+        on_change: called when requests ended, for whoever waits for that.
+        max_queue: sequences that may wait beyond the slots; default 2 x slots, at least 16.
+        """
+        self.slots = 0
+        self.in_host = 0
+        self.sequences: dict[str, Sequence] = {}
+        self.last_step_at = 0.0
+        self._lines = (OrderedDict[str, Sequence](), OrderedDict[str, Sequence]())  # interactive, background
+        self._reserved = 0
+        self._service_s = 1.0  # moving average of seconds a request takes
+        self._tokenizer = tokenizer
+        self._metrics = metrics
+        self._send = send
+        self._on_change = on_change
+        self._max_queue = max_queue
+
+    # -- load ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def max_queue(self) -> int:
+        """Sequences that may wait beyond the slots."""
+        return self._max_queue if self._max_queue is not None else max(MIN_QUEUE, 2 * self.slots)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that have a slot."""
+        return min(self.in_host, self.slots)
+
+    @property
+    def queue_depth(self) -> int:
+        """Sequences that wait for a slot."""
+        return len(self.sequences) - self.num_running
+
+    def expected_wait_s(self) -> float:
+        """Seconds until a newcomer would get a slot, by how long requests took lately."""
+        return self._service_s * (1 + self.queue_depth) / max(1, self.slots)
+
+    def reserve(self, count: int) -> None:
+        """Hold places for a request while it is tokenised; `release` gives them back.
+
+        Raises:
+            InvalidRequest: more choices than could ever fit.
+            Overloaded: the line is full.
+        """
+        capacity = self.slots + self.max_queue
+        if count > capacity:
+            raise InvalidRequest(f"n must be <= {capacity} here.", param="n", code="integer_above_max_value")
+        if len(self.sequences) + self._reserved + count > capacity:
+            raise Overloaded(f"The waiting line is full ({self.queue_depth}).")
+        self._reserved += count
+
+    def release(self, count: int) -> None:
+        """Give back reserved places."""
+        self._reserved -= count
+
+    # -- in -----------------------------------------------------------------------------------------------------------
+
+    def enter(self, stream: RequestStream, sampling: TokenSampling) -> None:
+        """Put all choices of a request at the end of their line."""
+        request = stream.request
+        line = self._line_of(stream)
+        stream.open = request.sampling.n
+        for index in range(request.sampling.n):
+            request_id = new_request_id()
+            own = sampling
+            if index and sampling.seed is not None:
+                own = msgspec.structs.replace(sampling, seed=seed_of(request.sampling, index))
+            backend_request = BackendRequest(request_id, stream.prompt_token_ids, own, request.adapter)
+            sequence = Sequence(stream, index, backend_request, self._tokenizer)
+            stream.sequences.append(sequence)
+            self.sequences[request_id] = line[request_id] = sequence
+
+    def pump(self) -> None:
+        """Hand sequences to the host, first come first, interactive before background, while it has room."""
+        room = self.slots + LOOK_AHEAD - self.in_host
+        submitted: list[BackendRequest] = []
+        now = time.monotonic()
+        for line in self._lines:
+            while line and len(submitted) < room:
+                _, sequence = line.popitem(last=False)
+                sequence.state = "submitted"
+                submitted.append(sequence.backend_request)
+                stream = sequence.stream
+                if sequence.index == 0 and not sequence.requeued:
+                    self._metrics.prompt_tokens += stream.prompt_tokens
+                    self._metrics.queue_time.observe(now - stream.admitted_at)
+                stream.leave_line()
+        if submitted:
+            if self.in_host == 0:
+                self.last_step_at = now
+            self.in_host += len(submitted)
+            self._send(Submit(submitted))
+
+    def _line_of(self, stream: RequestStream) -> OrderedDict[str, Sequence]:
+        return self._lines[0 if stream.request.priority == "interactive" else 1]
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def on_step(self, output: StepOutput) -> bool:
+        """The hot path: every running request's new tokens become text and wake its reader.
+
+        Returns:
+            True when a sequence ended, so that there may be room for others.
+        """
+        now = self.last_step_at = time.monotonic()
+        sequences, metrics = self.sequences, self._metrics
+        tokens, ended = 0, False
+        for delta in output.deltas:
+            sequence = sequences.get(delta.request_id)
+            if sequence is None:
+                continue
+            tokens += len(delta.token_ids)
+            if sequence.last_token_at:
+                metrics.between_tokens.observe(now - sequence.last_token_at)
+            else:
+                sequence.state = "started"
+                metrics.first_token.observe(now - sequence.stream.admitted_at)
+            sequence.last_token_at = now
+            reason = delta.finish_reason
+            if reason in ("error", "abort"):
+                self.fail(sequence.stream, error_of(delta), dropped=sequence)
+                ended = True
+                continue
+            try:
+                stopped = sequence.take(delta)
+            except Exception:  # a bug met by one request's tokens must not end the others'
+                log.exception("a step could not be turned into text")
+                self.fail(sequence.stream, EngineError("The text of this request could not be made."))
+                ended = True
+                continue
+            if stopped:  # by a stop string: the backend does not know yet
+                self._send(Abort([delta.request_id]))
+                self._finish(sequence, "stop")
+                ended = True
+            elif reason is not None:
+                self._finish(sequence, reason)
+                ended = True
+        metrics.generation_tokens += tokens
+        metrics.batch.observe(output.num_running or len(output.deltas))
+        metrics.step_time.observe(output.step_s)
+        return ended
+
+    # -- out ----------------------------------------------------------------------------------------------------------
+
+    def _finish(self, sequence: Sequence, reason: str) -> None:
+        """A choice came to its end; the request ends with its last one."""
+        self._remove(sequence)
+        self._metrics.finished[reason] += 1
+        stream = sequence.stream
+        stream.open -= 1
+        if stream.open == 0:
+            self._service_s += 0.1 * (time.monotonic() - stream.admitted_at - self._service_s)
+            stream.end()
+
+    def fail(self, stream: RequestStream, error: OpenLLMError, *, dropped: Sequence | None = None) -> None:
+        """End a whole request with an error; choices the backend still holds are aborted there.
+
+        Args:
+            dropped: the choice that the backend has already let go of.
+        """
+        self.withdraw(stream, "error", dropped)
+        stream.leave_line(error)
+        stream.end(error)
+
+    def fail_all(self, make_error: MakeError) -> None:
+        """End every request, each with an error of its own."""
+        for stream in {id(s.stream): s.stream for s in self.sequences.values()}.values():
+            self.fail(stream, make_error())
+        self._on_change()
+
+    def withdraw(self, stream: RequestStream, reason: str, dropped: Sequence | None = None) -> None:
+        """Take all of a request's choices out of the line and out of the host."""
+        aborted: list[str] = []
+        for sequence in stream.sequences:
+            if sequence.state == "done":
+                continue
+            if sequence.state in ("submitted", "started") and sequence is not dropped:
+                aborted.append(sequence.backend_request.request_id)
+            if sequence.state != "waiting":
+                self._metrics.finished[reason] += 1
+            self._remove(sequence)
+        if aborted:
+            self._send(Abort(aborted))
+
+    def _remove(self, sequence: Sequence) -> None:
+        request_id = sequence.backend_request.request_id
+        del self.sequences[request_id]
+        if sequence.state == "waiting":
+            self._line_of(sequence.stream).pop(request_id, None)
+        else:
+            self.in_host -= 1
+        sequence.state = "done"
+
+    def host_lost(self, make_error: MakeError) -> None:
+        """The host is gone: fail the requests it had begun, put back once, in front, those it had not."""
+        lost = [s for s in self.sequences.values() if s.state in ("submitted", "started")]
+        begun = {id(s.stream): s.stream for s in lost if s.state == "started" or s.requeued}
+        self.in_host = 0
+        for sequence in reversed(lost):
+            sequence.state = "waiting"
+            sequence.requeued = True
+            line, request_id = self._line_of(sequence.stream), sequence.backend_request.request_id
+            line[request_id] = sequence
+            line.move_to_end(request_id, last=False)
+        for stream in begun.values():
+            self.fail(stream, make_error())
