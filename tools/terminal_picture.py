@@ -27,8 +27,8 @@ import pyte
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = 300  # more than any session prints: nothing scrolls away
 PROMPT = "$ "
-QUESTION = "What is the capital of France?"
-TALK = ["Who are you?", "Name three colours of the rainbow."]
+QUESTION = "What is 2 + 2?"
+TALK = ["What is the capital of France?", "Write a haiku about the sea."]
 
 BACKGROUND, FOREGROUND, DIM = "#15191f", "#d7dce2", "#8a94a0"
 COLOURS = {
@@ -86,7 +86,7 @@ class Run:
 
 def session(port: int, model: str, start: str) -> list[Shell]:
     """The README's session: start, a streamed answer by curl, a chat."""
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{QUESTION}"}}], "stream": true}}'
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{QUESTION}"}}],\n  "temperature": 0, "stream": true}}'
     base = f"http://127.0.0.1:{port}"
     curl = [
         f"curl -sN {base}/v1/chat/completions \\",

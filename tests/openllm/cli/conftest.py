@@ -21,7 +21,7 @@ class ScriptedServer:
     """Speaks the routes that commands use, and does what a test tells it to.
 
     Attributes:
-        pieces: texts of the next answers, one chunk each.
+        pieces: texts of the next answers, one chunk each; a second choice says the same in capitals.
         refuse: (status, body) to answer generation requests with, or None.
         cut: break the stream off before its end mark.
         hold: while set, a stream waits after its first piece.
@@ -74,6 +74,8 @@ def _handler(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
             try:
                 for piece in script.pieces:
                     self._event(_chunk(piece) if chat else _frame(piece))
+                    if script.seen[-1].get("n") == 2:
+                        self._event(_chunk(piece.upper(), index=1))
                     while script.hold.is_set() and not script.released.wait(0.02):
                         self.wfile.write(b": ping\n\n")  # a client that left shows here
                 if not script.cut:
@@ -99,8 +101,8 @@ def _handler(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _chunk(text: str | None, reason: str | None = None) -> dict[str, Any]:
-    choice = {"index": 0, "delta": {"content": text} if text is not None else {}, "finish_reason": reason}
+def _chunk(text: str | None, reason: str | None = None, index: int = 0) -> dict[str, Any]:
+    choice = {"index": index, "delta": {"content": text} if text is not None else {}, "finish_reason": reason}
     return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": [choice]}
 
 

@@ -161,6 +161,13 @@ def test_every_error_class_has_a_documented_code():
     assert {cls.exit_code for cls in all_of(errors.OpenLLMError)} <= set(EXIT_CODES)
 
 
+def test_a_reader_that_leaves_is_no_error():
+    """`openllm models | head -1`: no traceback, no message about a pipe."""
+    command = f"{sys.executable} -m openllm models -q -o porcelain | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("chatglm\n", "")
+
+
 def test_main_returns_the_code():
     """The console script's function returns the exit code instead of leaving by itself."""
     assert main(["env", "-o", "porcelain"]) == 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +32,15 @@ def test_json_is_pure_json(run: Run, server: ScriptedServer):
     data = json.loads(run("query", "Hi?", "--endpoint", server.url, "-o", "json").stdout)
     assert data["responses"] == ["Hello there."]
     assert data["usage"]["completion_tokens"] == 2
-    assert data["finish_reason"] == "stop"
+    assert data["finish_reasons"] == ["stop"]
     assert "configuration" in data
+
+
+def test_every_choice_is_shown_and_none_is_mixed_into_another(run: Run, server: ScriptedServer):
+    """n=2: one text after the other, and two responses as JSON."""
+    words = ("query", "Hi?", "--endpoint", server.url, "--sampling-params", "n=2")
+    assert run(*words).stdout == "Hello there.\n\nHELLO THERE.\n"
+    assert json.loads(run(*words, "-o", "json").stdout)["responses"] == ["Hello there.", "HELLO THERE."]
 
 
 def test_prompt_from_stdin(run: Run, server: ScriptedServer):
@@ -77,6 +87,19 @@ def test_wrong_sampling_params_are_wrong_usage(run: Run, server: ScriptedServer,
     assert result.exit_code == 2
     assert message in result.stderr
     assert server.seen == []
+
+
+def test_an_ascii_locale_breaks_nothing(server: ScriptedServer):
+    """LC_ALL=C without Python's own mending: text goes out and comes back as UTF-8."""
+    server.pieces = ["naïve ", "日本"]
+    done = subprocess.run(
+        [sys.executable, "-m", "openllm", "query", "café", "--endpoint", server.url],
+        capture_output=True,
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        check=True,
+    )
+    assert done.stdout.decode() == "naïve 日本\n"
+    assert server.seen[0]["messages"][0]["content"] == "café"
 
 
 def test_raw_completes_the_prompt_as_it_stands(run: Run, server: ScriptedServer):

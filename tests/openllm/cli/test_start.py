@@ -178,6 +178,20 @@ def test_a_folder_without_weights_is_refused(run: Run, tmp_path: Path):
     assert "safetensors" in result.stderr
 
 
+def test_on_a_terminal_loading_shows_and_ctrl_c_stops_cleanly(terminal: Callable[..., pexpect.spawn[str]]):
+    """A bar moves while the model loads and is gone when it answers; Ctrl-C ends with 0."""
+    child = terminal("start", *ECHO, "--engine-arg", "load_s=0.5")
+    child.expect_exact("Listening")
+    child.expect_exact("━")
+    child.expect_exact("Ready in")
+    child.expect(r"Stop\S* +.*Ctrl-C")
+    child.sendintr()
+    child.expect_exact("Stopped.")
+    child.expect_exact(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
 def test_run_serves_and_chats_and_leaves_nothing(terminal: Callable[..., pexpect.spawn[str]]):
     """`openllm run` is start and chat in one; Ctrl-C at the prompt does not reach the server; both end together."""
     child = terminal("run", "--backend", "echo")

@@ -6,6 +6,9 @@ and no framework. Each command is one module of this package with a click comman
 
 from __future__ import annotations
 
+import codecs
+import io
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -150,8 +153,17 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         the exit code.
     """
+    speak_utf8()
     try:
         cli.main(args, prog_name="openllm")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     return 0
+
+
+def speak_utf8() -> None:
+    """Where the locale says ASCII, read and write UTF-8 all the same; nothing that cannot be written is fatal."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            ascii_only = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if ascii_only else None, errors="replace")

@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Format = Literal["pretty", "json", "porcelain"]
 PIPE_WIDTH = 10_000  # columns where nobody looks
 WIDE, NARROW = 150, 108  # columns below which a table leaves out what is least asked for
-FACT_WIDTH = 12
+FACT_WIDTH = 15
 Bar = Callable[[str, float | None, float | None], None]
 """Called with (what is being done, amount done, amount in all); None where unknown."""
 

@@ -10,7 +10,7 @@ import click
 
 from openllm.cli.command import Session
 from openllm.cli.output import Output, output_option
-from openllm.cli.remote import AskCommand, connect, endpoint_options, sampling_option, speed_text
+from openllm.cli.remote import AskCommand, as_text, connect, endpoint_options, sampling_option, speed_text
 
 
 @click.command("query", cls=AskCommand)
@@ -53,6 +53,9 @@ def command(
                 out.json(answer.as_data())
             else:
                 out.stream(answer)
+                for text in answer.texts[1:]:
+                    out.data("")
+                    out.stream([text])
     if sys.stdout.isatty() and out.pretty:
         out.say(speed_text(answer), dim=True)
 
@@ -60,7 +63,7 @@ def command(
 def _prompt(prompt: str | None) -> str:
     if prompt is None and sys.stdin.isatty():
         raise click.UsageError("PROMPT is missing.")
-    text = sys.stdin.read() if prompt in (None, "-") else prompt
+    text = sys.stdin.read() if prompt in (None, "-") else as_text(prompt)
     if not text.strip():
         raise click.UsageError("PROMPT is empty.")
     return text

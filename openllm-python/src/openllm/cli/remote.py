@@ -6,21 +6,25 @@ Used by `query`, `chat` and `run`. Knows options and words of the command line; 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import attrs
 import click
 
 from openllm.cli.command import Command
 from openllm_core.errors import UnknownServedModel
-from openllm_core.schema import ChatCompletionRequest, Usage
+from openllm_core.schema import ChatCompletionChunk, ChatCompletionRequest, StreamFrame, Usage
 
 if TYPE_CHECKING:
     from openllm_client import HTTPClient
 
 F = TypeVar("F", bound=Callable[..., Any])
+News = tuple[int, str, str | None]
+"""What a frame tells of one choice: its index, new text, and how it ended if it did."""
 
 # The names that /v1/generate uses, for those who are used to them.
 OTHER_NAMES = {"max_new_tokens": "max_tokens", "stop_sequences": "stop", "num_return_sequences": "n"}
@@ -100,19 +104,19 @@ sampling_option = click.option(
 
 
 class Answer:
-    """One streamed answer: iterate for its pieces; then ask for text, usage and times.
+    """One streamed answer: iterate for the pieces of its first choice; then ask for texts, usage and times.
 
     Args:
         start: opens the stream; called at the first iteration, so that errors appear where answers are read.
-        read: takes (text, finish_reason, usage) out of one frame.
+        read: takes the choices' news and the usage out of one frame.
     """
 
-    def __init__(self, start: Callable[[], Any], read: Callable[[Any], tuple[str, str | None, Usage | None]]) -> None:
+    def __init__(self, start: Callable[[], Any], read: Callable[[Any], tuple[list[News], Usage | None]]) -> None:
         self._start = start
         self._read = read
         self._stream: Any = None
-        self.text = ""
-        self.finish_reason: str | None = None
+        self._texts: dict[int, list[str]] = {0: []}
+        self.finish_reasons: dict[int, str] = {}
         self.usage: Usage | None = None
         self.first_piece_s: float | None = None
         self.seconds = 0.0
@@ -123,16 +127,29 @@ class Answer:
         begun = time.monotonic()
         self._stream = self._start()
         for frame in self._stream:
-            text, reason, usage = self._read(frame)
-            self.finish_reason = reason or self.finish_reason
+            news, usage = self._read(frame)
             self.usage = usage or self.usage
             self.seconds = time.monotonic() - begun
-            if text:
-                if self.first_piece_s is None:
-                    self.first_piece_s = self.seconds
-                self.text += text
-                yield text
+            for index, text, reason in news:
+                if reason:
+                    self.finish_reasons[index] = reason
+                if text:
+                    if self.first_piece_s is None:
+                        self.first_piece_s = self.seconds
+                    self._texts.setdefault(index, []).append(text)
+                    if index == 0:
+                        yield text
         self.seconds = time.monotonic() - begun
+
+    @property
+    def texts(self) -> list[str]:
+        """What came so far, one per choice."""
+        return ["".join(self._texts[index]) for index in sorted(self._texts)]
+
+    @property
+    def text(self) -> str:
+        """What came so far of the first choice."""
+        return self.texts[0]
 
     def close(self) -> None:
         """Leave the stream; the server stops generating."""
@@ -142,18 +159,12 @@ class Answer:
 
     def as_data(self) -> dict[str, Any]:
         """For `-o json`: 0.3.5's two keys, and what is known besides."""
-        usage = self.usage
         return {
-            "responses": [self.text],
+            "responses": self.texts,
             "configuration": self.configuration,
             "model": self.model,
-            "finish_reason": self.finish_reason,
-            "usage": usage
-            and {
-                "prompt_tokens": usage.prompt_tokens,
-                "completion_tokens": usage.completion_tokens,
-                "total_tokens": usage.total_tokens,
-            },
+            "finish_reasons": [self.finish_reasons.get(index) for index in sorted(self._texts)],
+            "usage": self.usage and attrs.asdict(self.usage),
         }
 
 
@@ -215,8 +226,6 @@ class Remote:
 
 def _chat_fields(sampling: dict[str, Any]) -> dict[str, Any]:
     """Fields for the chat route; one it does not know is wrong usage, with the near ones."""
-    import attrs
-
     known = {a.name for a in attrs.fields(ChatCompletionRequest)} - NOT_SAMPLING
     fields = {OTHER_NAMES.get(key, key): value for key, value in sampling.items()}
     for key in fields:
@@ -227,12 +236,17 @@ def _chat_fields(sampling: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _read_chunk(chunk: Any) -> tuple[str, str | None, Usage | None]:
-    return chunk.text, chunk.choices[0].finish_reason if chunk.choices else None, chunk.usage
+def _read_chunk(chunk: ChatCompletionChunk) -> tuple[list[News], Usage | None]:
+    return [(c.index, c.delta.content or "", c.finish_reason) for c in chunk.choices], chunk.usage
 
 
-def _read_frame(frame: Any) -> tuple[str, str | None, Usage | None]:
-    return frame.text, frame.finish_reason, frame.usage
+def _read_frame(frame: StreamFrame) -> tuple[list[News], Usage | None]:
+    return [(frame.index, frame.text, frame.finish_reason)], frame.usage
+
+
+def as_text(word: str) -> str:
+    """A word of the command line as text: bytes that are no UTF-8 become the replacement character."""
+    return os.fsencode(word).decode("utf-8", "replace")
 
 
 def connect(endpoint: str | None, timeout: float) -> Remote:
@@ -254,6 +268,6 @@ def speed_text(answer: Answer) -> str:
             words.append(f"{(count - 1) / running:.1f} tokens/s")
     if answer.first_piece_s is not None:
         words.append(f"first after {answer.first_piece_s:.2f} s")
-    if answer.finish_reason == "length":
+    if "length" in answer.finish_reasons.values():
         words.append("cut at max_tokens")
     return " · ".join(words)

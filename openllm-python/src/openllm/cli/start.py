@@ -158,13 +158,15 @@ class Startup:
     def _decisions(self, info: BackendInfo) -> None:
         """The device and why, then what the backend chose; it may name the device's reason itself."""
         said = {name: rest for name, _, rest in (line.partition(": ") for line in info.decisions)}
-        why = said.pop("device", "")
-        if not why:
+        if "device" not in said:
             asked = self.settings.engine.device != "auto"
             why = "asked for" if asked else "no GPU is visible" if info.device == "cpu" else "the visible GPU"
-        self.out.fact("Device", " ".join(filter(None, (info.device, info.dtype))), why)
+            said = {"device": f"{info.device} ({why})", **said}
+        if info.dtype and "dtype" not in said:
+            said["dtype"] = info.dtype
         for name, rest in said.items():
-            self.out.fact(*((name.capitalize(), rest) if rest else ("", name)))
+            value, _, why = rest.partition(" (")
+            self.out.fact(name.capitalize(), value, why.removesuffix(")"))
 
     def _invite(self, ready: Ready) -> None:
         """Lines to copy; nothing stands before them, so that they work as they are."""
