@@ -15,6 +15,8 @@ import pytest
 
 import openllm_client
 
+pytestmark = pytest.mark.timeout(420)
+
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
@@ -83,7 +85,9 @@ def test_curl_line_that_start_prints_works(server):
     """The curl line in the start message streams an answer as printed."""
     printed = server.log.read_text()
     line = next(part for part in printed.replace("\\\n", " ").splitlines() if "curl -N" in part)
-    done = subprocess.run(line[line.index("curl") :], shell=True, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        line[line.index("curl") :], shell=True, capture_output=True, text=True, timeout=60, check=False
+    )
     assert "data: {" in done.stdout, done.stderr
     assert done.stdout.rstrip().endswith("data: [DONE]")
 

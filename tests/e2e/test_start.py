@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -9,10 +10,11 @@ import sys
 
 import httpx
 import pytest
-
 from tests.tiny_models import tiny_checkpoint
 
 from .conftest import openllm_start
+
+pytestmark = pytest.mark.timeout(420)
 
 
 def start(*arguments: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -24,8 +26,10 @@ def start(*arguments: str, environ: dict[str, str]) -> subprocess.CompletedProce
 @pytest.mark.parametrize(("family", "kind"), [("flan-t5", "t5"), ("opt", "opt"), ("llama", "llama")])
 def test_family_name_with_a_folder(family, kind, store, tmp_path):
     """A family and a folder of its architecture: seq2seq and decoder-only models answer, streaming and not."""
-    folder = tiny_checkpoint(kind, tmp_path / kind)
-    with openllm_start(tmp_path / "log.txt", family, "--model-id", str(folder), "--backend", "pt", environ=store) as server:
+    folder = tiny_checkpoint(kind, tmp_path)
+    with openllm_start(
+        tmp_path / "log.txt", family, "--model-id", str(folder), "--backend", "pt", environ=store
+    ) as server:
         body = {"prompt": "hello there", "llm_config": {"max_new_tokens": 6, "temperature": 0.0}, "detail": True}
         whole = httpx.post(server.url + "/v1/generate", json=body, timeout=60)
         assert whole.status_code == 200, whole.text
@@ -63,10 +67,15 @@ def test_folder_without_weights(store, tmp_path):
 
 
 def test_a_model_that_does_not_fit_is_refused_before_loading(store, tmp_path):
-    """A context no machine has memory for: exit 71 with need and have, at once."""
-    folder = tiny_checkpoint("llama", tmp_path / "llama")
-    config = folder / "config.json"
-    config.write_text(config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 90000000'))
+    """Weights of a tebibyte (a sparse file): exit 71 with need and have, without reading them."""
+    folder = tiny_checkpoint("llama", tmp_path)
+    size = 2**40
+    tensor = {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}
+    header = json.dumps({"model.embed_tokens.weight": tensor}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
     done = start(str(folder), "--backend", "pt", environ=store)
     assert done.returncode == 71, done.stderr
+    assert "GiB" in done.stderr or "TiB" in done.stderr
     assert "Traceback" not in done.stderr

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
 import pytest
 
 from .conftest import openllm_start
+
+pytestmark = pytest.mark.timeout(420)
 
 LONG = {
     "messages": [{"role": "user", "content": "Tell me a very long story."}],
@@ -39,9 +41,8 @@ def test_killed_host_ends_the_stream_with_an_error_and_is_restarted(started):
     """kill -9 of the engine host mid-stream: error frame, no [DONE], readyz 503, then ready again; the server lives."""
     lines: list[str] = []
     with httpx.stream("POST", started.url + "/v1/chat/completions", json=body_for(started), timeout=60) as response:
-        for line in response.iter_lines():
-            if line:
-                lines.append(line)
+        for line in filter(None, response.iter_lines()):
+            lines.append(line)
             if len(lines) == 5:
                 os.kill(started.host_pid(), signal.SIGKILL)
     assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "engine_unavailable"
@@ -60,35 +61,29 @@ def test_client_that_leaves_frees_its_slot(server):
     with httpx.stream("POST", server.url + "/v1/chat/completions", json=body_for(server), timeout=60) as response:
         for number, _ in enumerate(response.iter_lines()):
             if number == 6:
-                assert server.metric("openllm_running_sequences") >= 1
+                assert server.metric("openllm_requests_running") >= 1
                 break
     end = time.monotonic() + 3
-    while server.metric("openllm_running_sequences") and time.monotonic() < end:
+    while server.metric("openllm_requests_running") and time.monotonic() < end:
         time.sleep(0.02)
-    assert server.metric("openllm_running_sequences") == 0
+    assert server.metric("openllm_requests_running") == 0
 
 
-def test_thirty_two_streams_at_once_all_finish(server):
-    """Thirty-two clients of different prompts share the batch; each gets its whole answer and its own question's."""
-    answers: dict[int, str] = {}
+def test_thirty_two_streams_at_once_answer_as_if_alone(server):
+    """Thirty-two clients share the batch; each gets what it gets alone (a near-tie may fall otherwise in a few)."""
+    body = body_for(server) | {"max_tokens": 16, "stream": False}
 
-    def ask(number: int) -> None:
-        body = body_for(server) | {
-            "messages": [{"role": "user", "content": f"Repeat exactly this word: apple{number}"}],
-            "max_tokens": 24,
-            "stream": False,
-        }
-        reply = httpx.post(server.url + "/v1/chat/completions", json=body, timeout=120).json()
-        answers[number] = reply["choices"][0]["message"]["content"]
-        assert reply["usage"]["completion_tokens"] == 24
+    def ask(number: int) -> str:
+        messages = [{"role": "user", "content": f"Tell me a fact about the number {number}."}]
+        reply = httpx.post(server.url + "/v1/chat/completions", json=body | {"messages": messages}, timeout=120).json()
+        assert reply["usage"]["completion_tokens"] == 16
+        return reply["choices"][0]["message"]["content"]
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(32)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(answers) == 32
-    assert sum(f"{number}" in text for number, text in answers.items()) >= 24
+    alone = [ask(number) for number in range(32)]
+    with ThreadPoolExecutor(32) as clients:
+        together = list(clients.map(ask, range(32)))
+    assert len(set(together)) > 16
+    assert sum(a == b for a, b in zip(alone, together, strict=True)) >= 30
 
 
 def test_sigterm_tells_the_streams_and_exits_cleanly(store, tmp_path):
@@ -97,9 +92,8 @@ def test_sigterm_tells_the_streams_and_exits_cleanly(store, tmp_path):
         host = started.host_pid()
         lines: list[str] = []
         with httpx.stream("POST", started.url + "/v1/chat/completions", json=body_for(started), timeout=60) as response:
-            for line in response.iter_lines():
-                if line:
-                    lines.append(line)
+            for line in filter(None, response.iter_lines()):
+                lines.append(line)
                 if len(lines) == 3:
                     started.process.send_signal(signal.SIGTERM)
         assert "error" in json.loads(lines[-1].removeprefix("data: "))
