@@ -224,7 +224,6 @@ class SoloLane(_Sampled):
         super().__init__(model)
         self._source: Prefilled | None = None
         self._tokens = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-        self._length = 0
 
     def padding(self, length: int) -> int | None:
         """See `Lane.padding`."""
@@ -235,19 +234,15 @@ class SoloLane(_Sampled):
         assert len(rows) == 1 and not self.rows and len(source.lengths) == 1
         self.rows, self._source, self._sampler = list(rows), source, None
         self._tokens[0, 0] = tokens[0]
-        self._length = source.lengths[0]
 
     def step(self) -> Tensor:
         """See `Lane.step`."""
         assert self._source is not None
-        cache, device = self._source.cache, self.model.device
-        self._length += 1
+        cache = self._source.cache
         if isinstance(cache, EncoderDecoderCache):
-            mask = torch.ones(1, self._source.encoder_lengths[0], dtype=torch.bool, device=device)
+            mask = torch.ones(1, self._source.encoder_lengths[0], dtype=torch.bool, device=self.model.device)
             return self.model.decode_seq2seq(self._tokens, None, mask, cache)
-        mask = torch.ones(1, self._length, dtype=torch.bool, device=device)
-        position = torch.tensor([[self._length - 1]], device=device)
-        return self.model.decode(self._tokens, mask, position, cache)
+        return self.model.decode(self._tokens, None, None, cache)
 
     def feed(self, tokens: Tensor) -> None:
         """See `Lane.feed`."""

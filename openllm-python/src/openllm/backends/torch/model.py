@@ -71,32 +71,32 @@ class LoadedModel:
             Logits after the last column, [batch, vocab_size].
         """
         arguments: dict[str, Any] = {"input_ids": ids, self._cache_name: cache, "use_cache": True}
-        if mask is None:
-            mask = torch.ones(ids.shape[0], past + ids.shape[1], dtype=torch.bool, device=self.device)
-        arguments["attention_mask"] = mask
-        if "position_ids" in self._accepts:
-            positions = mask.long().cumsum(-1).sub_(1).clamp_(min=0)
-            arguments["position_ids"] = positions[:, past:]
+        if mask is not None:  # without one, every architecture counts positions from the cache's length itself
+            arguments["attention_mask"] = mask
+            if "position_ids" in self._accepts:
+                arguments["position_ids"] = mask.long().cumsum(-1).sub_(1).clamp_(min=0)[:, past:]
         if "logits_to_keep" in self._accepts:
             arguments["logits_to_keep"] = 1
         return self.module(**arguments, return_dict=True).logits[:, -1]
 
-    def decode(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+    def decode(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Cache) -> Tensor:
         """One new token per row.
 
         Args:
             ids: [rows, 1].
-            mask: [rows, columns] bool, the new column included.
-            positions: [rows, 1].
+            mask: [rows, columns] bool, the new column included; None for a row on the model's own cache.
+            positions: [rows, 1]; None with it.
 
         Returns:
             [rows, vocab_size].
         """
         arguments: dict[str, Any] = {
-            "input_ids": ids, self._cache_name: cache, "attention_mask": mask, "use_cache": True,
+            "input_ids": ids, self._cache_name: cache, "use_cache": True,
         }  # fmt: skip
-        if "position_ids" in self._accepts:
-            arguments["position_ids"] = positions
+        if mask is not None:
+            arguments["attention_mask"] = mask
+            if "position_ids" in self._accepts:
+                arguments["position_ids"] = positions
         return self.module(**arguments, return_dict=True).logits[:, -1]
 
     def encode(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, EncoderDecoderCache]:
@@ -139,6 +139,21 @@ class LoadedModel:
             return_dict=True,
         )
         return output.logits[:, -1]
+
+    def whole(self, prompt: list[int], tokens: list[int]) -> Tensor:
+        """Logits of one sequence in one pass, without any cache: the reference for everything else.
+
+        Returns:
+            [1 + len(tokens), vocab_size]: after the prompt, and after each token that follows.
+        """
+        if self.seq2seq:
+            arguments: dict[str, Any] = {"decoder_input_ids": torch.tensor([[self.start_token_id, *tokens]], device=self.device)}
+        else:
+            arguments = {}
+            prompt = prompt + tokens
+        ids = torch.tensor([prompt], device=self.device)
+        logits = self.module(input_ids=ids, use_cache=False, return_dict=True, **arguments).logits
+        return logits[0, -1 - len(tokens) :].float()
 
     def hidden_states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Last hidden states, [batch, seq_len, hidden], of right-padded ids."""

@@ -21,7 +21,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from openllm_core.errors import InvalidSetting
+from openllm_core.errors import InvalidSetting, UnsupportedFeature
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
@@ -35,6 +35,7 @@ VERSION = 1  # of the file's meaning; a change forgets what was remembered
 SMALL = 8_000_000  # parameters under which nothing is worth a measurement
 BUDGET_S = 1.2  # per candidate
 BATCHES = (1, 32)  # rows a step is measured with
+BUSY = 0.6  # load per core above which threads are not measured
 SPAN = 256  # columns attention is measured with
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -125,32 +126,41 @@ def confirm(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, mode
         model.use_attention(choice.attention)
         model.windowed = choice.windowed
         return choice
-    asked = options.attention != "auto"
-    for name in dict.fromkeys((choice.attention,) if asked else (choice.attention, "sdpa", "eager")):
-        try:
-            model.use_attention(name)
-        except (ValueError, ImportError):
-            continue  # the architecture has no such implementation
-        model.windowed = verify.windowed(model)
-        if model.windowed:
-            break
-    else:
-        name = _first_that_runs(model)
-    lines = [line for line in choice.decisions if not line.startswith("attention")]
-    if name == choice.attention and model.windowed:
-        lines = list(choice.decisions)
-    else:
-        lines.append(f"attention: {name} (another does not give this architecture's own results)")
-    if not model.windowed:
+    name, shared = _what_holds(options, choice, model)
+    lines = list(choice.decisions)
+    if name != choice.attention:
+        lines = [line for line in lines if not line.startswith("attention")]
+        lines.append(f"attention: {name} ({choice.attention} does not give this architecture's own results)")
+    if not shared:
         lines.append("batching: one sequence at a time (this architecture's state cannot share a window)")
-    choice = attrs.evolve(choice, attention=name, windowed=model.windowed, decisions=tuple(lines))
+    choice = attrs.evolve(choice, attention=name, windowed=shared, decisions=tuple(lines))
     if model.device.type == "cpu" and checkpoint.num_parameters >= SMALL:
         remember(_key(options, checkpoint, detect.machine(probe=tuple)), choice)
     return choice
 
 
+def _what_holds(options: EngineOptions, choice: Choice, model: LoadedModel) -> tuple[str, bool]:
+    """The first attention with which rows share a window correctly, else the first that is right for a row alone.
+
+    Raises:
+        UnsupportedFeature: none is: this architecture cannot be decoded step by step here.
+    """
+    names = [choice.attention] if options.attention != "auto" else list(dict.fromkeys([choice.attention, "sdpa", "eager"]))
+    stock = _first_that_runs(model)
+    expected = verify.reference(model)
+    for holds in (verify.windowed, verify.alone):
+        for name in dict.fromkeys(names if holds is verify.windowed else [*names, stock]):
+            with contextlib.suppress(ValueError, ImportError):  # the architecture has no such implementation
+                model.use_attention(name)
+                if holds(model, expected):
+                    return name, model.windowed
+    raise UnsupportedFeature(
+        f"{type(model.module).__name__} cannot be decoded token by token: its steps differ from its whole-sequence results."
+    )
+
+
 def _first_that_runs(model: LoadedModel) -> str:
-    for name in ("sdpa", "eager"):
+    for name in ("eager", "sdpa"):
         with contextlib.suppress(ValueError, ImportError):
             model.use_attention(name)
             return name
@@ -216,13 +226,9 @@ def _measure(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mac
     lines.append(f"dtype: {dtype} ({_why_dtype(options, checkpoint, machine)})")
     others = ", ".join(f"{d} {k} {1 / s:.2f}" for (d, k), s in scores.items())
     lines.append(f"linear layers: {kind} (speed relative to plain float32: {others})")
-    if options.threads is None and threads > 1:
-        chosen = _threads(shape, dtype, kind, [threads, max(1, threads // 2), machine.cores])
-        torch.set_num_threads(chosen)
-        lines.append(f"threads: {chosen} (measured)")
-        threads = chosen
-    else:
-        lines.append(f"threads: {threads}")
+    threads, line = _threads(options, machine, shape, dtype, kind)
+    torch.set_num_threads(threads)
+    lines.append(line)
     name = options.attention
     if name == "auto":
         speeds = {n: attention_seconds(shape, n, DTYPES[dtype]) for n in ("grouped", "sdpa")}
@@ -276,13 +282,24 @@ def _plain(weight: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.nn.functional.linear(x, weight)
 
 
-def _threads(shape: Shape, dtype: str, kind: str, candidates: list[int]) -> int:
-    speeds: dict[int, float] = {}
-    for threads in dict.fromkeys(candidates):
+def _threads(
+    options: EngineOptions, machine: detect.Machine, shape: Shape, dtype: str, kind: str
+) -> tuple[int, str]:
+    """Threads to compute with and the line that says why; on a busy machine a measurement would tell of the others."""
+    usual = machine.physical_cores or machine.cores
+    candidates = sorted({1, max(1, usual // 2), usual, machine.cores})
+    if options.threads is not None:
+        return options.threads, f"threads: {options.threads} (asked for)"
+    if len(candidates) == 1 or os.getloadavg()[0] > BUSY * machine.cores:
+        return usual, f"threads: {usual} (cores; the machine is too busy to measure)"
+    seconds: dict[int, float] = {}
+    for threads in candidates:
         torch.set_num_threads(threads)
-        found = linear_seconds(shape, dtype, kind)
-        speeds[threads] = statistics.geometric_mean(list(found.values()))
-    return min(speeds, key=lambda threads: speeds[threads])
+        seconds[threads] = statistics.geometric_mean(list(linear_seconds(shape, dtype, kind).values()))
+    chosen = min(seconds, key=lambda threads: seconds[threads])
+    return chosen, f"threads: {chosen} (measured; relative speed " + ", ".join(
+        f"{threads}: {seconds[chosen] / found:.2f}" for threads, found in seconds.items()
+    ) + ")"
 
 
 def attention_seconds(shape: Shape, name: str, dtype: torch.dtype) -> float:

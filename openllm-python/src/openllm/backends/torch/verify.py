@@ -1,10 +1,12 @@
 """Check, once per model, that rows of different length really can share a window and that an attention is right.
 
-Padded, windowed decoding is compared with each prompt alone on the model's own cache and stock attention. Called by
-`tuning` after loading; what does not hold falls back to a slower way that does.
+Decoding step by step is compared with computing each whole sequence in one pass without a cache. Called by `tuning` after
+loading; what does not hold falls back to a slower way that does.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,29 +23,35 @@ TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.15, torch.float16: 0.05}  # 
 
 
 @torch.inference_mode()
-def windowed(model: LoadedModel) -> bool:
-    """Whether the model, with the attention in use, gives the same logits in a window as alone."""
-    model.windowed = True
-    try:
-        together = _together(model)
-    except Exception:  # whatever an architecture raises means: not this way
-        return False
-    tolerance = TOLERANCE[model.dtype]
-    return all(_close(found, expected, tolerance) for found, expected in zip(together, alone(model), strict=True))
-
-
-def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
-    return bool((found - expected).abs().amax() <= tolerance * expected.std().clamp(min=1e-6))
+def reference(model: LoadedModel) -> list[Tensor]:
+    """Logits of each prompt and the tokens after it in one pass, [1 + STEPS, vocab_size] each."""
+    tokens = [[_token(model, prompt, step) for step in range(STEPS)] for prompt in range(len(LENGTHS))]
+    return [model.whole(_prompt(model, prompt), tokens[prompt]) for prompt in range(len(LENGTHS))]
 
 
 @torch.inference_mode()
-def alone(model: LoadedModel) -> list[Tensor]:
-    """Logits of each prompt by itself on the model's own cache, [1 + STEPS, vocab_size] each."""
-    was, model.windowed = model.windowed, False
+def windowed(model: LoadedModel, expected: list[Tensor]) -> bool:
+    """Whether rows that share a window, each joining at another step, get the expected logits."""
+    return _holds(model, True, lambda: _together(model), expected)
+
+
+@torch.inference_mode()
+def alone(model: LoadedModel, expected: list[Tensor]) -> bool:
+    """Whether a row by itself on the architecture's own cache gets the expected logits."""
+    return _holds(model, False, lambda: [_alone(model, prompt) for prompt in range(len(LENGTHS))], expected)
+
+
+def _holds(model: LoadedModel, shared: bool, run: Callable[[], list[Tensor]], expected: list[Tensor]) -> bool:
+    model.windowed = shared
     try:
-        return [_alone(model, prompt) for prompt in range(len(LENGTHS))]
-    finally:
-        model.windowed = was
+        found = run()
+    except Exception:  # whatever an architecture raises means: not this way
+        return False
+    tolerance = TOLERANCE[model.dtype]
+    return all(
+        bool((mine - theirs).abs().amax() <= tolerance * theirs.std().clamp(min=1e-6))
+        for mine, theirs in zip(found, expected, strict=True)
+    )
 
 
 def _alone(model: LoadedModel, prompt: int) -> Tensor:
