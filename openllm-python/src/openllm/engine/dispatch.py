@@ -158,13 +158,15 @@ class Dispatcher:
         now = self.last_step_at = time.monotonic()
         sequences, metrics = self.sequences, self._metrics
         tokens, ended = 0, False
+        gaps: dict[float, int] = {}  # time of the token before -> sequences; nearly always one
         for delta in output.deltas:
             sequence = sequences.get(delta.request_id)
             if sequence is None:
                 continue
             tokens += len(delta.token_ids)
-            if sequence.last_token_at:
-                metrics.between_tokens.observe(now - sequence.last_token_at)
+            last = sequence.last_token_at
+            if last:
+                gaps[last] = gaps.get(last, 0) + 1
             else:
                 sequence.state = "started"
                 metrics.first_token.observe(now - sequence.stream.admitted_at)
@@ -188,6 +190,8 @@ class Dispatcher:
             elif reason is not None:
                 self._finish(sequence, reason)
                 ended = True
+        for last, count in gaps.items():
+            metrics.between_tokens.observe(now - last, count)
         metrics.generation_tokens += tokens
         metrics.batch.observe(output.num_running or len(output.deltas))
         metrics.step_time.observe(output.step_s)
