@@ -86,7 +86,8 @@ class Run:
 
 def session(port: int, model: str, start: str) -> list[Shell]:
     """The README's session: start, a streamed answer by curl, a chat."""
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{QUESTION}"}}],\n  "temperature": 0, "stream": true}}'
+    messages = f'[{{"role": "user", "content": "{QUESTION}"}}]'
+    body = f'{{"model": "{model}",\n  "messages": {messages}, "temperature": 0, "stream": true}}'
     base = f"http://127.0.0.1:{port}"
     curl = [
         f"curl -sN {base}/v1/chat/completions \\",

@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -107,10 +108,15 @@ class Output:
         if self.quiet:
             return
         columns = shutil.get_terminal_size().columns if sys.stderr.isatty() else PIPE_WIDTH
-        fits = len(value) + len(note) + FACT_WIDTH + 2 <= columns
-        between = "  " if fits else "\n" + " " * FACT_WIDTH
-        tail = between + paint(note, sys.stderr, dim=True) if note else ""
-        click.echo(f"{paint(f'{name:<{FACT_WIDTH}}', sys.stderr, dim=True)}{value}{tail}", err=True)
+        lines = [paint(f"{name:<{FACT_WIDTH}}", sys.stderr, dim=True) + value]
+        if note and FACT_WIDTH + len(value) + 2 + len(note) <= columns:
+            lines[0] += "  " + paint(note, sys.stderr, dim=True)
+        elif note:
+            indent = " " * FACT_WIDTH
+            lines += [
+                indent + paint(part, sys.stderr, dim=True) for part in wrap(note, max(columns - FACT_WIDTH, FACT_WIDTH))
+            ]
+        click.echo("\n".join(lines), err=True)
 
     @contextmanager
     def progress(self) -> Generator[Bar]:
