@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import email
 import re
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -119,3 +121,46 @@ def test_the_lockstep_hook_is_one_file():
     """The build hook of client and runtime is the same; it cannot be shared, since an sdist holds one package."""
     one, other = (ROOT / folder / "hatch_build.py" for folder in ("openllm-client", "openllm-python"))
     assert one.read_bytes() == other.read_bytes()
+
+
+# import name -> distribution, where they differ
+DISTRIBUTIONS = {"attr": "attrs", "prometheus_client": "prometheus-client", "yaml": "pyyaml"}
+# asked for though the source imports it nowhere by that name: reason
+UNSEEN = {
+    "accelerate": "transformers needs it to place weights while loading",
+    "bentoml": "the store and the bundle are its formats",
+    "gguf": "transformers needs it to read GGUF files",
+    "httptools": "the parser uvicorn's protocol is built on",
+    "huggingface-hub": "imported by name when a hub id is asked for",
+    "safetensors": "transformers needs it to read and write weights",
+}
+
+
+def imported_by(folder: Path) -> set[str]:
+    """Distributions that the source below a folder imports, at any depth."""
+    found: set[str] = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    third_party = found - set(sys.stdlib_module_names) - set(PACKAGES.values())
+    return {DISTRIBUTIONS.get(name, name) for name in third_party}
+
+
+@pytest.mark.parametrize(("folder", "name"), PACKAGES.items())
+def test_what_is_imported_is_asked_for(wheels: dict[str, Path], archive: Path, folder: str, name: str):
+    """Each third-party import has its own line among the requirements: nothing comes by luck with something else."""
+    asked = set(requirements(wheels[name]))
+    if name != "openllm_core":
+        asked |= set(requirements(wheels["openllm_core"]))
+    if name == "openllm":
+        asked |= {"pytest"}  # openllm.testing runs inside the test suites of backends
+    assert imported_by(archive / folder / "src") - asked == set()
+
+
+def test_what_is_asked_for_is_used(wheels: dict[str, Path], archive: Path):
+    """A requirement that no import needs says why it is there."""
+    third_party = {name for name in requirements(wheels["openllm"]) if not name.startswith("openllm")}
+    assert third_party - imported_by(archive / "openllm-python" / "src") - set(UNSEEN) == set()
