@@ -20,7 +20,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-SERVERS = ("uvicorn-h11", "uvicorn-httptools", "uvicorn-httptools-uvloop", "granian", "granian-uvloop", "hypercorn", "floor")
+SERVERS = (
+    "uvicorn-h11",
+    "uvicorn-httptools",
+    "uvicorn-httptools-uvloop",
+    "granian",
+    "granian-uvloop",
+    "hypercorn",
+    "floor",
+)
 CHUNK = b'data: {"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"m",' \
     b'"choices":[{"index":0,"delta":{"content":" token"},"finish_reason":null}]}\n\n'  # fmt: skip
 STEP_S = 0.01  # one engine step
@@ -69,7 +77,13 @@ def make_app(chunks: int) -> Any:
         if scope["path"] == "/cpu":
             used = os.times()
             body = str(used.user + used.system).encode()
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": [(b"content-length", str(len(body)).encode())],
+                }
+            )
             await send({"type": "http.response.body", "body": body})
             return
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -103,7 +117,9 @@ class Floor(asyncio.Protocol):
 
     async def stream(self) -> None:
         """Write the chunks, framed as HTTP/1.1 chunks."""
-        self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
         framed = b"%x\r\n%s\r\n" % (len(CHUNK), CHUNK)
         for _ in range(self.chunks):
             await self.steps.wait()
@@ -214,7 +230,16 @@ def free_port() -> int:
 def measure(name: str, streams: int, chunks: int, rounds: int) -> dict[str, Any]:
     """Start one candidate, warm it up, and take the best of `rounds`."""
     port = free_port()
-    command = [sys.executable, str(Path(__file__).resolve()), "--serve", name, "--port", str(port), "--chunks", str(chunks)]
+    command = [
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "--serve",
+        name,
+        "--port",
+        str(port),
+        "--chunks",
+        str(chunks),
+    ]
     server = subprocess.Popen(command)
     try:
         for _ in range(200):

@@ -8,6 +8,7 @@ HTTP, engines or tokens; a template never comes from a request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -212,6 +213,7 @@ class ChatRenderer:
         self._limit_s = limit_s
         self._lock = asyncio.Lock()
         self._worker: asyncio.subprocess.Process | None = None
+        self._ending: set[asyncio.Future[None]] = set()
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, family: PromptTemplate | None = None) -> ChatRenderer:
@@ -244,10 +246,8 @@ class ChatRenderer:
 
     async def aclose(self) -> None:
         """End the worker."""
-        worker = self._worker
         self._kill()
-        if worker is not None:
-            await worker.wait()
+        await asyncio.gather(*self._ending)
 
     async def _exchange(self, request: bytes) -> str:
         async with self._lock:
@@ -268,6 +268,7 @@ class ChatRenderer:
     async def _ensure(self) -> asyncio.subprocess.Process:
         if self._worker is not None and self._worker.returncode is None:
             return self._worker
+        self._kill()
         self._worker = worker = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -282,8 +283,22 @@ class ChatRenderer:
 
     def _kill(self) -> None:
         worker, self._worker = self._worker, None
-        if worker is not None and worker.returncode is None:
-            worker.kill()
+        if worker is not None:
+            ending = asyncio.ensure_future(_end(worker))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+
+async def _end(worker: asyncio.subprocess.Process) -> None:
+    """Kill a worker and wait until nothing of it is left."""
+    if worker.returncode is None:
+        worker.kill()
+    assert worker.stdin is not None and worker.stdout is not None
+    worker.stdin.close()
+    with contextlib.suppress(OSError):
+        await worker.stdin.wait_closed()
+    await worker.stdout.read()
+    await worker.wait()
 
 
 def _looked_at(exchange: asyncio.Future[str]) -> None:

@@ -93,7 +93,7 @@ class Streaming(threading.Thread):
 
 def test_sigterm_lets_streams_finish() -> None:
     """Streams that fit into the grace end with [DONE]; meanwhile /readyz is 503 and new requests are refused; exit 0."""
-    with running({"drain_grace": 20.0}, reply="a" * 40, step_s=0.05) as process:
+    with running({"drain_grace": 20.0}, reply="a" * 20, step_s=0.05) as process:
         process.wait_ready()
         stream = Streaming(process)
         assert stream.begun.wait(10)

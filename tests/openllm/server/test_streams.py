@@ -181,7 +181,7 @@ async def test_a_client_that_stalls_is_cut(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_silence_is_filled_with_comments() -> None:
     """While no token comes, a comment is sent every interval; clients of server-sent events skip it."""
-    async with serving(options={"ping_interval": 1}, reply="ab", step_s=1.3) as served, over_socket(served) as http:
+    async with serving(options={"ping_interval": 0.2}, reply="ab", step_s=0.4) as served, over_socket(served) as http:
         answer = await http.post(TEXT, json=text_body(stream=True))
     assert ": ping\n\n" in answer.text
     assert answer.text.endswith("data: [DONE]\n\n")

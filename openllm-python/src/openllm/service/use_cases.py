@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from openllm.tokenizer import Tokenizer
 
 
+POLL_S = 1.0
+
+
 class Chat(Protocol):
     """Turns a conversation into a prompt; `openllm.chat.ChatRenderer` is one.
 
@@ -136,7 +139,7 @@ class Service:
         engine = self.engine
         if engine.state == "ready":
             return Health(status="ready")
-        retry = engine.retry_after_s()
+        retry = POLL_S  # asking again costs nothing, and loading ends when it ends
         text, share = engine.progress
         doing = text if share is None else f"{text}, {share:.0%}"
         match engine.state:
