@@ -132,12 +132,15 @@ class TorchBackend:
 
     async def aclose(self) -> None:
         """Stop after the running step and free the model."""
+        await asyncio.to_thread(self.close)
+        self._signal()
+
+    def close(self) -> None:
+        """The same without an event loop."""
         self._closed = True
         self._inbox.put(None)
-        for _ in range(UNREAD_STEPS):
-            self._room.release()
-        await asyncio.to_thread(self._thread.join)
-        self._signal()
+        self._room.release(UNREAD_STEPS)
+        self._thread.join()
         self._scheduler.release()
 
     # -- the step thread ---------------------------------------------------------------------------------------------
