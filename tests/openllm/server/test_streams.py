@@ -13,6 +13,7 @@ from tests.openllm.server.serving import Served, chat_body, events, listening, o
 
 from openllm.engine.process import launch_process
 from openllm.server import sse
+from openllm.server.frames import ChatFrames
 from openllm.service.answers import Answer
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -274,5 +275,5 @@ def test_model_names_are_escaped_in_frames() -> None:
         """Just enough of a stream for an Answer."""
 
     answer = Answer("cmpl", 'a"b\n', 1, [OneStream()])  # type: ignore[list-item]
-    frame = sse.ChatFrames(answer, "id", False).begin()
+    frame = ChatFrames(answer, "id", False).begin()
     assert json.loads(frame.decode().removeprefix("data: "))["model"] == 'a"b\n'

@@ -24,8 +24,9 @@ from openllm_core.options import ServerOptions
 
 from .access import is_loopback
 from .errors import CLIENT_LEFT, ClientLeft, response_of
+from .frames import Cut
 from .metrics import RequestMetrics
-from .sse import Cut
+from .protocol import EXTENSION, StreamWriter
 
 _log = logging.getLogger("openllm.server")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -82,9 +83,12 @@ class Identity:
             await self._app(scope, watched_receive, marked_send)
         except ClientLeft:
             status = CLIENT_LEFT
-        except Cut:
-            _log.warning("%s: the stream was cut", request_id)
-            raise
+        except Cut as error:
+            _log.warning("request %s: its answer was cut: %s", request_id, error.__cause__)
+            writer: StreamWriter | None = scope.get("extensions", {}).get(EXTENSION)
+            if writer is None:
+                raise
+            await writer.cut()
         except Exception as error:
             if status:
                 raise

@@ -46,6 +46,7 @@ def configure(app: Any) -> Config:
         lifespan="off",
         log_config=None,
         access_log=False,
+        log_level="error",  # else each malformed request writes a line
         server_header=False,
         date_header=False,
         proxy_headers=False,
@@ -87,9 +88,10 @@ class StreamWriter:
         """Wait until it has caught up, or left."""
         await self._cycle.flow.drain()
 
-    def abort(self) -> None:
-        """Cut the connection, unsent bytes and all."""
+    async def cut(self) -> None:
+        """End the connection at once, unsent bytes and all, so that nobody takes what came for the whole."""
         self._transport.abort()
+        await asyncio.sleep(0)  # lets the connection notice, which would else complain of half an answer
 
 
 class LimitedProtocol(HttpToolsProtocol):

@@ -12,8 +12,9 @@ from openllm_core.schema import ChatCompletion, ChatCompletionChunk, ChatComplet
 from openllm_core.serde import dumps
 
 from ..body import CHAT_UNSUPPORTED, ignored_header, read_openai
+from ..frames import ChatFrames
 from ..operation import BAD, BUSY, Operation
-from ..sse import ChatFrames, EventStream, unless_left
+from ..sse import EventStream, unless_left
 
 
 def operations(service: Service, options: ServerOptions) -> list[Operation]:

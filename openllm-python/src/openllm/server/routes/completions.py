@@ -12,8 +12,9 @@ from openllm_core.schema import Completion, CompletionRequest
 from openllm_core.serde import dumps
 
 from ..body import COMPLETION_UNSUPPORTED, ignored_header, read_openai
+from ..frames import CompletionFrames
 from ..operation import BAD, BUSY, Operation
-from ..sse import CompletionFrames, EventStream, unless_left
+from ..sse import EventStream, unless_left
 
 
 def operations(service: Service, options: ServerOptions) -> list[Operation]:

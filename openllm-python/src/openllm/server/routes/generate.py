@@ -13,8 +13,9 @@ from openllm_core.schema import GenerateRequest, GenerateResponse, StreamFrame
 from openllm_core.serde import dumps, unstructure
 
 from ..body import read_message
+from ..frames import Frames, GenerateFrames, TextFrames
 from ..operation import BAD, BUSY, Operation
-from ..sse import EventStream, Frames, GenerateFrames, TextFrames, unless_left
+from ..sse import EventStream, unless_left
 
 EXAMPLE = {"prompt": "The capital of France is", "llm_config": {"max_new_tokens": 32}}
 
