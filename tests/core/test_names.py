@@ -53,3 +53,8 @@ def test_nothing_is_read_at_import() -> None:
         "; import openllm_core.fields, openllm_core.options, openllm_core.config.llm; assert not opened, opened"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_module_is_loaded_when_it_is_asked_for() -> None:
+    """Whether or not something imported it before."""
+    assert openllm_core.__getattr__("options") is sys.modules["openllm_core.options"]

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import config, errors, exceptions, families, fields, options, prompts, resources, schema, serde, settings
+    from .config.auto import CONFIG_MAPPING, AutoConfig
     from .config.env import EnvVarMixin
+    from .config.family_names import CONFIG_MAPPING_NAMES
+    from .config.fine_tune import FineTuneConfig, PeftType
     from .config.generation import GenerationConfig, SamplingConfig
     from .config.llm import LLMConfig
     from .config.sampling import SamplingParams
@@ -19,14 +22,19 @@ if TYPE_CHECKING:
     from .schema import GenerateRequest, GenerateResponse, Metadata
 
 __all__ = [
+    "CONFIG_MAPPING",
+    "CONFIG_MAPPING_NAMES",
+    "AutoConfig",
     "EnvVarMixin",
     "FamilySpec",
+    "FineTuneConfig",
     "GenerateRequest",
     "GenerateResponse",
     "GenerationConfig",
     "LLMConfig",
     "Metadata",
     "OpenLLMError",
+    "PeftType",
     "SamplingConfig",
     "SamplingParams",
     "config",
@@ -43,17 +51,74 @@ __all__ = [
 ]
 
 _HOME = {
+    "CONFIG_MAPPING": "config.auto",
+    "CONFIG_MAPPING_NAMES": "config.family_names",
+    "AutoConfig": "config.auto",
     "EnvVarMixin": "config.env",
     "FamilySpec": "families.spec",
+    "FineTuneConfig": "config.fine_tune",
     "GenerateRequest": "schema",
     "GenerateResponse": "schema",
     "GenerationConfig": "config.generation",
     "LLMConfig": "config.llm",
     "Metadata": "schema",
     "OpenLLMError": "errors",
+    "PeftType": "config.fine_tune",
     "SamplingConfig": "config.generation",
     "SamplingParams": "config.sampling",
 }
+
+# <families> written by tools/gen_family_exports.py
+if TYPE_CHECKING:
+    from .config.classes import (
+        BaichuanConfig,
+        ChatGLMConfig,
+        DeepSeekConfig,
+        DollyV2Config,
+        FalconConfig,
+        FlanT5Config,
+        GemmaConfig,
+        GPTNeoXConfig,
+        GptOssConfig,
+        LlamaChatConfig,
+        LlamaConfig,
+        MistralConfig,
+        MixtralConfig,
+        MPTConfig,
+        OlmoConfig,
+        OPTConfig,
+        PhiConfig,
+        QwenConfig,
+        SmolLMConfig,
+        StableLMConfig,
+        StarCoderConfig,
+    )
+
+__all__ += [
+    "BaichuanConfig",
+    "ChatGLMConfig",
+    "DeepSeekConfig",
+    "DollyV2Config",
+    "FalconConfig",
+    "FlanT5Config",
+    "GPTNeoXConfig",
+    "GemmaConfig",
+    "GptOssConfig",
+    "LlamaChatConfig",
+    "LlamaConfig",
+    "MPTConfig",
+    "MistralConfig",
+    "MixtralConfig",
+    "OPTConfig",
+    "OlmoConfig",
+    "PhiConfig",
+    "QwenConfig",
+    "SmolLMConfig",
+    "StableLMConfig",
+    "StarCoderConfig",
+]
+_HOME.update({name: "config.classes" for name in __all__ if name.endswith("Config") and name not in _HOME})
+# </families>
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """The one exception tree of the project. Every layer raises these; nothing else crosses a layer border.
 
     OpenLLMError(message, hint, code, param, retry_after_s)
-    ├─ ConfigError        InvalidSetting · UnknownModel · UnknownBackend · UnsafeConfiguration
+    ├─ ConfigError        InvalidSetting (MalformedSetting · WrongSettingType) · UnknownModel · UnknownBackend
+    │                     · UnsafeConfiguration
     ├─ InvalidRequest     InvalidSamplingParams · ContextLengthExceeded · UnsupportedFeature · AdapterNotFound
     │                     · UnknownServedModel · DeadlineExceeded
     ├─ MissingDependency  (also ImportError; its hint is the pip line of the extra)
@@ -85,13 +86,21 @@ class ConfigError(OpenLLMError):
     exit_code = 78
 
 
-class InvalidSetting(ConfigError):
+class InvalidSetting(ConfigError, ValueError):
     """One setting has a malformed or out-of-range value; the message names where it came from."""
 
     code = "invalid_setting"
 
 
-class UnknownModel(ConfigError):
+class MalformedSetting(InvalidSetting, RuntimeError):
+    """The text of a setting cannot be read at all; a RuntimeError in 0.3.5."""
+
+
+class WrongSettingType(InvalidSetting, TypeError):
+    """The value of a setting is of another type than the setting; a TypeError in 0.3.5."""
+
+
+class UnknownModel(ConfigError, ValueError):
     """The text names no family, store entry, folder or hub id we can find."""
 
     code = "model_not_found"

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openllm_core import errors
+    from openllm_core.config.auto import CONFIG_MAPPING, AutoConfig
+    from openllm_core.config.family_names import CONFIG_MAPPING_NAMES
+    from openllm_core.config.generation import GenerationConfig
+    from openllm_core.config.llm import LLMConfig
     from openllm_core.config.sampling import SamplingParams
     from openllm_core.errors import OpenLLMError
 
@@ -17,11 +21,16 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "CONFIG_MAPPING",
+    "CONFIG_MAPPING_NAMES",
     "LLM",
     "AsyncHTTPClient",
+    "AutoConfig",
     "Choice",
     "Generation",
+    "GenerationConfig",
     "HTTPClient",
+    "LLMConfig",
     "OpenLLMError",
     "SamplingParams",
     "__version__",
@@ -30,14 +39,73 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CONFIG_MAPPING": "openllm_core.config.auto",
+    "CONFIG_MAPPING_NAMES": "openllm_core.config.family_names",
     "LLM": "openllm.llm",
     "AsyncHTTPClient": "openllm.client",
+    "AutoConfig": "openllm_core.config.auto",
     "Choice": "openllm.llm",
     "Generation": "openllm.llm",
+    "GenerationConfig": "openllm_core.config.generation",
     "HTTPClient": "openllm.client",
+    "LLMConfig": "openllm_core.config.llm",
     "OpenLLMError": "openllm_core.errors",
     "SamplingParams": "openllm_core.config.sampling",
 }
+# <families> written by tools/gen_family_exports.py
+if TYPE_CHECKING:
+    from openllm_core.config.classes import (
+        BaichuanConfig,
+        ChatGLMConfig,
+        DeepSeekConfig,
+        DollyV2Config,
+        FalconConfig,
+        FlanT5Config,
+        GemmaConfig,
+        GPTNeoXConfig,
+        GptOssConfig,
+        LlamaChatConfig,
+        LlamaConfig,
+        MistralConfig,
+        MixtralConfig,
+        MPTConfig,
+        OlmoConfig,
+        OPTConfig,
+        PhiConfig,
+        QwenConfig,
+        SmolLMConfig,
+        StableLMConfig,
+        StarCoderConfig,
+    )
+
+__all__ += [
+    "BaichuanConfig",
+    "ChatGLMConfig",
+    "DeepSeekConfig",
+    "DollyV2Config",
+    "FalconConfig",
+    "FlanT5Config",
+    "GPTNeoXConfig",
+    "GemmaConfig",
+    "GptOssConfig",
+    "LlamaChatConfig",
+    "LlamaConfig",
+    "MPTConfig",
+    "MistralConfig",
+    "MixtralConfig",
+    "OPTConfig",
+    "OlmoConfig",
+    "PhiConfig",
+    "QwenConfig",
+    "SmolLMConfig",
+    "StableLMConfig",
+    "StarCoderConfig",
+]
+_HOMES.update(
+    {name: "openllm_core.config.classes" for name in __all__ if name.endswith("Config") and name not in _HOMES}
+)
+# </families>
+
 _MODULES = {"client": "openllm.client", "errors": "openllm_core.errors"}
 
 

@@ -104,6 +104,7 @@ def test_unknown_names_are_extras() -> None:
     """Kept, and part of the mapping."""
     config = LLMConfig.for_model("opt", foo=1, environ={})
     assert config["foo"] == 1
+    assert LLMConfig.for_model("opt", **{"X-y": 2}, environ={})["X-y"] == 2
     assert "foo" in config
     assert config["extras"] == {"foo": 1}
     assert config.model_dump()["foo"] == 1
@@ -130,8 +131,12 @@ def test_items_are_found_in_many_places() -> None:
     for item in ("max_tokens", "nope"):
         with pytest.raises(KeyError):
             config[item]
+    assert config["GenerationConfig"] is config.generation_config
+    assert config["hints"]["min_new_tokens"] is int
     with pytest.raises(ForbiddenAttributeError):
         config["__config__"]
+    with pytest.raises(TypeError, match="NoneType"):
+        config[None]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("family", registry.all(), ids=lambda family: family.name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from ..errors import InvalidSetting
+from ..errors import MalformedSetting
 
 
 def field_env_key(name: str, suffix: str | None = None) -> str:
@@ -23,7 +23,7 @@ def parse_value(variable: str, text: str) -> Any:
     """Value of a field's variable: JSON, in which `True`, `False` and `None` count too.
 
     Raises:
-        InvalidSetting: not JSON; names the variable.
+        MalformedSetting: not JSON; names the variable and the text.
     """
     for candidate in (text, {"true": "true", "false": "false", "none": "null"}.get(text.strip().lower())):
         if candidate is None:
@@ -32,7 +32,7 @@ def parse_value(variable: str, text: str) -> Any:
             return orjson.loads(candidate)
         except orjson.JSONDecodeError:
             continue
-    raise InvalidSetting(
+    raise MalformedSetting(
         f"{variable}: {text[:200]!r} is not JSON.",
         hint='Write numbers plainly and text in quotes, as in 0.2, true, "word" or [1, 2].',
         param=variable,

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from ..errors import InvalidSamplingParams
+
+if TYPE_CHECKING:
+    from .generation import GenerationConfig
 
 BAN = -1e9
 """Bias that keeps a token from ever being drawn; finite, so that it travels as JSON and msgpack."""
@@ -136,3 +139,46 @@ class SamplingParams:
                 param="min_tokens",
                 code="integer_above_max_value",
             )
+
+    @classmethod
+    def from_generation_config(cls, config: GenerationConfig, **values: Any) -> SamplingParams:
+        """Sample as a generation configuration says, save what `values` say; None is not said.
+
+        Args:
+            values: fields, and 0.3.5's: `max_new_tokens` for `max_tokens`, `best_of` where it equals `n`,
+                `use_beam_search=False`.
+
+        Raises:
+            ValueError: both `max_tokens` and `max_new_tokens`.
+            InvalidSamplingParams: `param` names the field.
+        """
+        said = {name: value for name, value in values.items() if value is not None}
+        if "max_tokens" in said and "max_new_tokens" in said:
+            raise ValueError("max_tokens and max_new_tokens are one thing; give one.")
+        fields: dict[str, Any] = {
+            "max_tokens": said.pop("max_new_tokens", config.max_new_tokens),
+            "min_tokens": config.min_new_tokens or 0,
+            **{name: getattr(config, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")},
+        }
+        if said.pop("use_beam_search", False):
+            raise InvalidSamplingParams("Beam search is not offered.", param="use_beam_search")
+        best_of = said.pop("best_of", None)
+        if best_of is not None and best_of != said.get("n", 1):
+            raise InvalidSamplingParams("best_of must equal n.", param="best_of")
+        if unknown := sorted(said.keys() - {a.name for a in attrs.fields(cls)}):
+            raise InvalidSamplingParams(f"{unknown[0]} is not a sampling field.", param=unknown[0])
+        return cls(**fields | said)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: every field by name."""
+        return attrs.asdict(self)
+
+    def to_vllm(self) -> Any:
+        """The same as `vllm.SamplingParams`.
+
+        Raises:
+            MissingDependency: vllm is not installed.
+        """
+        from .. import _bridges
+
+        return _bridges.vllm_sampling_params(self)

@@ -31,6 +31,22 @@ class OwnField:
 
 
 @attrs.frozen(kw_only=True)
+class FillIn:
+    """How a model is asked to fill in the middle of a text."""
+
+    marker: str = field(min_length=1, help="What stands in the prompt for the gap.")
+    text: str = field(help="Prompt with {before} and {after}.")
+
+
+@attrs.frozen(kw_only=True)
+class History:
+    """How a conversation becomes a prompt."""
+
+    turn: str = field(help="A past turn, with {round}, {question} and {answer}.")
+    last: str = field(help="The new one, with {round} and {instruction}.")
+
+
+@attrs.frozen(kw_only=True)
 class PromptFacts:
     """How a raw instruction becomes a prompt where the model has no chat template."""
 
@@ -39,6 +55,15 @@ class PromptFacts:
     must_name_format: bool = field(default=False, help="Whether the command line asks for a format.")
     formats: dict[str, str] = field(default=attrs.Factory(dict[str, str]), help="Format -> text with {instruction}.")
     variables: dict[str, str] = field(default=attrs.Factory(dict[str, str]), help="Values of other variables.")
+    format_by_field: dict[str, dict[str, str]] = field(
+        default=attrs.Factory(dict[str, dict[str, str]]), help="Own field -> its value -> format."
+    )
+    format_by_id: dict[str, str] = field(
+        default=attrs.Factory(dict[str, str]), help="Part of a model id -> format; the first that fits counts."
+    )
+    only_ids_with: str = field(default="", help="Part of a model id without which the template does not apply.")
+    fill_in: FillIn | None = field(default=None, help="How a gap in the prompt is filled in.")
+    history: History | None = field(default=None, help="How past turns stand in the prompt.")
 
 
 @attrs.frozen(kw_only=True)

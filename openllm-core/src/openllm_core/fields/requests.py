@@ -14,8 +14,9 @@ from typing import Any, cast
 import attrs
 
 from ..config.generation import GENERATION_FIELDS, SAMPLING_FIELDS, GenerationConfig, SamplingConfig
-from ..config.llm import LLMConfig, own_fields_of, read_own
+from ..config.llm import LLMConfig
 from ..config.sampling import BAN, SamplingParams
+from ..config.shape import own_fields_of, read_own
 from ..errors import InvalidRequest, InvalidSamplingParams, UnsupportedFeature
 from ..families import registry
 from ..families.spec import FamilySpec
