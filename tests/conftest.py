@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import ipaddress
+import os
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +44,7 @@ LANES = [
     Lane("types", ("lint",), 3.5),
     Lane("architecture", ("architecture",), 1),
     Lane("unit", ("",), 1),
-    Lane("torch", ("openllm/backends/torch",), 3),
+    Lane("torch", ("openllm/backends/torch", "openllm/serialisation/convert"), 4),
     Lane("contract", ("contract",), 2),
     Lane("e2e", ("e2e",), 6, network=True),
     Lane("docs", ("docs",), 4, network=True),
@@ -154,6 +156,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("skips that tests/allowed_skips.txt does not allow", red=True)
         for node_id, reason in TALLY.skips:
             write(f"FAILED {node_id} - skipped: {reason}", red=True)
+
+
+# -- the default model, for the lanes that run it
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a store of our own that holds the default model, imported by the command a user would type.
+
+    OPENLLM_TEST_STORE names a store to keep between runs.
+    """
+    kept = os.environ.get("OPENLLM_TEST_STORE")
+    home = Path(kept) if kept else tmp_path_factory.mktemp("bentoml")
+    environ = {"BENTOML_HOME": str(home), "OPENLLM_HOME": str(home / "openllm-cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "openllm", "import", "smollm", "-o", "json"],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=420,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return environ
 
 
 # -- no network where none is needed

@@ -191,10 +191,10 @@ def ours(model_dir: str, *flags: str) -> Server:
         "openllm",
         lambda port: [
             *(sys.executable, "-m", "openllm", "start", model_dir, "--backend", "pt", "--port", str(port)),
-            *flags,
+            *("--served-model-name", "bench", *flags),
         ],
         "/readyz",
-        Path(model_dir).name,
+        "bench",
         {"ignore_eos": True, "stream_options": {"include_usage": True}},
     )
 
@@ -245,8 +245,19 @@ def raw_loop(model_dir: str, concurrencies: list[int], max_tokens: int) -> dict[
         return json.loads(Path(out.name).read_bytes())
 
 
+def default_model() -> str:
+    """Folder of the default model in the store."""
+    from openllm.serialisation import resolve
+    from openllm_core.options import StoreOptions
+    from openllm_core.settings import read
+
+    return str(resolve(None, options=read(StoreOptions).options).path)
+
+
 def speed(args: argparse.Namespace) -> dict[str, Any]:
     """Rounds of ours, the raw loop and the peer, in turns."""
+    if args.model is None:
+        args.model = default_model()
     subjects: dict[str, Callable[[], dict[str, Any]]] = {
         "openllm": lambda: asyncio.run(measure(ours(args.model), args.concurrency, args.max_tokens)),
         "raw": lambda: raw_loop(args.model, args.concurrency, args.max_tokens),
@@ -344,7 +355,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     fast = commands.add_parser("speed", help="tokens/s and time to first token against peers")
-    fast.add_argument("--model", required=True, help="folder of the model")
+    fast.add_argument("--model", help="folder of the model; default: the default model, imported if need be")
     fast.add_argument("--concurrency", type=int, nargs="+", default=[1, 32])
     fast.add_argument("--subjects", nargs="+", default=["openllm", "raw", "transformers"])
     cost = commands.add_parser("overhead", help="CPU per streamed token of the server process")
@@ -355,7 +366,8 @@ def main() -> None:
         command.add_argument("--json", type=Path, help="where the samples go")
     args = parser.parse_args()
     result = {"speed": speed, "overhead": overhead}[args.command](args)
-    result |= {"command": " ".join(["python", "tools/bench_serving.py", *sys.argv[1:]]), **surroundings()}
+    typed = ["FOLDER" if argument == args.__dict__.get("model") else argument for argument in sys.argv[1:]]
+    result |= {"command": " ".join(["python", "tools/bench_serving.py", *typed]), **surroundings()}
     print(json.dumps(result["medians"], indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -14,9 +14,7 @@ from pathlib import Path
 import pexpect
 import pytest
 from tests.docs.snippets import Snippet
-from tests.e2e.conftest import ServerProcess, openllm_start, store
-
-__all__ = ["page_run", "store"]
+from tests.e2e.conftest import ServerProcess, openllm_start
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: the default model, imported for real, and a server process that serves it."""
+"""Fixtures of the end-to-end tests: a server process that serves the default model."""
 
 from __future__ import annotations
 
@@ -96,27 +96,6 @@ def openllm_start(log: Path, *arguments: str, environ: dict[str, str] | None = N
         for pid in family[1:]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of a store of our own that holds the default model, imported by the command a user would type.
-
-    OPENLLM_TEST_STORE names a store to keep between runs.
-    """
-    kept = os.environ.get("OPENLLM_TEST_STORE")
-    home = Path(kept) if kept else tmp_path_factory.mktemp("bentoml")
-    environ = {"BENTOML_HOME": str(home), "OPENLLM_HOME": str(home / "openllm-cache")}
-    done = subprocess.run(
-        [sys.executable, "-m", "openllm", "import", "smollm", "-o", "json"],
-        env=os.environ | environ,
-        capture_output=True,
-        text=True,
-        timeout=420,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return environ
 
 
 @pytest.fixture(scope="session")
