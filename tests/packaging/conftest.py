@@ -26,7 +26,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = working_tree_commit(folder.parent / "index")
     data = subprocess.run(["git", "archive", tree], cwd=ROOT, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        tar.extractall(folder, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.0 to 3.11.3 have none
+        tar.extractall(folder)
     return folder
 
 

@@ -70,7 +70,8 @@ def archived(clone: Path, output: Path) -> Path:
     tar = output.with_suffix(".tar")
     tar.write_bytes(git(clone, "archive", "HEAD"))
     with tarfile.open(tar) as file:
-        file.extractall(output, filter="data")
+        file.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.0 to 3.11.3 have none
+        file.extractall(output)
     return output
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -155,6 +156,8 @@ def terminal() -> Iterator[Callable[..., pexpect.spawn[str]]]:
             dimensions=(40, 100),
             encoding="utf-8",
             timeout=20,
+            # a suite that runs in the background has SIGINT ignored; a person's terminal has not
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         children.append(child)
         return child
