@@ -53,6 +53,9 @@ class Stream:
         self.completion_tokens += len(item.token_ids)
         return item
 
+    def listen(self, sink: Any) -> None:
+        """Nothing is handed over early."""
+
     def usage(self) -> Usage:
         """Ten prompt tokens."""
         return Usage(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from typing import Any
 
@@ -178,6 +179,26 @@ async def test_a_client_that_stalls_is_cut(monkeypatch: pytest.MonkeyPatch) -> N
         await settled(served)
         writer.close()
         del reader
+
+
+async def test_a_slow_client_gets_all_in_order() -> None:
+    """A client that reads in fits and starts gets every token once and in order, whichever way each one took."""
+    letters = "".join(chr(97 + i % 26) for i in range(3000))
+    async with serving(reply=letters, max_num_seqs=2) as served, listening(served) as port:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", port))
+        reader, writer = await asyncio.open_connection(sock=sock, limit=4096)
+        writer.write(request_of(text_body(stream=True, max_tokens=3000, logprobs=5)))
+        received = b""
+        async with asyncio.timeout(30):
+            while b"[DONE]" not in received[-200:]:
+                received += await reader.read(65536)
+                if len(received) % 7 == 0:
+                    await asyncio.sleep(0.02)
+        writer.close()
+    text = "".join(json.loads(f'"{found}"') for found in re.findall(r'"text":"([^"]*)"', received.decode()))
+    assert text == letters
 
 
 async def test_silence_is_filled_with_comments() -> None:

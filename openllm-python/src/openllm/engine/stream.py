@@ -57,6 +57,7 @@ class RequestStream:
         self._waiter: asyncio.Future[None] | None = None
         self._error: OpenLLMError | None = None
         self._ended = False
+        self._sink: Callable[[Delta], bool] | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -110,11 +111,23 @@ class RequestStream:
             self.end()
             self._on_close(self)
 
+    def listen(self, sink: Callable[[Delta], bool]) -> None:
+        """Hand deltas to `sink` as they come, without waking the reader; it still gets those that `sink` refuses.
+
+        Order is kept: while a refused delta waits to be read, none goes to `sink`.
+
+        Args:
+            sink: called within the engine's step, so it must not wait; False = not taken.
+        """
+        self._sink = sink
+
     # fed by the engine
 
     def put(self, delta: Delta) -> None:
         """Hand one delta to the reader."""
-        deltas = self._deltas
+        deltas, sink = self._deltas, self._sink
+        if sink is not None and not deltas and sink(delta):
+            return
         if len(deltas) >= MERGE_ABOVE and _merge(deltas, delta):
             return
         deltas.append(delta)

@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from openllm.service import Answer
 from openllm_core.errors import OpenLLMError
+from openllm_core.schema import Delta
 
 from .errors import ClientLeft
 from .frames import Cut, EventFrames, Frames
@@ -120,11 +121,24 @@ class EventStream:
                     raise ClientLeft from None
             return
         write = writer.write
-        async for delta in self._answer.deltas:
+        behind = False
+
+        def sink(delta: Delta) -> bool:
+            """Straight from the engine's step to the socket, while the client keeps up."""
+            if behind or writer.slow:
+                return False
             self._last_write = now()
             write(encode(delta))
+            return True
+
+        self._answer.listen(sink)
+        async for delta in self._answer.deltas:  # what came while the client was slow, and the end
+            behind = True  # a delta is in hand: none may overtake it
             if writer.slow:
                 await self._catch_up(writer)
+            self._last_write = now()
+            write(encode(delta))
+            behind = False
 
     async def _catch_up(self, writer: StreamWriter) -> None:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
@@ -65,6 +65,14 @@ class Answer:
     def choices(self) -> int:
         """How many choices there are in all."""
         return self.n * len(self.streams)
+
+    def listen(self, sink: Callable[[Delta], bool]) -> None:
+        """Hand deltas to `sink` at once, without a turn of the event loop; iteration gets those that it refuses.
+
+        Several prompts are merged by iteration alone: then `sink` is never called.
+        """
+        if len(self.streams) == 1:
+            self.streams[0].listen(sink)
 
     def usage(self) -> Usage:
         """Token counts so far, all prompts together."""
