@@ -39,7 +39,7 @@ def test_importing_the_package_loads_nothing_else() -> None:
 
 def test_all_of_core_needs_three_packages_at_most() -> None:
     """Every module of core together loads attrs, cattrs, orjson and the standard library only."""
-    names = ", ".join(f"openllm_core.{name}" for name in openllm_core.__all__ if name.islower())
+    names = ", ".join(f"openllm_core.{name}" for name in openllm_core.__all__ if name not in openllm_core._HOME)
     code = f"import {names}, openllm_core.fields, openllm_core.families.registry, openllm_core.resources.detect"
     third_party = {m.partition(".")[0] for m in modules_after(code)} - set(sys.stdlib_module_names)
     assert third_party <= {"attr", "attrs", "cattr", "cattrs", "orjson", "openllm_core"}

@@ -19,12 +19,21 @@ if TYPE_CHECKING:
     from .config.sampling import SamplingParams
     from .errors import OpenLLMError
     from .families.spec import FamilySpec
+    from .resources.gpus import AmdGpuResource, NvidiaGpuResource
+    from .resources.strategy import (
+        CascadingResourceStrategy,
+        LiteralResourceSpec,
+        available_resource_spec,
+        get_resource,
+    )
     from .schema import GenerateRequest, GenerateResponse, Metadata
 
 __all__ = [
     "CONFIG_MAPPING",
     "CONFIG_MAPPING_NAMES",
+    "AmdGpuResource",
     "AutoConfig",
+    "CascadingResourceStrategy",
     "EnvVarMixin",
     "FamilySpec",
     "FineTuneConfig",
@@ -32,16 +41,20 @@ __all__ = [
     "GenerateResponse",
     "GenerationConfig",
     "LLMConfig",
+    "LiteralResourceSpec",
     "Metadata",
+    "NvidiaGpuResource",
     "OpenLLMError",
     "PeftType",
     "SamplingConfig",
     "SamplingParams",
+    "available_resource_spec",
     "config",
     "errors",
     "exceptions",
     "families",
     "fields",
+    "get_resource",
     "options",
     "prompts",
     "resources",
@@ -51,6 +64,12 @@ __all__ = [
 ]
 
 _HOME = {
+    "AmdGpuResource": "resources.gpus",
+    "NvidiaGpuResource": "resources.gpus",
+    "CascadingResourceStrategy": "resources.strategy",
+    "LiteralResourceSpec": "resources.strategy",
+    "available_resource_spec": "resources.strategy",
+    "get_resource": "resources.strategy",
     "CONFIG_MAPPING": "config.auto",
     "CONFIG_MAPPING_NAMES": "config.family_names",
     "AutoConfig": "config.auto",

@@ -29,7 +29,7 @@ def test_words_and_numbers(text: str, devices: tuple[str, ...], gpu_count: int, 
     assert parse(text, devices=devices, gpu_count=gpu_count) == value
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "many", ""])
+@pytest.mark.parametrize("text", ["0", "-1", "1e-1", "nan", "inf", "many", ""])
 def test_anything_else_is_refused(text: str) -> None:
     """By the flag's name."""
     with pytest.raises(InvalidSetting) as caught:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import UnknownModel
 from ..families import registry
@@ -58,7 +58,7 @@ CONFIG_MAPPING = _ConfigMapping(CONFIG_MAPPING_NAMES)
 class AutoConfig:
     """Chooses a config class by name; not made itself."""
 
-    def __init__(self, *args: Any, **values: Any) -> NoReturn:
+    def __init__(self, *args: Any, **values: Any) -> None:
         raise OSError("AutoConfig is not made itself; use AutoConfig.for_model(name).")
 
     @classmethod

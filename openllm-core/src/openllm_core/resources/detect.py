@@ -15,7 +15,7 @@ from typing import Literal
 import attrs
 
 from ..errors import NoSuitableDevice
-from . import visible_devices
+from . import numa, visible_devices
 
 MIB = 1024 * 1024
 
@@ -29,7 +29,7 @@ class Gpu:
 
     Attributes:
         index: ordinal in the order the driver lists them.
-        uuid: the driver's id (`GPU-…`); the PCI address for AMD.
+        uuid: the driver's id (`GPU-…`); the PCI address where an AMD GPU has none.
         compute_capability: (major, minor) of NVIDIA GPUs.
     """
 
@@ -53,6 +53,7 @@ class Machine:
         memory_available_bytes: what can be taken without swapping, cgroup limits counted.
         cpu_flags: instruction sets as the kernel names them (`avx512_bf16`, `amx_tile`, …).
         gpus: all there are, visible or not; `visible_gpus` selects.
+        numa_nodes: nodes with memory; none where the system does not tell.
     """
 
     cores: int
@@ -62,6 +63,7 @@ class Machine:
     cpu_model: str = ""
     cpu_flags: frozenset[str] = frozenset()
     gpus: tuple[Gpu, ...] = ()
+    numa_nodes: tuple[numa.NumaNode, ...] = ()
 
 
 GpuProbe = Callable[[], Sequence[Gpu]]
@@ -90,6 +92,7 @@ def machine(*, probe: GpuProbe | None = None, root: Path = Path("/")) -> Machine
         cpu_model=_cpu_field(cpuinfo, "model name"),
         cpu_flags=frozenset((_cpu_field(cpuinfo, "flags") or _cpu_field(cpuinfo, "Features")).split()),
         gpus=gpus,
+        numa_nodes=numa.nodes(root),
     )
 
 
@@ -140,7 +143,7 @@ def amd_gpus(root: Path = Path("/")) -> list[Gpu]:
         gpus.append(
             Gpu(
                 index=len(gpus),
-                uuid=device.resolve().name,
+                uuid=f"GPU-{unique}" if (unique := _read(device / "unique_id").strip()) else device.resolve().name,
                 name=_read(device / "product_name").strip() or "AMD GPU",
                 memory_total_bytes=total,
                 memory_free_bytes=total - used,
@@ -154,8 +157,9 @@ def visible_gpus(found: Machine, device: str = "auto", environ: Mapping[str, str
     """GPUs an engine may use; an empty tuple means the CPU.
 
     Args:
-        device: `auto` (what CUDA_VISIBLE_DEVICES leaves; empty or -1 leaves none), `cpu`, `all`, or devices as in
-            CUDA_VISIBLE_DEVICES.
+        device: `auto` (what CUDA_VISIBLE_DEVICES leaves, for AMD GPUs what ROCR_VISIBLE_DEVICES and then
+            HIP_VISIBLE_DEVICES or CUDA_VISIBLE_DEVICES leave; empty or -1 leaves none), `cpu`, `all`, or devices as
+            in CUDA_VISIBLE_DEVICES.
         environ: the environment; default `os.environ`.
 
     Raises:
@@ -165,23 +169,39 @@ def visible_gpus(found: Machine, device: str = "auto", environ: Mapping[str, str
         return ()
     if device == "all":
         return found.gpus
-    environ = os.environ if environ is None else environ
-    named = device != "auto"
-    text = device if named else environ.get(visible_devices.VARIABLE)
-    if text is None:
-        return found.gpus
+    if device == "auto":
+        return _left_by_environment(found.gpus, os.environ if environ is None else environ)
     chosen: list[Gpu] = []
-    for name in visible_devices.parse(text.removeprefix("cuda:")):
+    for name in visible_devices.parse(device.removeprefix("cuda:")):
         match = [gpu for gpu in found.gpus if name == str(gpu.index) or gpu.uuid.startswith(name)]
-        if match:
-            chosen.append(match[0])
-        elif named:
+        if not match:
             raise NoSuitableDevice(f"GPU {name} is not on this machine.", hint=_what_is_there(found), param="device")
-        else:
-            break  # as the driver does: the list ends at the first device that is not there
-    if named and not chosen and text != "-1":
+        chosen.append(match[0])
+    if not chosen and device != "-1":
         raise NoSuitableDevice(f"{device[:80]!r} names no GPU.", hint=_what_is_there(found), param="device")
     return tuple(chosen)
+
+
+def _left_by_environment(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+    """GPUs whose drivers see them: each vendor's own variables, applied in the driver's order."""
+    left: list[Gpu] = []
+    for vendor in ("nvidia", "amd"):
+        seen = [gpu for gpu in gpus if gpu.vendor == vendor]
+        for text in visible_devices.filters(environ, vendor):
+            seen = _left_by(seen, text)
+        left += seen
+    return tuple(left)
+
+
+def _left_by(gpus: Sequence[Gpu], text: str) -> list[Gpu]:
+    """GPUs that a variable leaves; numbers count in the list it is given, which ends at the first that is not there."""
+    left: list[Gpu] = []
+    for name in visible_devices.parse(text):
+        match = [gpu for place, gpu in enumerate(gpus) if name == str(place) or gpu.uuid.startswith(name)]
+        if not match:
+            break
+        left.append(match[0])
+    return left
 
 
 def _what_is_there(found: Machine) -> str:

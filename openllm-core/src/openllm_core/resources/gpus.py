@@ -37,6 +37,7 @@ class _GpuResource(ABC):
     """What both vendors share."""
 
     resource_id: ClassVar[str]
+    vendor: ClassVar[visible_devices.Vendor]
 
     @classmethod
     @abstractmethod
@@ -46,8 +47,8 @@ class _GpuResource(ABC):
 
     @classmethod
     def from_system(cls, environ: Mapping[str, str] | None = None, probe: detect.GpuProbe | None = None) -> list[str]:
-        """Names of the GPUs this process may use: CUDA_VISIBLE_DEVICES where set and not empty, else the hardware's."""
-        named = visible_devices.from_environment(os.environ if environ is None else environ)
+        """Names of the GPUs this process may use: the vendor's variable where set and not empty, else the hardware's."""
+        named = visible_devices.from_environment(os.environ if environ is None else environ, cls.vendor)
         return named if named is not None else [str(gpu.index) for gpu in (probe or cls.probe)()]
 
     @classmethod
@@ -60,6 +61,7 @@ class NvidiaGpuResource(_GpuResource):
     """GPUs of NVIDIA."""
 
     resource_id = _IDS["nvidia"]
+    vendor = "nvidia"
 
     @classmethod
     def probe(cls) -> Sequence[detect.Gpu]:
@@ -91,6 +93,7 @@ class AmdGpuResource(_GpuResource):
     """GPUs of AMD."""
 
     resource_id = _IDS["amd"]
+    vendor = "amd"
 
     @classmethod
     def probe(cls) -> Sequence[detect.Gpu]:

@@ -1,4 +1,4 @@
-"""The grammar of CUDA_VISIBLE_DEVICES, and the GPU numbers a resource request may ask for. Pure: text in, names out.
+"""The grammar of CUDA_, HIP_ and ROCR_VISIBLE_DEVICES, and the GPUs a request may ask for. Pure: text in, names out.
 
 Called by `detect.py` and `workers.py`. Follows the CUDA driver's reading: a list is cut at its first bad element, a
 repeated element empties it. Knows nothing of the hardware; whether a device is there is the caller's question.
@@ -7,10 +7,14 @@ repeated element empties it. Knows nothing of the hardware; whether a device is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
+HIP_VARIABLE = "HIP_VISIBLE_DEVICES"
+ROCR_VARIABLE = "ROCR_VISIBLE_DEVICES"
+
+Vendor = Literal["nvidia", "amd"]
 
 _PREFIXES = ("GPU-", "MIG-")
 _LEADING_INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -46,10 +50,39 @@ def _ordinals(text: str) -> list[str]:
     return devices
 
 
-def from_environment(environ: Mapping[str, str]) -> list[str] | None:
-    """Devices the environment names; None when the variable is unset or empty, so that the hardware decides."""
-    text = environ.get(VARIABLE, "")
+def from_environment(environ: Mapping[str, str], vendor: Vendor = "nvidia") -> list[str] | None:
+    """Devices the environment names; None when it names none or its variable is empty, so that the hardware decides.
+
+    For AMD the first that is set counts: HIP_, CUDA_ (which HIP reads too), ROCR_VISIBLE_DEVICES.
+    """
+    variables = (VARIABLE,) if vendor == "nvidia" else (HIP_VARIABLE, VARIABLE, ROCR_VARIABLE)
+    text = next((environ[name] for name in variables if environ.get(name)), "")
     return parse(text) if text else None
+
+
+def filters(environ: Mapping[str, str], vendor: Vendor) -> list[str]:
+    """Texts a vendor's driver applies to its devices, in this order; each numbers the devices that the last one left.
+
+    ROCm's runtime reads ROCR_VISIBLE_DEVICES, then HIP reads HIP_VISIBLE_DEVICES, or else CUDA_VISIBLE_DEVICES.
+    """
+    if vendor == "nvidia":
+        found = [environ.get(VARIABLE)]
+    else:
+        found = [environ.get(ROCR_VARIABLE), environ.get(HIP_VARIABLE, environ.get(VARIABLE))]
+    return [text for text in found if text is not None]
+
+
+def from_flag(values: Sequence[str], available: Sequence[str] = ()) -> tuple[str, ...]:
+    """Devices of `--device`, which may be repeated, and of which each may be a list.
+
+    Args:
+        values: as typed; `all` stands for every available device.
+        available: names of the devices there are.
+    """
+    named: list[str] = []
+    for value in values:
+        named += available if value.strip() == "all" else parse(value)
+    return tuple(dict.fromkeys(named))
 
 
 def from_spec(spec: Any) -> list[str]:

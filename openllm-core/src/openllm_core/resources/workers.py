@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ..errors import InvalidSetting
-from .visible_devices import VARIABLE
+from .visible_devices import HIP_VARIABLE, VARIABLE, Vendor
 
 _log = logging.getLogger("openllm")
 
@@ -50,7 +50,7 @@ def parse(text: str, *, devices: Sequence[str] = (), gpu_count: int = 0) -> floa
             return 1.0
         return 1.0 / (len(devices) or gpu_count)
     try:
-        value = float(text)
+        value = float(word)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
@@ -114,15 +114,19 @@ def worker_environment(
     cpus: float,
     environ: Mapping[str, str],
     threads: bool = True,
+    vendor: Vendor = "nvidia",
 ) -> dict[str, str]:
     """Variables one worker starts with.
 
-    With GPUs: CUDA_VISIBLE_DEVICES, which an empty value or -1 of the operator overrides. Without: no GPU, and thread
-    counts where none is set.
+    With GPUs: CUDA_VISIBLE_DEVICES, which an empty value or -1 of the operator overrides; where the operator set
+    HIP_VISIBLE_DEVICES for AMD GPUs, that too, since HIP reads it first. Without: no GPU, and thread counts where none
+    is set.
     """
     if gpus:
-        if environ.get(VARIABLE) in ("", "-1"):
-            return {VARIABLE: environ[VARIABLE]}
-        return {VARIABLE: ",".join(devices_of_worker(gpus, workers_per_resource, index))}
+        variables = [VARIABLE, HIP_VARIABLE] if vendor == "amd" and HIP_VARIABLE in environ else [VARIABLE]
+        for name in reversed(variables):
+            if environ.get(name) in ("", "-1"):
+                return {name: environ[name]}
+        return dict.fromkeys(variables, ",".join(devices_of_worker(gpus, workers_per_resource, index)))
     count = str(math.ceil(cpus) if threads else 1)
     return {VARIABLE: "-1", **{name: environ.get(name, count) for name in _THREAD_VARIABLES}}
