@@ -128,7 +128,11 @@ class Raw:
 
     def run(self, prompts: list[list[int]], max_tokens: int, attention: str) -> dict[str, Any]:
         """One sample; a single prompt goes through `generate`."""
-        run = self.generate(prompts[0], max_tokens, attention) if len(prompts) == 1 else self.loop(prompts, max_tokens, attention)
+        run = (
+            self.generate(prompts[0], max_tokens, attention)
+            if len(prompts) == 1
+            else self.loop(prompts, max_tokens, attention)
+        )
         return run | {"attention": attention, "dtype": self.name}
 
 

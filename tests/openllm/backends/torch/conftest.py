@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 import torch
-
-from openllm.backends.torch.backend import TorchBackend
-from openllm_core.options import EngineOptions
 from tests.tiny_models import tiny_checkpoint
 
-Load = Callable[..., TorchBackend]
+from openllm.backends.torch import backend as torch_backend
+from openllm.backends.torch import checkpoint as checkpoints_
+from openllm.backends.torch import loading, tuning
+from openllm.backends.torch.model import LoadedModel
+from openllm.backends.torch.scheduler import Limits, Scheduler
+from openllm_core.options import EngineOptions
+
+MakeScheduler = Callable[..., Scheduler]
+
+
+def load_model(path: Path, **options: Any) -> tuple[LoadedModel, Limits]:
+    """A loaded model and its default limits, without a backend around it."""
+    asked = EngineOptions(model_path=str(path), device="cpu", **options)
+    checkpoint = checkpoints_.read(path)
+    device = torch.device("cpu")
+    choice = tuning.choose(asked, checkpoint, device, lambda text, share: None)
+    model = loading.load(asked, checkpoint, choice, device, lambda text, share: None)
+    choice = tuning.confirm(asked, checkpoint, choice, model)
+    return model, torch_backend.describe(model, asked, checkpoint, choice)[0]
 
 
 @pytest.fixture(scope="session")
@@ -28,20 +45,20 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENLLM_HOME", str(tmp_path / "home"))
 
 
+@pytest.fixture(scope="session")
+def _models() -> dict[tuple[Any, ...], tuple[LoadedModel, Limits]]:
+    return {}
+
+
 @pytest.fixture
-def load_tiny(checkpoints: Path) -> Iterator[Load]:
-    """Load a tiny model by the name of its architecture; what is loaded is closed afterwards."""
-    opened: list[TorchBackend] = []
+def make_scheduler(checkpoints: Path, _models: dict[tuple[Any, ...], tuple[LoadedModel, Limits]]) -> MakeScheduler:
+    """A scheduler over a tiny model, by the name of its architecture; limits can be overridden."""
 
-    def load(name: str = "llama", **options: object) -> TorchBackend:
-        path = tiny_checkpoint(name, checkpoints)
-        backend = TorchBackend.load(
-            EngineOptions(model_path=str(path), device="cpu", **options),  # type: ignore[arg-type]
-            lambda text, share: None,
-        )
-        opened.append(backend)
-        return backend
+    def make(name: str = "llama", *, attention: str = "auto", **limits: int) -> Scheduler:
+        key = (name, attention)
+        if key not in _models:
+            _models[key] = load_model(tiny_checkpoint(name, checkpoints), attention=attention)
+        model, usual = _models[key]
+        return Scheduler(model, attrs.evolve(usual, **limits))
 
-    yield load
-    for backend in opened:
-        backend.close()
+    return make

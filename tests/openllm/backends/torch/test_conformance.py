@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.tiny_models import tiny_checkpoint
 
 from openllm.backends.base import Backend
 from openllm.backends.torch import load
 from openllm.testing import BackendConformance
 from openllm_core.options import EngineOptions
-from tests.tiny_models import tiny_checkpoint
 
 
 def _load(path: Path) -> Backend:

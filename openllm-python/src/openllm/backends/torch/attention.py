@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import eager_mask, sdpa_mask
+
+from .untyped import additive_mask, boolean_mask, register_attention, sdpa_forward
 
 GROUPED = "openllm_grouped"
 
@@ -47,7 +46,7 @@ def grouped_attention(
     if q_len != 1:
         if softcap is not None:
             return _eager(module, query, key, value, attention_mask, scaling, softcap), None
-        return sdpa_attention_forward(
+        return sdpa_forward(
             module, query, key, value, attention_mask, dropout, scaling, position_bias=position_bias, **kwargs
         )
     kv_heads, kv_len = key.shape[1], key.shape[2]
@@ -100,7 +99,7 @@ def grouped_mask(
     whole = attention_mask is None or bool(attention_mask.all())
     if allow_is_causal_skip and whole and kwargs.get("local_size") is None and (q_length == 1 or q_length == kv_length):
         return None
-    make = eager_mask if q_length == 1 else sdpa_mask  # additive for ours, boolean for stock attention
+    make = additive_mask if q_length == 1 else boolean_mask  # additive for ours, boolean for stock attention
     return make(
         batch_size=batch_size,
         q_length=q_length,
@@ -113,5 +112,4 @@ def grouped_mask(
 
 def register() -> None:
     """Make `openllm_grouped` known to transformers; safe to call again."""
-    AttentionInterface.register(GROUPED, grouped_attention)
-    AttentionMaskInterface.register(GROUPED, grouped_mask)
+    register_attention(GROUPED, grouped_attention, grouped_mask)

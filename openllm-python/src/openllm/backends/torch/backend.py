@@ -239,7 +239,9 @@ def describe(
         resident = torch.cuda.memory_allocated(model.device)
     else:
         free = detect.machine(probe=tuple).memory_available_bytes
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 if Path("/proc/self/statm").exists() else 0
+        resident = (
+            int(Path("/proc/self/statm").read_text().split()[1]) * 4096 if Path("/proc/self/statm").exists() else 0
+        )
     cache_bytes = int(free * CACHE_SHARE)
     if cache_bytes < bytes_per_token * min(max_len, 64):
         raise OutOfMemory(

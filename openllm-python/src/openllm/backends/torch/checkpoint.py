@@ -278,5 +278,7 @@ def _safetensors_sizes(file: Path) -> dict[str, int]:
         if 8 + length + end != size:
             raise ValueError(f"it has {size} bytes and should have {8 + length + end}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise CorruptModel(f"{file} is not a whole safetensors file: {error}.", hint="Import the model again.") from None
+        raise CorruptModel(
+            f"{file} is not a whole safetensors file: {error}.", hint="Import the model again."
+        ) from None
     return elements

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from .model import LoadedModel
+from .untyped import to_float_rows
 
 BATCH_TOKENS = 2048  # padded tokens computed at once
 
@@ -24,6 +25,6 @@ def embed(model: LoadedModel, batch: Sequence[Sequence[int]]) -> list[list[float
         mask = torch.arange(longest, device=model.device) < lengths.unsqueeze(1)
         hidden = model.hidden_states(ids, mask).float() * mask.unsqueeze(-1)
         pooled = torch.nn.functional.normalize(hidden.sum(1) / lengths.unsqueeze(1), dim=-1)
-        for i, vector in zip(take, pooled.tolist(), strict=True):
+        for i, vector in zip(take, to_float_rows(pooled), strict=True):
             results[i] = vector
     return results

@@ -7,16 +7,17 @@ of sampling parameters or of how requests arrive.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import attrs
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
 from .model import LoadedModel
 from .rows import Row
 from .sampling import BatchSampler
+from .untyped import keys_and_values
 from .window import Window
 
 AHEAD = 512  # columns of future tokens a window is made for at once, where a row may need as many
@@ -152,11 +153,12 @@ class WindowLane(_Sampled):
         self._sampler = None
 
 
-class CrossCache(DynamicCache):
+class CrossCache(Cache):
     """Cross-attention keys and values of the rows of a lane, left-aligned: a prompt never grows."""
 
     def __init__(self, max_rows: int) -> None:
-        super().__init__()
+        self._shown: list[DynamicLayer] = []
+        super().__init__(layers=cast("list[Any]", self._shown))
         self.max_rows = max_rows
         self.lengths: list[int] = []
         self._stores: list[tuple[Tensor, Tensor]] = []
@@ -164,16 +166,16 @@ class CrossCache(DynamicCache):
 
     def join(self, source: Cache, picks: list[tuple[int, int]]) -> None:
         """Copy rows in: (row of source, prompt length) each."""
+        prompts = keys_and_values(source)
         need_rows = len(self.lengths) + len(picks)
         need_columns = max(length for _, length in picks)
         if need_rows > self._mask.shape[0] or need_columns > self._mask.shape[1]:
-            self._grow(min(2 * need_rows, max(self.max_rows, need_rows)), need_columns, source)
+            self._grow(min(2 * need_rows, max(self.max_rows, need_rows)), need_columns, prompts)
         for row, length in picks:
             into = len(self.lengths)
-            for (keys, values), theirs in zip(self._stores, source.layers, strict=True):
-                assert theirs.keys is not None and theirs.values is not None
-                keys[into, :, :length] = theirs.keys[row, :, :length]
-                values[into, :, :length] = theirs.values[row, :, :length]
+            for (keys, values), (new_keys, new_values) in zip(self._stores, prompts, strict=True):
+                keys[into, :, :length] = new_keys[row, :, :length]
+                values[into, :, :length] = new_values[row, :, :length]
                 keys[into, :, length:] = values[into, :, length:] = 0
             self._mask[into] = torch.arange(self._mask.shape[1], device=self._mask.device) < length
             self.lengths.append(length)
@@ -191,30 +193,31 @@ class CrossCache(DynamicCache):
     def show(self) -> Tensor:
         """Point the layers at the rows in use; return their mask, [rows, longest prompt] bool."""
         rows, columns = len(self.lengths), max(self.lengths)
-        for layer, (keys, values) in zip(self.layers, self._stores, strict=True):
+        for layer, (keys, values) in zip(self._shown, self._stores, strict=True):
             layer.keys, layer.values = keys[:rows, :, :columns], values[:rows, :, :columns]
         return self._mask[:rows, :columns]
 
-    def _grow(self, rows: int, columns: int, source: Cache) -> None:
+    def _grow(self, rows: int, columns: int, prompts: list[tuple[Tensor, Tensor]]) -> None:
         rows, columns = max(rows, self._mask.shape[0]), max(columns, self._mask.shape[1])
-        grown: list[tuple[Tensor, Tensor]] = []
-        for at, theirs in enumerate(source.layers):
-            pair: list[Tensor] = []
-            for which, example in enumerate((theirs.keys, theirs.values)):
-                assert example is not None
-                store = example.new_zeros((rows, example.shape[1], columns, example.shape[3]))
-                if self._stores:
-                    old = self._stores[at][which]
-                    store[: old.shape[0], :, : old.shape[2]] = old
-                pair.append(store)
-            grown.append((pair[0], pair[1]))
-        mask = torch.zeros(rows, columns, dtype=torch.bool, device=grown[0][0].device)
-        mask[: self._mask.shape[0], : self._mask.shape[1]] = self._mask
         if not self._stores:
-            self.layers = [type(layer)() for layer in source.layers]
-            for layer in self.layers:
+            self._shown += [DynamicLayer() for _ in prompts]
+            for layer in self._shown:
                 layer.is_initialized = True
-        self._stores, self._mask = grown, mask
+        old = self._stores or [None] * len(prompts)
+        self._stores = [
+            (_grown(keys, before and before[0], rows, columns), _grown(values, before and before[1], rows, columns))
+            for (keys, values), before in zip(prompts, old, strict=True)
+        ]
+        mask = torch.zeros(rows, columns, dtype=torch.bool, device=prompts[0][0].device)
+        mask[: self._mask.shape[0], : self._mask.shape[1]] = self._mask
+        self._mask = mask
+
+
+def _grown(example: Tensor, old: Tensor | None, rows: int, columns: int) -> Tensor:
+    store = example.new_zeros((rows, example.shape[1], columns, example.shape[3]))
+    if old is not None:
+        store[: old.shape[0], :, : old.shape[2]] = old
+    return store
 
 
 class SoloLane(_Sampled):

@@ -110,7 +110,9 @@ def pack_linears(model: nn.Module, kind: str, *, dtype: torch.dtype) -> tuple[in
                 continue
             bias = getattr(child, "bias", None)
             wide = weight if kind == "packed16" else weight.to(dtype)
-            setattr(parent, name, PackedLinear(wide.detach(), bias if bias is None else bias.detach().to(wide.dtype), kind))
+            setattr(
+                parent, name, PackedLinear(wide.detach(), bias if bias is None else bias.detach().to(wide.dtype), kind)
+            )
             packed += 1
     return packed, left
 

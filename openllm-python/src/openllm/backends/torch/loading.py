@@ -22,6 +22,7 @@ from .checkpoint import Checkpoint, refuse_untrusted_code
 from .linears import pack_linears, widen_rest
 from .model import LoadedModel
 from .tuning import Choice
+from .untyped import from_pretrained
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -62,7 +63,6 @@ def load_module(options: EngineOptions, checkpoint: Checkpoint, device: torch.de
         "dtype": dtype,
         "trust_remote_code": options.trust_remote_code,
         "local_files_only": True,
-        "output_loading_info": True,
         "use_safetensors": not checkpoint.pickled,
     }
     if device.type != "cpu":
@@ -70,7 +70,7 @@ def load_module(options: EngineOptions, checkpoint: Checkpoint, device: torch.de
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module, info = auto.from_pretrained(str(checkpoint.path), **arguments)
+            module, info = from_pretrained(auto, str(checkpoint.path), **arguments)
     except OpenLLMError:
         raise
     except ImportError as error:
@@ -85,8 +85,6 @@ def load_module(options: EngineOptions, checkpoint: Checkpoint, device: torch.de
     except (OSError, RuntimeError) as error:
         raise CorruptModel(f"{checkpoint.path} cannot be loaded: {_first_line(error)}") from error
     _refuse_incomplete(checkpoint, module, info)
-    module.eval()
-    module.requires_grad_(False)
     return module
 
 
@@ -104,9 +102,10 @@ def _refuse_incomplete(checkpoint: Checkpoint, module: nn.Module, info: dict[str
         raise CorruptModel(
             f"{checkpoint.path.name}: no file holds the parameter {missing[0]}{more}.", hint="Import the model again."
         )
-    odd = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info.get("mismatched_keys") or ())
-    if odd:
-        raise CorruptModel(f"{checkpoint.path.name}: {odd[0]} has another shape than config.json says.")
+    odd: Any = next(iter(info.get("mismatched_keys") or ()), None)
+    if odd is not None:
+        name: Any = odd if isinstance(odd, str) else odd[0]
+        raise CorruptModel(f"{checkpoint.path.name}: {name} has another shape than config.json says.")
 
 
 def load(

@@ -121,7 +121,9 @@ class LoadedModel:
         )
         return output.logits[:, -1], cache
 
-    def decode_seq2seq(self, ids: Tensor, mask: Tensor | None, encoder_mask: Tensor, cache: EncoderDecoderCache) -> Tensor:
+    def decode_seq2seq(
+        self, ids: Tensor, mask: Tensor | None, encoder_mask: Tensor, cache: EncoderDecoderCache
+    ) -> Tensor:
         """One new token per row of an encoder-decoder model whose cross-attention is cached.
 
         Args:
@@ -147,7 +149,9 @@ class LoadedModel:
             [1 + len(tokens), vocab_size]: after the prompt, and after each token that follows.
         """
         if self.seq2seq:
-            arguments: dict[str, Any] = {"decoder_input_ids": torch.tensor([[self.start_token_id, *tokens]], device=self.device)}
+            arguments: dict[str, Any] = {
+                "decoder_input_ids": torch.tensor([[self.start_token_id, *tokens]], device=self.device)
+            }
         else:
             arguments = {}
             prompt = prompt + tokens
@@ -159,4 +163,3 @@ class LoadedModel:
         """Last hidden states, [batch, seq_len, hidden], of right-padded ids."""
         body = self.module.get_encoder() if self.seq2seq else self.module.base_model
         return body(input_ids=ids, attention_mask=mask.long(), return_dict=True).last_hidden_state
-

@@ -10,6 +10,7 @@ import secrets
 import torch
 
 from ..base import BackendRequest, FinishReason, SequenceDelta, TokenLogprob
+from .untyped import to_floats
 
 GREEDY_BELOW = 1e-5  # a temperature under this means greedy
 DRAWS_AHEAD = 32  # uniform numbers taken from the generator at once
@@ -25,7 +26,18 @@ class Row:
         seen: [vocab_size] bool, tokens of prompt and output; only for rows with a repetition penalty.
     """
 
-    __slots__ = ("_draws", "counts", "generated", "generator", "greedy", "limit", "request", "sampling", "seen", "stops")
+    __slots__ = (
+        "_draws",
+        "counts",
+        "generated",
+        "generator",
+        "greedy",
+        "limit",
+        "request",
+        "sampling",
+        "seen",
+        "stops",
+    )
 
     def __init__(self, request: BackendRequest, room: int) -> None:
         sampling = request.sampling
@@ -56,7 +68,7 @@ class Row:
             if self.generator is None:
                 seed = self.sampling.seed
                 self.generator = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed)
-            self._draws = torch.rand(DRAWS_AHEAD, generator=self.generator, dtype=torch.float64).tolist()
+            self._draws = to_floats(torch.rand(DRAWS_AHEAD, generator=self.generator, dtype=torch.float64))
             self._draws.reverse()
         return self._draws.pop()
 

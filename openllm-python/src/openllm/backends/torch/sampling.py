@@ -16,6 +16,7 @@ from openllm_core.errors import InvalidSamplingParams, OpenLLMError
 
 from ..base import TokenLogprob
 from .rows import Row
+from .untyped import to_float_rows, to_floats, to_int_rows, to_ints
 
 CANDIDATES = 256  # most likely tokens that top-k, top-p and min-p look at first; the whole vocabulary where too few
 
@@ -113,7 +114,7 @@ class BatchSampler:
         finite = torch.isfinite(highest)  # NaN and +inf win a maximum; a row of only -inf shows as -inf
         bad: list[int] = []
         if not bool(finite.all()):
-            bad = torch.nonzero(~finite).flatten().tolist()
+            bad = to_ints(torch.nonzero(~finite).flatten())
             logits[bad] = 0.0
         if self._edits:
             self._edit(logits)
@@ -124,7 +125,7 @@ class BatchSampler:
             tokens[bad] = 0
         if self._penalised:
             self._remember(tokens)
-        draw = Draw(tokens, tokens.tolist(), bad)
+        draw = Draw(tokens, to_ints(tokens), bad)
         if self._logprobs:
             draw.logprobs = self._find_logprobs(original, draw.token_ids, bad)
         return draw
@@ -174,7 +175,7 @@ class BatchSampler:
         uniforms = self._uniforms(rows)
         params = [self.rows[i].sampling for i in rows]
         size = probabilities.shape[-1]
-        first = min(size, max([CANDIDATES, *(p.top_k for p in params if p.top_k <= 4 * CANDIDATES)]))
+        first = min(size, CANDIDATES)  # the same for every batch, so that mates cannot change how ties fall
         top_k = self._column([p.top_k if p.top_k > 0 else size for p in params])
         top_p = self._column([p.top_p for p in params])
         min_p = self._column([p.min_p for p in params])
@@ -198,12 +199,14 @@ class BatchSampler:
         normalised = torch.log_softmax(part, dim=-1)
         wanted = max(self.rows[i].sampling.logprobs or 0 for i in self._logprobs)
         drawn = torch.tensor([[token_ids[i]] for i in self._logprobs], device=self.device)
-        own: list[float] = normalised.gather(1, drawn).squeeze(1).tolist()
+        own = to_floats(normalised.gather(1, drawn).squeeze(1))
+        no_pairs: list[tuple[int, float]] = []
         if wanted:
             top_values, top_ids = normalised.topk(min(wanted, self.vocab_size), dim=-1)
-            pairs = [list(zip(a, b, strict=True)) for a, b in zip(top_ids.tolist(), top_values.tolist(), strict=True)]
+            ids, values = to_int_rows(top_ids), to_float_rows(top_values)
+            pairs = [list(zip(a, b, strict=True)) for a, b in zip(ids, values, strict=True)]
         else:
-            pairs = [[] for _ in self._logprobs]
+            pairs = [no_pairs for _ in self._logprobs]
         for at, i in enumerate(self._logprobs):
             if i not in bad:
                 found[i] = TokenLogprob(token_ids[i], own[at], tuple(pairs[at][: self.rows[i].sampling.logprobs or 0]))

@@ -10,34 +10,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import attrs
 import torch
 import transformers
-from torch import Tensor
 
 from openllm_core.errors import InvalidSetting, UnsupportedFeature
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
 from ..base import Progress
-from . import attention, verify
+from . import verify
 from .checkpoint import Checkpoint
-from .linears import KINDS, PackedLinear, available
+from .linears import KINDS, available
+from .measure import DTYPES, Shape, attention_seconds, linear_seconds
 from .model import LoadedModel
 
 VERSION = 1  # of the file's meaning; a change forgets what was remembered
 SMALL = 8_000_000  # parameters under which nothing is worth a measurement
-BUDGET_S = 1.2  # per candidate
-BATCHES = (1, 32)  # rows a step is measured with
 BUSY = 0.6  # load per core above which threads are not measured
-SPAN = 256  # columns attention is measured with
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @attrs.frozen(kw_only=True)
@@ -59,36 +52,6 @@ class Choice:
     threads: int
     windowed: bool | None = None
     decisions: tuple[str, ...] = ()
-
-
-@attrs.frozen(kw_only=True)
-class Shape:
-    """The sizes that decide what is fast."""
-
-    hidden: int
-    inner: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Shape:
-        """Read the sizes from config.json, whatever they are called there."""
-        config = checkpoint.text_config
-
-        def first(*names: str) -> int | None:
-            found = [config[name] for name in names if isinstance(config.get(name), int) and config[name] > 0]
-            return found[0] if found else None
-
-        hidden = first("hidden_size", "n_embd", "d_model") or 1024
-        heads = first("num_attention_heads", "n_head", "n_heads", "num_heads") or 16
-        return cls(
-            hidden=hidden,
-            inner=first("intermediate_size", "ffn_dim", "n_inner", "d_ff", "decoder_ffn_dim") or 4 * hidden,
-            heads=heads,
-            kv_heads=first("num_key_value_heads", "num_kv_heads") or heads,
-            head_dim=first("head_dim", "d_kv") or max(1, hidden // heads),
-        )
 
 
 def choose(options: EngineOptions, checkpoint: Checkpoint, device: torch.device, progress: Progress) -> Choice:
@@ -113,8 +76,7 @@ def choose(options: EngineOptions, checkpoint: Checkpoint, device: torch.device,
     if remembered is not None:
         return remembered
     progress("measuring what is fastest here", None)
-    choice = _measure(options, checkpoint, machine, linear)
-    return choice
+    return _measure(options, checkpoint, machine, linear)
 
 
 def confirm(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, model: LoadedModel) -> Choice:
@@ -145,7 +107,9 @@ def _what_holds(options: EngineOptions, choice: Choice, model: LoadedModel) -> t
     Raises:
         UnsupportedFeature: none is: this architecture cannot be decoded step by step here.
     """
-    names = [choice.attention] if options.attention != "auto" else list(dict.fromkeys([choice.attention, "sdpa", "eager"]))
+    names = (
+        [choice.attention] if options.attention != "auto" else list(dict.fromkeys([choice.attention, "sdpa", "eager"]))
+    )
     stock = _first_that_runs(model)
     expected = verify.reference(model)
     for holds in (verify.windowed, verify.alone):
@@ -170,7 +134,9 @@ def _first_that_runs(model: LoadedModel) -> str:
 def _asked_linear(options: EngineOptions) -> str | None:
     kind = options.engine_arg.get("linear")
     if kind is not None and kind not in KINDS:
-        raise InvalidSetting(f"--engine-arg linear={str(kind)[:40]!r} is not one of {', '.join(KINDS)}.", param="linear")
+        raise InvalidSetting(
+            f"--engine-arg linear={str(kind)[:40]!r} is not one of {', '.join(KINDS)}.", param="linear"
+        )
     return kind
 
 
@@ -202,42 +168,43 @@ def _cpu_dtypes(options: EngineOptions, checkpoint: Checkpoint, machine: detect.
     return ["float32"]
 
 
-# -- measurement ------------------------------------------------------------------------------------------------------
+# -- what is measured -------------------------------------------------------------------------------------------------
 
 
 def _measure(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine, linear: str | None) -> Choice:
     shape = Shape.of(checkpoint)
+    torch.set_num_threads(options.threads or machine.physical_cores or machine.cores)
+    seconds = {pair: linear_seconds(shape, *pair) for pair in _candidates(options, checkpoint, machine, linear)}
+    dtype, kind = min(seconds, key=lambda pair: seconds[pair])
+    slowest = max(seconds.values())
+    relative = ", ".join(f"{d} {k} {slowest / s:.2f}" for (d, k), s in seconds.items())
+    threads, why_threads = _threads(options, machine, shape, dtype, kind)
+    torch.set_num_threads(threads)
+    name, why_attention = _attention(options, shape, dtype)
+    lines = (
+        f"dtype: {dtype} ({_why_dtype(options, checkpoint, machine)})",
+        f"linear layers: {kind} (relative speed: {relative})",
+        f"threads: {threads} ({why_threads})",
+        f"attention: {name} ({why_attention})",
+    )
+    return Choice(dtype=dtype, linear=kind, attention=name, threads=threads, decisions=lines)
+
+
+def _candidates(
+    options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine, linear: str | None
+) -> list[tuple[str, str]]:
+    """(dtype, kind of linear layer) that this build of torch and the options allow; never empty."""
     stored = DTYPES.get(checkpoint.dtype, torch.float32)
-    threads = options.threads or machine.physical_cores or machine.cores
-    torch.set_num_threads(threads)
-    lines: list[str] = []
-    candidates = [
-        (dtype, kind)
-        for dtype in _cpu_dtypes(options, checkpoint, machine)
-        for kind in ((linear,) if linear else KINDS)
-        if dtype != "float16" or kind == "plain"
-        if kind != "packed16" or (dtype == "float32" and available(kind, stored))
-        if kind != "onednn" or available(kind, DTYPES[dtype])
-    ]
-    times = {pair: linear_seconds(shape, *pair) for pair in candidates}
-    reference = times.get(("float32", "plain")) or next(iter(times.values()))
-    scores = {pair: _score(found, reference) for pair, found in times.items()}
-    dtype, kind = min(scores, key=lambda pair: scores[pair])
-    lines.append(f"dtype: {dtype} ({_why_dtype(options, checkpoint, machine)})")
-    others = ", ".join(f"{d} {k} {1 / s:.2f}" for (d, k), s in scores.items())
-    lines.append(f"linear layers: {kind} (speed relative to plain float32: {others})")
-    threads, line = _threads(options, machine, shape, dtype, kind)
-    torch.set_num_threads(threads)
-    lines.append(line)
-    name = options.attention
-    if name == "auto":
-        speeds = {n: attention_seconds(shape, n, DTYPES[dtype]) for n in ("grouped", "sdpa")}
-        name = min(speeds, key=lambda n: speeds[n])
-        slower = max(speeds, key=lambda n: speeds[n])
-        lines.append(f"attention: {name} (measured {speeds[slower] / speeds[name]:.2f}x of {slower})")
-    else:
-        lines.append(f"attention: {name} (asked for)")
-    return Choice(dtype=dtype, linear=kind, attention=name, threads=threads, decisions=tuple(lines))
+    found: list[tuple[str, str]] = []
+    for dtype in _cpu_dtypes(options, checkpoint, machine):
+        for kind in (linear,) if linear else KINDS:
+            if kind == "packed16":
+                possible = dtype == "float32" and available(kind, stored)
+            else:
+                possible = kind == "plain" or (dtype != "float16" and available(kind, DTYPES[dtype]))
+            if possible:
+                found.append((dtype, kind))
+    return found or [(_cpu_dtypes(options, checkpoint, machine)[0], "plain")]
 
 
 def _why_dtype(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> str:
@@ -248,95 +215,29 @@ def _why_dtype(options: EngineOptions, checkpoint: Checkpoint, machine: detect.M
     return "measured" if checkpoint.dtype == "bfloat16" else "the checkpoint's"
 
 
-def _score(found: dict[int, float], reference: dict[int, float]) -> float:
-    return statistics.geometric_mean([found[rows] / reference[rows] for rows in BATCHES])
-
-
-def linear_seconds(shape: Shape, dtype: str, kind: str) -> dict[int, float]:
-    """Seconds of one layer's matrix products by number of rows; weights enough to overflow the caches."""
-    torch_dtype = DTYPES[dtype]
-    sizes = [(shape.hidden, shape.hidden), (shape.inner, shape.hidden), (shape.hidden, shape.inner)]
-    layer_bytes = sum(a * b for a, b in sizes) * 4
-    copies = max(2, min(24, 96_000_000 // layer_bytes))
-    layers: list[list[Callable[[Tensor], Tensor]]] = []
-    for _ in range(copies):
-        weights = [torch.full(size, 0.01, dtype=torch.float32 if kind == "packed16" else torch_dtype) for size in sizes]
-        if kind == "plain":
-            layers.append([_plain(weight) for weight in weights])
-        else:
-            layers.append([PackedLinear(weight, None, kind) for weight in weights])
-    found: dict[int, float] = {}
-    with torch.inference_mode():
-        for rows in BATCHES:
-            narrow, wide = torch.ones(rows, shape.hidden, dtype=torch_dtype), torch.ones(rows, shape.inner, dtype=torch_dtype)
-
-            def once(narrow: Tensor = narrow, wide: Tensor = wide) -> None:
-                for square, up, down in layers:
-                    square(narrow), up(narrow), down(wide)
-
-            found[rows] = fastest(once, BUDGET_S / len(BATCHES)) / copies
-    return found
-
-
-def _plain(weight: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda x: torch.nn.functional.linear(x, weight)
-
-
-def _threads(
-    options: EngineOptions, machine: detect.Machine, shape: Shape, dtype: str, kind: str
-) -> tuple[int, str]:
-    """Threads to compute with and the line that says why; on a busy machine a measurement would tell of the others."""
+def _threads(options: EngineOptions, machine: detect.Machine, shape: Shape, dtype: str, kind: str) -> tuple[int, str]:
+    """Threads to compute with, and why; on a busy machine a measurement would tell of the others."""
     usual = machine.physical_cores or machine.cores
     candidates = sorted({1, max(1, usual // 2), usual, machine.cores})
     if options.threads is not None:
-        return options.threads, f"threads: {options.threads} (asked for)"
+        return options.threads, "asked for"
     if len(candidates) == 1 or os.getloadavg()[0] > BUSY * machine.cores:
-        return usual, f"threads: {usual} (cores; the machine is too busy to measure)"
+        return usual, "cores; the machine is too busy to measure"
     seconds: dict[int, float] = {}
     for threads in candidates:
         torch.set_num_threads(threads)
-        seconds[threads] = statistics.geometric_mean(list(linear_seconds(shape, dtype, kind).values()))
-    chosen = min(seconds, key=lambda threads: seconds[threads])
-    return chosen, f"threads: {chosen} (measured; relative speed " + ", ".join(
-        f"{threads}: {seconds[chosen] / found:.2f}" for threads, found in seconds.items()
-    ) + ")"
+        seconds[threads] = linear_seconds(shape, dtype, kind)
+    slowest = max(seconds.values())
+    relative = ", ".join(f"{threads} {slowest / found:.2f}" for threads, found in seconds.items())
+    return min(seconds, key=lambda threads: seconds[threads]), f"relative speed: {relative}"
 
 
-def attention_seconds(shape: Shape, name: str, dtype: torch.dtype) -> float:
-    """Seconds of one layer's attention over a window, per step, geometric mean over the batch sizes."""
-    forward = attention.grouped_attention if name == "grouped" else attention.sdpa_attention_forward
-    module = torch.nn.Module()
-    module.num_key_value_groups = shape.heads // shape.kv_heads
-    seconds: list[float] = []
-    with torch.inference_mode():
-        for rows in BATCHES:
-            stores = [torch.ones(rows, shape.kv_heads, 2 * SPAN, shape.head_dim, dtype=dtype) for _ in range(8)]
-            query = torch.ones(rows, shape.heads, 1, shape.head_dim, dtype=dtype)
-            mask = torch.zeros(rows, 1, 1, SPAN, dtype=dtype)
-
-            def once(stores: list[Tensor] = stores, query: Tensor = query, mask: Tensor = mask) -> None:
-                for keys in stores:
-                    window = keys[:, :, :SPAN]
-                    forward(module, query, window, window, mask)
-
-            seconds.append(fastest(once, BUDGET_S / 4))
-    return statistics.geometric_mean(seconds)
-
-
-def fastest(once: Callable[[], None], budget_s: float) -> float:
-    """Shortest of several runs: what else the machine does only ever adds."""
-    once()
-    best = float("inf")
-    end = time.perf_counter() + budget_s
-    runs = 0
-    while runs < 3 or time.perf_counter() < end:
-        started = time.perf_counter()
-        once()
-        best = min(best, time.perf_counter() - started)
-        runs += 1
-        if time.perf_counter() > end + 2 * budget_s:
-            break
-    return best
+def _attention(options: EngineOptions, shape: Shape, dtype: str) -> tuple[str, str]:
+    if options.attention != "auto":
+        return options.attention, "asked for"
+    seconds = {name: attention_seconds(shape, name, dtype) for name in ("grouped", "sdpa")}
+    name = min(seconds, key=lambda name: seconds[name])
+    return name, f"relative speed: grouped {seconds['sdpa'] / seconds['grouped']:.2f}, sdpa 1.00"
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

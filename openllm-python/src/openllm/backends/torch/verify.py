@@ -16,6 +16,7 @@ from ..base import BackendRequest, TokenSampling
 from .lanes import Prefilled, SoloLane, WindowLane
 from .model import LoadedModel
 from .rows import Row
+from .untyped import holds_only_keys_and_values
 
 LENGTHS = (3, 7)  # prompts of unlike length
 STEPS = 3
@@ -112,10 +113,7 @@ def _prefill(model: LoadedModel, prompts: list[int]) -> tuple[Tensor, Prefilled]
 
 
 def _holds_keys_and_values(source: Prefilled) -> bool:
-    """Whether every layer of the cache is plain keys and values of the whole sequence."""
     cache = source.cache
-    parts = [cache.self_attention_cache, cache.cross_attention_cache] if isinstance(cache, EncoderDecoderCache) else [cache]
-    return all(
-        part.layers and all(type(layer).__name__ == "DynamicLayer" and layer.keys is not None for layer in part.layers)
-        for part in parts
-    )
+    if isinstance(cache, EncoderDecoderCache):
+        return all(map(holds_only_keys_and_values, (cache.self_attention_cache, cache.cross_attention_cache)))
+    return holds_only_keys_and_values(cache)

@@ -7,11 +7,13 @@ by the last one. Called by `lanes`; transformers sees it as a Cache. Knows nothi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .untyped import keys_and_values
 
 CHUNK = 64  # columns are made in multiples of this many
 ROOM = 256  # columns kept free on the left when a window is made, so that a longer prompt can join without a move
@@ -23,7 +25,7 @@ class WindowLayer(CacheLayerMixin):
     is_sliding = False
 
     def __init__(self, window: Window, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
+        cast(Any, super()).__init__()
         self.window = window
         self.store_keys, self.store_values = keys, values
         self.is_initialized = True
@@ -65,11 +67,13 @@ class Window(Cache):
     """
 
     def __init__(self, max_rows: int) -> None:
-        super().__init__(layers=[])
+        self.window_layers: list[WindowLayer] = []
+        super().__init__(layers=cast("list[Any]", self.window_layers))
         self.max_rows = max_rows
         self.rows = self.first = self.end = 0
         self.starts: list[int] = []
-        self.row_capacity = self.column_capacity = 0
+        self.row_capacity: int = 0
+        self.column_capacity: int = 0
         self.mask = torch.empty(0, 0, dtype=torch.bool)
 
     @property
@@ -93,14 +97,14 @@ class Window(Cache):
         longest = max(length for _, length in picks)
         if not self.rows:
             self.first = self.end = max(longest, min(ROOM, self.column_capacity - 1))
-        self._make_room(len(picks), longest, ahead, source)
+        prompts = keys_and_values(source)
+        self._make_room(len(picks), longest, ahead, prompts)
         for row, length in picks:
             into = self.rows
             start = self.end - length
-            for mine, theirs in zip(self.layers, source.layers, strict=True):
-                assert isinstance(mine, WindowLayer)
-                mine.store_keys[into, :, start : self.end] = theirs.keys[row, :, -length:]
-                mine.store_values[into, :, start : self.end] = theirs.values[row, :, -length:]
+            for layer, (keys, values) in zip(self.window_layers, prompts, strict=True):
+                layer.store_keys[into, :, start : self.end] = keys[row, :, -length:]
+                layer.store_values[into, :, start : self.end] = values[row, :, -length:]
             self.mask[into, :start] = False
             self.mask[into, start:] = True
             self.starts.append(start)
@@ -114,8 +118,7 @@ class Window(Cache):
 
     def _zero(self, row: int, columns: slice) -> None:
         if columns.start < columns.stop:
-            for layer in self.layers:
-                assert isinstance(layer, WindowLayer)
+            for layer in self.window_layers:
                 layer.store_keys[row, :, columns] = 0
                 layer.store_values[row, :, columns] = 0
 
@@ -124,8 +127,7 @@ class Window(Cache):
         last = self.rows - 1
         if row != last:
             start = self.starts[last]
-            for layer in self.layers:
-                assert isinstance(layer, WindowLayer)
+            for layer in self.window_layers:
                 layer.store_keys[row, :, start : self.end] = layer.store_keys[last, :, start : self.end]
                 layer.store_values[row, :, start : self.end] = layer.store_values[last, :, start : self.end]
             self._zero(row, slice(self.first, start))
@@ -150,14 +152,13 @@ class Window(Cache):
         """Size of the stores."""
         return sum(
             store.numel() * store.element_size()
-            for layer in self.layers
-            if isinstance(layer, WindowLayer)
+            for layer in self.window_layers
             for store in (layer.store_keys, layer.store_values)
         )
 
-    def _make_room(self, rows: int, longest: int, ahead: int, source: Cache) -> None:
-        if not self.layers:
-            self._make_layers(rows, ahead, source)
+    def _make_room(self, rows: int, longest: int, ahead: int, prompts: list[tuple[Tensor, Tensor]]) -> None:
+        if not self.window_layers:
+            self._make_layers(rows, ahead, prompts)
         shift = max(0, longest - self.end)
         need_rows, need_columns = self.rows + rows, self.end + shift + 1
         if need_rows <= self.row_capacity and need_columns <= self.column_capacity and not shift:
@@ -168,28 +169,22 @@ class Window(Cache):
         columns = max(self.column_capacity, _round_up(need_columns + ahead))
         self._reallocate(row_capacity, columns, _round_up(shift) if shift else 0)
 
-    def _make_layers(self, rows: int, ahead: int, source: Cache) -> None:
+    def _make_layers(self, rows: int, ahead: int, prompts: list[tuple[Tensor, Tensor]]) -> None:
         self.row_capacity = min(max(rows, 4), max(self.max_rows, rows))
         self.column_capacity = _round_up(self.end + 1 + ahead)
-        for layer in source.layers:
-            keys, values = layer.keys, layer.values
-            assert keys is not None and values is not None
-            mine = [
-                torch.empty(
-                    (self.row_capacity, t.shape[1], self.column_capacity, t.shape[3]), dtype=t.dtype, device=t.device
-                )
-                for t in (keys, values)
-            ]
-            self.layers.append(WindowLayer(self, mine[0], mine[1]))
-            self.mask = torch.zeros(self.row_capacity, self.column_capacity, dtype=torch.bool, device=keys.device)
+        for pair in prompts:
+            keys, values = (
+                t.new_empty((self.row_capacity, t.shape[1], self.column_capacity, t.shape[3])) for t in pair
+            )
+            self.window_layers.append(WindowLayer(self, keys, values))
+        self.mask = torch.zeros(self.row_capacity, self.column_capacity, dtype=torch.bool, device=prompts[0][0].device)
 
     def _reallocate(self, row_capacity: int, columns: int, shift: int) -> None:
         """Move everything into new stores, columns moved right by `shift` (left where negative); layer by layer, so
         that only one layer is there twice."""
         columns = max(columns, _round_up(self.end + shift + 1))
         rows, old, new = self.rows, slice(self.first, self.end), slice(self.first + shift, self.end + shift)
-        for layer in self.layers:
-            assert isinstance(layer, WindowLayer)
+        for layer in self.window_layers:
             layer.store_keys = _moved(layer.store_keys, row_capacity, columns, rows, old, new)
             layer.store_values = _moved(layer.store_values, row_capacity, columns, rows, old, new)
             layer.keys = layer.values = None
@@ -202,7 +197,7 @@ class Window(Cache):
 
 
 def _moved(store: Tensor, rows: int, columns: int, used: int, old: slice, new: slice) -> Tensor:
-    moved = torch.empty((rows, store.shape[1], columns, store.shape[3]), dtype=store.dtype, device=store.device)
+    moved = store.new_empty((rows, store.shape[1], columns, store.shape[3]))
     moved[:used, :, new] = store[:used, :, old]
     return moved
 

@@ -1,0 +1,142 @@
+"""Choices are measured once, remembered, overridden by options, and dropped where they give wrong results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from tests.openllm.backends.torch.conftest import load_model
+from tests.tiny_models import tiny_checkpoint
+
+from openllm.backends.torch import checkpoint as checkpoint_module
+from openllm.backends.torch import measure, tuning
+from openllm.backends.torch.tuning import Choice
+from openllm_core.errors import InvalidSetting
+from openllm_core.options import EngineOptions
+from openllm_core.resources.detect import Machine
+
+CPU = torch.device("cpu")
+MACHINE = Machine(
+    cores=4, physical_cores=4, memory_total_bytes=1 << 33, memory_available_bytes=1 << 33, cpu_model="test"
+)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> dict[Any, float]:
+    """Scripted measurements: seconds by (dtype, kind) or attention name; 1.0 where not set."""
+    seconds: dict[Any, float] = {}
+    counted: list[Any] = []
+
+    def linear(shape: measure.Shape, dtype: str, kind: str) -> float:
+        counted.append((dtype, kind))
+        return seconds.get((dtype, kind), 1.0)
+
+    def attention(shape: measure.Shape, name: str, dtype: str) -> float:
+        counted.append(name)
+        return seconds.get(name, 1.0)
+
+    monkeypatch.setattr(tuning, "linear_seconds", linear)
+    monkeypatch.setattr(tuning, "attention_seconds", attention)
+    monkeypatch.setattr(tuning, "SMALL", 0)
+    monkeypatch.setattr(tuning.detect, "machine", lambda **_: MACHINE)
+    seconds["counted"] = counted  # type: ignore[assignment]
+    return seconds
+
+
+def choose(folder: Path, **options: Any) -> Choice:
+    """What would be chosen for a folder."""
+    asked = EngineOptions(model_path=str(folder), **options)
+    return tuning.choose(asked, checkpoint_module.read(folder), CPU, lambda text, share: None)
+
+
+def test_the_fastest_is_chosen(measured: dict[Any, float], checkpoints: Path) -> None:
+    """Linear layers and attention are those measured fastest, and each choice leaves a line with the figures."""
+    path = tiny_checkpoint("llama", checkpoints, dtype="bfloat16")
+    measured[("float32", "packed16")] = 0.5
+    measured["sdpa"] = 0.25
+    choice = choose(path)
+    assert (choice.dtype, choice.linear, choice.attention) == ("float32", "packed16", "sdpa")
+    assert [line.split(":")[0] for line in choice.decisions] == ["dtype", "linear layers", "threads", "attention"]
+    assert "2.00" in choice.decisions[1]
+    measured[("float32", "onednn")] = 0.4
+    assert choose(path).linear == "onednn"
+
+
+def test_bfloat16_only_where_the_cpu_computes_in_it(
+    measured: dict[Any, float], checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU without bfloat16 units is never asked to compute in it unless the operator says so."""
+    path = tiny_checkpoint("llama", checkpoints, dtype="bfloat16")
+    measured[("bfloat16", "plain")] = 0.1
+    assert choose(path).dtype == "float32"
+    monkeypatch.setattr(tuning.detect, "machine", lambda **_: attrs.evolve(MACHINE, cpu_flags=frozenset({"amx_bf16"})))
+    assert choose(path).dtype == "bfloat16"
+    assert choose(path, dtype="float32").dtype == "float32"
+
+
+def test_options_win(measured: dict[Any, float], checkpoints: Path) -> None:
+    """What the operator fixed is not measured."""
+    path = tiny_checkpoint("llama", checkpoints)
+    choice = choose(path, attention="eager", threads=3, engine_arg={"linear": "plain"})
+    assert (choice.attention, choice.threads, choice.linear) == ("eager", 3, "plain")
+    assert set(measured["counted"]) == {("float32", "plain")}  # type: ignore[arg-type]
+    with pytest.raises(InvalidSetting, match="linear"):
+        choose(path, engine_arg={"linear": "magic"})
+
+
+def test_a_second_start_measures_nothing(measured: dict[Any, float], checkpoints: Path) -> None:
+    """What was measured and confirmed is remembered by machine, model shape and options."""
+    path = tiny_checkpoint("llama", checkpoints)
+    model, _ = load_model(path)
+    count = len(measured["counted"])  # type: ignore[arg-type]
+    assert count > 0 and model.windowed
+    choice = choose(path)
+    assert choice.windowed is True and choice.decisions
+    assert len(measured["counted"]) == count  # type: ignore[arg-type]
+    choose(path, threads=2)
+    assert len(measured["counted"]) > count  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{broken", '{"%s": {"dtype": 1}}', '{"%s": 5}'])
+def test_a_spoilt_memory_is_forgotten(measured: dict[Any, float], checkpoints: Path, content: str) -> None:
+    """Whatever stands in the file, the worst is that the next start measures again."""
+    path = tiny_checkpoint("llama", checkpoints)
+    load_model(path)
+    key = next(iter(json.loads(tuning.memory_file().read_text())))
+    tuning.memory_file().write_text(content.replace("%s", key))
+    assert choose(path).windowed is None
+
+
+def test_where_choices_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """OPENLLM_HOME, else XDG_CACHE_HOME, else the user's cache folder."""
+    assert tuning.memory_file() == tmp_path / "home" / "pt-tuning.json"
+    monkeypatch.delenv("OPENLLM_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert tuning.memory_file() == Path("/x/openllm/pt-tuning.json")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert tuning.memory_file() == Path.home() / ".cache" / "openllm" / "pt-tuning.json"
+
+
+def test_a_wrong_attention_is_dropped(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attention that does not give the model's own results is never used, however fast."""
+    from openllm.backends.torch import attention
+
+    wrong = lambda *arguments, **more: (torch.zeros_like(arguments[1]).transpose(1, 2), None)  # noqa: E731
+    monkeypatch.setattr(attention, "grouped_attention", wrong)
+    model, _ = load_model(tiny_checkpoint("llama", checkpoints))
+    assert model.windowed
+    assert model.module.config._attn_implementation == "sdpa"
+
+
+def test_real_measurements_are_positive(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measurements themselves run and give a time for every kind."""
+    monkeypatch.setattr(measure, "BUDGET_S", 0.01)
+    monkeypatch.setattr(measure, "WORKING_SET_BYTES", 100_000)
+    shape = measure.Shape.of(checkpoint_module.read(tiny_checkpoint("llama", checkpoints)))
+    assert shape == measure.Shape(hidden=32, inner=64, heads=4, kv_heads=2, head_dim=8)
+    assert all(measure.linear_seconds(shape, "float32", kind) > 0 for kind in ("plain", "packed16", "onednn"))
+    assert all(measure.attention_seconds(shape, name, "float32") > 0 for name in ("grouped", "sdpa"))
