@@ -199,7 +199,7 @@ def ours(model_dir: str, *flags: str) -> Server:
     )
 
 
-def transformers_serve(model_dir: str, max_tokens: int) -> Server:
+def transformers_serve(model_dir: str, max_tokens: int, dtype: str) -> Server:
     """`transformers serve --continuous-batching` on the same folder; an impossible end token keeps it going."""
     generation = {"max_new_tokens": max_tokens, "do_sample": False, "eos_token_id": -1}
     return Server(
@@ -209,6 +209,8 @@ def transformers_serve(model_dir: str, max_tokens: int) -> Server:
             "serve",
             model_dir,
             "--continuous-batching",
+            "--dtype",
+            dtype,
             "--port",
             str(port),
         ],
@@ -235,12 +237,13 @@ async def measure(server: Server, concurrencies: list[int], max_tokens: int) -> 
         }
 
 
-def raw_loop(model_dir: str, concurrencies: list[int], max_tokens: int) -> dict[str, Any]:
+def raw_loop(model_dir: str, concurrencies: list[int], max_tokens: int, dtypes: list[str]) -> dict[str, Any]:
     """The raw loop of stock transformers over the same prompts, in a process of its own (see bench_raw.py)."""
     script = Path(__file__).with_name("bench_raw.py")
     with tempfile.NamedTemporaryFile(suffix=".json") as out:
         command = [sys.executable, str(script), "--model", model_dir, "--only", "raw", "--json", out.name]
         command += ["--max-tokens", str(max_tokens), "--sequences", *map(str, concurrencies)]
+        command += ["--dtype", *dtypes]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return json.loads(Path(out.name).read_bytes())
 
@@ -260,9 +263,11 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
         args.model = default_model()
     subjects: dict[str, Callable[[], dict[str, Any]]] = {
         "openllm": lambda: asyncio.run(measure(ours(args.model), args.concurrency, args.max_tokens)),
-        "raw": lambda: raw_loop(args.model, args.concurrency, args.max_tokens),
+        "raw": lambda: raw_loop(args.model, args.concurrency, args.max_tokens, args.peer_dtype),
         "transformers": lambda: asyncio.run(
-            measure(transformers_serve(args.model, args.max_tokens), args.concurrency, args.max_tokens)
+            measure(
+                transformers_serve(args.model, args.max_tokens, args.peer_dtype[-1]), args.concurrency, args.max_tokens
+            )
         ),
     }
     rounds: list[dict[str, Any]] = []
@@ -358,6 +363,12 @@ def main() -> None:
     fast.add_argument("--model", help="folder of the model; default: the default model, imported if need be")
     fast.add_argument("--concurrency", type=int, nargs="+", default=[1, 32])
     fast.add_argument("--subjects", nargs="+", default=["openllm", "raw", "transformers"])
+    fast.add_argument(
+        "--peer-dtype",
+        nargs="+",
+        default=["bfloat16", "float32"],
+        help="types the raw loop tries (its best counts); the last is the peer server's",
+    )
     cost = commands.add_parser("overhead", help="CPU per streamed token of the server process")
     cost.add_argument("--streams", type=int, default=64)
     for command in (fast, cost):
