@@ -71,3 +71,14 @@ def test_the_environment_is_read_at_each_look_up(monkeypatch: pytest.MonkeyPatch
     assert env["backend_value"] == "vllm"
     monkeypatch.delenv("OPENLLM_BACKEND")
     assert env["backend_value"] == "pt"
+
+
+def test_the_old_name_warns() -> None:
+    """From the package and from the module; other names are missing."""
+    import openllm_core
+    from openllm_core.config import env
+
+    with pytest.warns(DeprecationWarning, match="EnvVarMixin"):
+        assert openllm_core.ModelEnv is EnvVarMixin
+    with pytest.raises(AttributeError, match="nope"):
+        env.nope  # noqa: B018

@@ -35,3 +35,19 @@ def test_they_cannot_be_changed() -> None:
 def test_each_field_says_what_it_is(cls: type[attrs.AttrsInstance]) -> None:
     """For the reference page."""
     assert all(rule_of(a).help.endswith(".") for a in attrs.fields(cls))
+
+
+@pytest.mark.parametrize(
+    ("made", "values", "error"),
+    [
+        (GenerationConfig, {"top_p": 7}, ValueError),
+        (GenerationConfig, {"temperature": "hot"}, TypeError),
+        (GenerationConfig, {"max_new_tokens": True}, TypeError),
+        (SamplingConfig, {"n": 0}, ValueError),
+        (SamplingConfig, {"stop": [1]}, TypeError),
+    ],
+)
+def test_a_wrong_value_names_the_field(made: type, values: dict[str, object], error: type[Exception]) -> None:
+    """Made by hand too."""
+    with pytest.raises(error, match=rf"^{next(iter(values))}"):
+        made(**values)

@@ -6,12 +6,14 @@ Called by `config/llm.py` at construction. The environment is always an argument
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from ..errors import MalformedSetting
+from ..errors import InvalidRequest, InvalidSetting, MalformedSetting, WrongSettingType
 
 
 def field_env_key(name: str, suffix: str | None = None) -> str:
@@ -37,6 +39,18 @@ def parse_value(variable: str, text: str) -> Any:
         hint='Write numbers plainly and text in quotes, as in 0.2, true, "word" or [1, 2].',
         param=variable,
     )
+
+
+def invalid(error: InvalidRequest, origins: Mapping[str, str] | None = None) -> InvalidSetting:
+    """A refused field as the error of a setting.
+
+    Args:
+        origins: field -> variable it came from, which the error then names.
+    """
+    kind = WrongSettingType if error.wire_code == "invalid_type" else InvalidSetting
+    variable = (origins or {}).get(re.split(r"[.\[]", error.param or "")[0])
+    message = error.message if variable is None else f"{variable}: {error.message}"
+    return kind(message, code=error.wire_code, param=variable or error.param)
 
 
 class EnvVarMixin(Mapping[str, Any]):
@@ -82,3 +96,10 @@ class EnvVarMixin(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return 5
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ModelEnv":
+        warnings.warn("ModelEnv is called EnvVarMixin.", DeprecationWarning, stacklevel=2)
+        return EnvVarMixin
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """GenerationConfig and SamplingConfig: the 40 generation and 8 sampling fields a model family may set.
 
 Names, types and defaults are those of OpenLLM 0.3.5, whose clients send them; `openllm_core.fields` says which of them
-a backend honours. Both are plain frozen values: where a value comes from is `config/llm.py`'s business.
+a backend honours. Both are plain frozen values that check themselves: where a value comes from is `config/llm.py`'s business.
 """
 
 from __future__ import annotations
@@ -10,16 +10,29 @@ from typing import Any
 
 import attrs
 
-from ..serde import field
+from ..errors import InvalidRequest
+from ..serde import check, field
+from .env import invalid
 
 
 class _Items:
-    """`config["name"]` reads a field; an unknown one is a KeyError."""
+    """`config["name"]` reads a field, an unknown one is a KeyError; a wrong value is refused."""
 
     def __getitem__(self, name: str) -> Any:
         if name not in type(self).__annotations__:
             raise KeyError(name)
         return getattr(self, name)
+
+    def __attrs_post_init__(self) -> None:
+        """Check types and ranges.
+
+        Raises:
+            InvalidSetting: names the field.
+        """
+        try:
+            check(self)
+        except InvalidRequest as error:
+            raise invalid(error) from None
 
 
 @attrs.frozen(kw_only=True)

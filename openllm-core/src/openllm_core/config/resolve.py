@@ -6,17 +6,16 @@ argument; nothing is read at import.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
 import attrs
 
-from ..errors import InvalidRequest, InvalidSetting, MalformedSetting, WrongSettingType
+from ..errors import InvalidRequest, MalformedSetting
 from ..families.spec import FamilySpec
 from ..serde import structure
 from .declare import OwnFact
-from .env import EnvVarMixin, field_env_key, parse_value
+from .env import EnvVarMixin, field_env_key, invalid, parse_value
 from .generation import GENERATION_FIELDS, SAMPLING_FIELDS, GenerationConfig, SamplingConfig
 
 Source = Literal["explicit", "environment", "family", "default"]
@@ -122,11 +121,3 @@ def _read_own(
         except InvalidRequest as error:
             raise invalid(error, origins) from None
     return own
-
-
-def invalid(error: InvalidRequest, origins: Mapping[str, str]) -> InvalidSetting:
-    """A refused field as the error of a setting, which names the variable it came from."""
-    kind = WrongSettingType if error.wire_code == "invalid_type" else InvalidSetting
-    variable = origins.get(re.split(r"[.\[]", error.param or "")[0])
-    message = error.message if variable is None else f"{variable}: {error.message}"
-    return kind(message, code=error.wire_code, param=variable or error.param)

@@ -7,7 +7,7 @@ int does stand in for a float). A message never carries more than 200 characters
 
 from __future__ import annotations
 
-from .reading import structure, structure_value
+from .reading import check, structure, structure_value
 from .rule import Rule, field, rule_of
 from .schema import json_schema
 from .text import MAX_DEPTH, loads
@@ -16,6 +16,7 @@ from .writing import dumps, unstructure
 __all__ = [
     "MAX_DEPTH",
     "Rule",
+    "check",
     "dumps",
     "field",
     "json_schema",

@@ -86,6 +86,18 @@ def structure_value(
     return _read(_reader(target, rule), value, None, path)
 
 
+def check(made: Any) -> None:
+    """Check the fields of a value made by hand; those that have their default pass.
+
+    Raises:
+        InvalidRequest: see `structure`.
+    """
+    for known in _fields(cast("type[Any]", type(made))).values():
+        value = getattr(made, known.name)
+        if value is not known.default:
+            _read(known.read, value, None, known.name)
+
+
 def _read(reader: _Reader, data: Any, ignored: list[str] | None, path: str) -> Any:
     try:
         return reader(data, ignored, path)
@@ -287,8 +299,12 @@ def _depth(refused: Refused) -> tuple[int, int]:
 class _Field:
     name: str
     init_name: str
-    required: bool
+    default: Any
     read: _Reader
+
+    @property
+    def required(self) -> bool:
+        return self.default is attrs.NOTHING
 
 
 @functools.cache
@@ -298,7 +314,7 @@ def _fields(cls: type[Any]) -> dict[str, _Field]:
         a.name: _Field(
             name=a.name,
             init_name=a.alias or a.name,
-            required=a.default is attrs.NOTHING,
+            default=a.default,
             read=_reader(hints.get(a.name, Any), rule_of(a)),
         )
         for a in attrs.fields(cls)
