@@ -213,7 +213,7 @@ class Worker:
             from openllm_core.options import EngineOptions
 
             environment |= launch.environment(EngineOptions(model_path=args.model, threads=args.threads))
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process is
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment
         )

@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.openllm.backends.torch.conftest import load_model
+from tests.openllm.backends.torch.drive import PROMPTS, request, tokens
 from tests.tiny_models import BOS, EOS, tiny_checkpoint
 from torch import nn
 
 from openllm.backends.torch import checkpoint as checkpoint_module
 from openllm.backends.torch import launch, load
 from openllm.backends.torch.backend import TorchBackend
-from openllm.backends.torch.linears import PackedLinear, available, pack_linears, widen_rest
+from openllm.backends.torch.linears import FusedRMSNorm, PackedLinear, available, pack_linears, widen_rest
+from openllm.backends.torch.scheduler import Scheduler
 from openllm_core.errors import (
     CorruptModel,
     MissingDependency,
@@ -170,6 +173,7 @@ def test_environment() -> None:
     machine = Machine(cores=8, physical_cores=4, memory_total_bytes=GIB, memory_available_bytes=GIB)
     variables = launch.environment(EngineOptions(device="cpu"), machine)
     assert variables["OMP_NUM_THREADS"] == "4"
+    assert 0 < int(variables["GOMP_SPINCOUNT"]) < 100_000
     assert variables["CUDA_VISIBLE_DEVICES"] == "-1"
     assert "CUDA_VISIBLE_DEVICES" not in launch.environment(EngineOptions(), machine)
     chosen = launch.environment(EngineOptions(device="2,3", threads=3), machine)
@@ -243,9 +247,6 @@ def test_values_float16_cannot_hold_stay_plain() -> None:
 def test_a_packed_model_gives_the_same_tokens(checkpoints: Path) -> None:
     """bfloat16 weights, packed or widened whole, give the same greedy tokens."""
     from tests.openllm.backends.torch.conftest import load_model
-    from tests.openllm.backends.torch.drive import PROMPTS, request, tokens
-
-    from openllm.backends.torch.scheduler import Scheduler
 
     path = tiny_checkpoint("llama_tied", checkpoints, dtype="bfloat16")
     requests = [request(str(at), prompt) for at, prompt in enumerate(PROMPTS)]
@@ -254,3 +255,12 @@ def test_a_packed_model_gives_the_same_tokens(checkpoints: Path) -> None:
         for kind in ("plain", "packed16", "onednn")
     ]
     assert found[0] == found[1] == found[2]
+
+
+def test_only_norms_that_give_the_same_are_fused(checkpoints: Path) -> None:
+    """Llama's norms become one call each; Gemma's, which scale by 1 + weight, stay as they are."""
+    fused = {}
+    for name in ("llama", "gemma2"):
+        model, _ = load_model(tiny_checkpoint(name, checkpoints))
+        fused[name] = sum(type(module) is FusedRMSNorm for module in model.module.modules())
+    assert fused == {"llama": 5, "gemma2": 0}

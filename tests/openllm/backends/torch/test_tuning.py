@@ -60,7 +60,13 @@ def test_the_fastest_is_chosen(measured: dict[Any, float], checkpoints: Path) ->
     measured["sdpa"] = 0.25
     choice = choose(path)
     assert (choice.dtype, choice.linear, choice.attention) == ("float32", "packed16", "sdpa")
-    assert [line.split(":")[0] for line in choice.decisions] == ["dtype", "linear layers", "threads", "attention"]
+    assert [line.split(":")[0] for line in choice.decisions] == [
+        "dtype",
+        "linear layers",
+        "threads",
+        "attention",
+        "compile",
+    ]
     assert "2.00" in choice.decisions[1]
     measured[("float32", "onednn")] = 0.4
     assert choose(path).linear == "onednn"
@@ -86,6 +92,14 @@ def test_options_win(measured: dict[Any, float], checkpoints: Path) -> None:
     assert set(measured["counted"]) == {("float32", "plain")}  # type: ignore[arg-type]
     with pytest.raises(InvalidSetting, match="linear"):
         choose(path, engine_arg={"linear": "magic"})
+
+
+@pytest.mark.parametrize("options", [{"quantize": "int8"}, {"compile": "on"}])
+def test_what_cannot_be_done_is_refused(checkpoints: Path, options: dict[str, str]) -> None:
+    """An option this backend cannot honour is refused by its flag's name, never ignored."""
+    with pytest.raises(InvalidSetting) as refused:
+        choose(tiny_checkpoint("llama", checkpoints), **options)
+    assert refused.value.param == f"--{next(iter(options))}"
 
 
 def test_a_second_start_measures_nothing(measured: dict[Any, float], checkpoints: Path) -> None:

@@ -19,7 +19,7 @@ from openllm_core.options import EngineOptions
 from ..base import Progress
 from . import attention
 from .checkpoint import Checkpoint, refuse_untrusted_code
-from .linears import pack_linears, widen_rest
+from .linears import fuse_norms, pack_linears, widen_rest
 from .model import LoadedModel
 from .tuning import Choice
 from .untyped import from_pretrained
@@ -123,6 +123,8 @@ def load(
         pack_linears(module, choice.linear, dtype=compute)
         if compute == torch.float32:
             widen_rest(module)
+    if device.type == "cpu" and compute == torch.float32:
+        fuse_norms(module)
     config = module.config
     generation: Any = getattr(module, "generation_config", None)
     start = getattr(generation, "decoder_start_token_id", None)

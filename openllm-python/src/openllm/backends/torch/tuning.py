@@ -58,8 +58,9 @@ def choose(options: EngineOptions, checkpoint: Checkpoint, device: torch.device,
     """Decide how to run a model, from options, memory of earlier starts, or measurement.
 
     Raises:
-        InvalidSetting: `--engine-arg linear=` names no kind.
+        InvalidSetting: `--engine-arg linear=` names no kind, or an option asks for what this backend cannot do.
     """
+    _refuse_unsupported(options)
     linear = _asked_linear(options)
     if device.type != "cpu":
         return _for_gpu(options, checkpoint, device)
@@ -131,6 +132,19 @@ def _first_that_runs(model: LoadedModel) -> str:
     return "eager"
 
 
+def _refuse_unsupported(options: EngineOptions) -> None:
+    if options.quantize is not None:
+        raise InvalidSetting(
+            f"--quantize {options.quantize} is not supported by the pt backend yet.", param="--quantize"
+        )
+    if options.compile == "on":
+        raise InvalidSetting(
+            "--compile on is not supported by the pt backend: its packed layers cannot be compiled.",
+            hint="Leave it at auto.",
+            param="--compile",
+        )
+
+
 def _asked_linear(options: EngineOptions) -> str | None:
     kind = options.engine_arg.get("linear")
     if kind is not None and kind not in KINDS:
@@ -186,6 +200,7 @@ def _measure(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mac
         f"linear layers: {kind} (relative speed: {relative})",
         f"threads: {threads} ({why_threads})",
         f"attention: {name} ({why_attention})",
+        "compile: off (packed layers cannot be compiled, and little else is left to gain)",
     )
     return Choice(dtype=dtype, linear=kind, attention=name, threads=threads, decisions=lines)
 
