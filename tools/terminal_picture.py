@@ -239,7 +239,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "images" / "terminal.svg")
     parser.add_argument("--columns", type=int, default=104)
     parser.add_argument("--port", type=int, default=3000)
-    parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="name the server serves it under")
+    parser.add_argument(
+        "--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="name the server serves it under"
+    )
     parser.add_argument("--start", default="openllm start", help="what is typed to start the server")
     arguments = parser.parse_args()
     open_shells: list[Terminal] = []

@@ -51,7 +51,7 @@ class EngineOptions:
     )
     compile: str = setting(
         "auto",
-        "Compile the decode step; auto measures where a C++ compiler is found.",
+        "Compile the decode step where a backend can; pt cannot and refuses `on`.",
         env="OPENLLM_COMPILE",
         choices=("auto", "on", "off"),
         group=ENGINE,
