@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[Any, float]:
     seconds: dict[Any, float] = {}
     counted: list[Any] = []
 
-    def linear(shape: measure.Shape, dtype: str, kind: str) -> float:
-        counted.append((dtype, kind))
-        return seconds.get((dtype, kind), 1.0)
+    def linear(shape: measure.Shape, candidates: Any, clock: measure.Clock) -> dict[tuple[str, str], float]:
+        counted.extend(candidates)
+        return {pair: seconds.get(pair, 1.0) for pair in candidates}
 
-    def attention(shape: measure.Shape, name: str, dtype: str) -> float:
-        counted.append(name)
-        return seconds.get(name, 1.0)
+    def attention(shape: measure.Shape, names: Any, dtype: str, clock: measure.Clock) -> dict[str, float]:
+        counted.extend(names)
+        return {name: seconds.get(name, 1.0) for name in names}
 
     monkeypatch.setattr(tuning, "linear_seconds", linear)
     monkeypatch.setattr(tuning, "attention_seconds", attention)
@@ -152,5 +153,23 @@ def test_real_measurements_are_positive(checkpoints: Path, monkeypatch: pytest.M
     monkeypatch.setattr(measure, "WORKING_SET_BYTES", 100_000)
     shape = measure.Shape.of(checkpoint_module.read(tiny_checkpoint("llama", checkpoints)))
     assert shape == measure.Shape(hidden=32, inner=64, heads=4, kv_heads=2, head_dim=8)
-    assert all(measure.linear_seconds(shape, "float32", kind) > 0 for kind in ("plain", "packed16", "onednn"))
-    assert all(measure.attention_seconds(shape, name, "float32") > 0 for name in ("grouped", "sdpa"))
+    pairs = [("float32", kind) for kind in ("plain", "packed16", "onednn")]
+    for clock in (time.perf_counter, time.thread_time):
+        linear = measure.linear_seconds(shape, pairs, clock)
+        attention = measure.attention_seconds(shape, ("grouped", "sdpa"), "float32", clock)
+        assert set(linear) == set(pairs) and set(attention) == {"grouped", "sdpa"}
+        assert all(seconds > 0 for seconds in [*linear.values(), *attention.values()])
+
+
+@pytest.mark.parametrize(("load", "clock"), [(0.0, time.perf_counter), (9.0, time.thread_time)])
+def test_a_busy_machine_is_measured_by_cpu_time(
+    measured: dict[Any, float], checkpoints: Path, monkeypatch: pytest.MonkeyPatch, load: float, clock: measure.Clock
+) -> None:
+    """When others use the cores, candidates are compared by the CPU time of one thread, and threads are not measured."""
+    clocks: list[measure.Clock] = []
+    scripted = tuning.linear_seconds
+    monkeypatch.setattr(tuning, "linear_seconds", lambda *given: clocks.append(given[-1]) or scripted(*given))
+    monkeypatch.setattr(tuning.os, "getloadavg", lambda: (load, load, load))
+    choice = choose(tiny_checkpoint("llama", checkpoints))
+    assert clocks[0] is clock
+    assert ("too busy" in choice.decisions[2]) == (load > 4)

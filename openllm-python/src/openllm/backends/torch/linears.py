@@ -12,6 +12,7 @@ Knows nothing of requests or of particular models.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -99,22 +100,27 @@ def pack_linears(model: nn.Module, kind: str, *, dtype: torch.dtype) -> tuple[in
     """
     if kind == "plain":
         return 0, 0
-    packed = left = 0
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            weight = _weight_of(child)
-            if weight is None:
-                continue
-            if not can_pack(weight, kind):
-                left += 1
-                continue
-            bias = getattr(child, "bias", None)
-            wide = weight if kind == "packed16" else weight.to(dtype)
-            setattr(
-                parent, name, PackedLinear(wide.detach(), bias if bias is None else bias.detach().to(wide.dtype), kind)
-            )
-            packed += 1
-    return packed, left
+
+    def pack(place: tuple[nn.Module, str, nn.Module]) -> bool:
+        parent, name, child = place
+        weight = _weight_of(child)
+        assert weight is not None
+        if not can_pack(weight, kind):
+            return False
+        wide = weight.detach() if kind == "packed16" else weight.detach().to(dtype)
+        bias: Tensor | None = getattr(child, "bias", None)
+        setattr(parent, name, PackedLinear(wide, bias if bias is None else bias.detach().to(wide.dtype), kind))
+        return True
+
+    places = [
+        (parent, name, child)
+        for parent in list(model.modules())
+        for name, child in parent.named_children()
+        if _weight_of(child) is not None
+    ]
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:  # packing itself uses one thread
+        packed = sum(pool.map(pack, places))
+    return packed, len(places) - packed
 
 
 def _weight_of(layer: nn.Module) -> Tensor | None:

@@ -6,10 +6,11 @@ several runs, since whatever else the machine does only ever adds.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -23,7 +24,11 @@ from .untyped import sdpa_forward
 BUDGET_S = 0.8  # per candidate
 BATCHES = (1, 32)  # rows a step is measured with
 SPAN = 256  # columns attention is measured with
-WORKING_SET_BYTES = 96_000_000  # weights a measurement goes through, so that none stays in a cache
+WORKING_SET_BYTES = 64_000_000  # float32 weights a measurement goes through, so that few stay in a cache
+Clock = Callable[[], float]
+"""`time.perf_counter`, or `time.thread_time` where other work would disturb it (then with one thread)."""
+
+K = TypeVar("K", bound=Hashable)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -57,29 +62,32 @@ class Shape:
         )
 
 
-def linear_seconds(shape: Shape, dtype: str, kind: str) -> float:
-    """Seconds of one layer's matrix products, geometric mean over `BATCHES`."""
-    torch_dtype = DTYPES[dtype]
+Once = Callable[[], None]
+
+
+def linear_seconds(shape: Shape, candidates: Sequence[tuple[str, str]], clock: Clock) -> dict[tuple[str, str], float]:
+    """Seconds of one layer's matrix products by (dtype, kind of linear layer), geometric mean over `BATCHES`."""
     sizes = [(shape.hidden, shape.hidden), (shape.inner, shape.hidden), (shape.hidden, shape.inner)]
     copies = max(2, min(24, WORKING_SET_BYTES // (4 * sum(a * b for a, b in sizes))))
-    layers: list[list[Callable[[Tensor], Tensor]]] = []
-    for _ in range(copies):
-        weights = [torch.ones(size, dtype=torch.float32 if kind == "packed16" else torch_dtype) for size in sizes]
-        layers.append([_plain(w) if kind == "plain" else PackedLinear(w, None, kind) for w in weights])
-    found: list[float] = []
-    with torch.inference_mode():
-        for rows in BATCHES:
-            narrow = torch.ones(rows, shape.hidden, dtype=torch_dtype)
-            wide = torch.ones(rows, shape.inner, dtype=torch_dtype)
+    layers: dict[tuple[str, str], list[list[Callable[[Tensor], Tensor]]]] = {}
+    for dtype, kind in candidates:
+        weights = [torch.ones(s, dtype=torch.float32 if kind == "packed16" else DTYPES[dtype]) for s in sizes]
+        make = _plain if kind == "plain" else functools.partial(PackedLinear, bias=None, kind=kind)
+        layers[dtype, kind] = [[make(weight.clone()) for weight in weights] for _ in range(copies)]
 
-            def once(narrow: Tensor = narrow, wide: Tensor = wide) -> None:
-                for square, up, down in layers:
-                    square(narrow)
-                    up(narrow)
-                    down(wide)
+    def one(pair: tuple[str, str], rows: int) -> Once:
+        narrow = torch.ones(rows, shape.hidden, dtype=DTYPES[pair[0]])
+        wide = torch.ones(rows, shape.inner, dtype=DTYPES[pair[0]])
 
-            found.append(fastest(once, BUDGET_S / len(BATCHES)) / copies)
-    return statistics.geometric_mean(found)
+        def once() -> None:
+            for square, up, down in layers[pair]:
+                square(narrow)
+                up(narrow)
+                down(wide)
+
+        return once
+
+    return _compare({pair: [one(pair, rows) for rows in BATCHES] for pair in candidates}, clock)
 
 
 def _plain(weight: Tensor) -> Callable[[Tensor], Tensor]:
@@ -94,41 +102,43 @@ class _Heads(torch.nn.Module):
         self.num_key_value_groups: Any = groups
 
 
-def attention_seconds(shape: Shape, name: str, dtype: str) -> float:
+def attention_seconds(shape: Shape, names: Sequence[str], dtype: str, clock: Clock) -> dict[str, float]:
     """Seconds of one layer's attention over a window in a decode step, geometric mean over `BATCHES`.
 
     Args:
-        name: grouped or sdpa.
+        names: of grouped and sdpa.
     """
-    attend: Callable[..., Any] = attention.grouped_attention if name == "grouped" else sdpa_forward
     module = _Heads(shape.heads // shape.kv_heads)
-    found: list[float] = []
-    with torch.inference_mode():
-        for rows in BATCHES:
-            size = (rows, shape.kv_heads, 2 * SPAN, shape.head_dim)
-            stores = [torch.ones(size, dtype=DTYPES[dtype]) for _ in range(8)]
-            query = torch.ones(rows, shape.heads, 1, shape.head_dim, dtype=DTYPES[dtype])
-            mask = torch.zeros(rows, 1, 1, SPAN, dtype=DTYPES[dtype])
 
-            def once(stores: list[Tensor] = stores, query: Tensor = query, mask: Tensor = mask) -> None:
-                for keys in stores:
-                    attend(module, query, keys[:, :, :SPAN], keys[:, :, :SPAN], mask)
+    def one(name: str, rows: int) -> Once:
+        attend: Callable[..., Any] = attention.grouped_attention if name == "grouped" else sdpa_forward
+        size = (rows, shape.kv_heads, 2 * SPAN, shape.head_dim)
+        stores = [torch.ones(size, dtype=DTYPES[dtype]) for _ in range(8)]
+        query = torch.ones(rows, shape.heads, 1, shape.head_dim, dtype=DTYPES[dtype])
+        mask = torch.zeros(rows, 1, 1, SPAN, dtype=DTYPES[dtype])
 
-            found.append(fastest(once, BUDGET_S / 4))
-    return statistics.geometric_mean(found)
+        def once() -> None:
+            for keys in stores:
+                attend(module, query, keys[:, :, :SPAN], keys[:, :, :SPAN], mask)
+
+        return once
+
+    return _compare({name: [one(name, rows) for rows in BATCHES] for name in names}, clock)
 
 
-def fastest(once: Callable[[], None], budget_s: float) -> float:
-    """Shortest of at least three runs within about `budget_s` seconds."""
-    once()
-    best = float("inf")
-    end = time.perf_counter() + budget_s
-    runs = 0
-    while runs < 3 or time.perf_counter() < end:
-        started = time.perf_counter()
-        once()
-        best = min(best, time.perf_counter() - started)
-        runs += 1
-        if time.perf_counter() > end + 2 * budget_s:
+@torch.inference_mode()
+def _compare(candidates: dict[K, list[Once]], clock: Clock) -> dict[K, float]:
+    """Shortest time of each candidate, geometric mean over its parts; they take turns, so that a busy spell hits all."""
+    best = {key: [float("inf")] * len(parts) for key, parts in candidates.items()}
+    end = time.perf_counter() + BUDGET_S * len(candidates)
+    rounds = 0
+    while rounds < 3 or time.perf_counter() < end:
+        for key, parts in candidates.items():
+            for at, once in enumerate(parts):
+                started = clock()
+                once()
+                best[key][at] = min(best[key][at], clock() - started)
+        rounds += 1
+        if time.perf_counter() > end + 2 * BUDGET_S * len(candidates):
             break
-    return best
+    return {key: statistics.geometric_mean(times) for key, times in best.items()}

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -187,22 +189,37 @@ def _cpu_dtypes(options: EngineOptions, checkpoint: Checkpoint, machine: detect.
 
 def _measure(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine, linear: str | None) -> Choice:
     shape = Shape.of(checkpoint)
-    torch.set_num_threads(options.threads or machine.physical_cores or machine.cores)
-    seconds = {pair: linear_seconds(shape, *pair) for pair in _candidates(options, checkpoint, machine, linear)}
+    usual = options.threads or machine.physical_cores or machine.cores
+    busy = os.getloadavg()[0] > BUSY * machine.cores
+    clock = time.thread_time if busy else time.perf_counter  # CPU time of one thread does not depend on the others
+    torch.set_num_threads(1 if busy else usual)
+    seconds = linear_seconds(shape, _candidates(options, checkpoint, machine, linear), clock)
     dtype, kind = min(seconds, key=lambda pair: seconds[pair])
-    slowest = max(seconds.values())
-    relative = ", ".join(f"{d} {k} {slowest / s:.2f}" for (d, k), s in seconds.items())
-    threads, why_threads = _threads(options, machine, shape, dtype, kind)
-    torch.set_num_threads(threads)
-    name, why_attention = _attention(options, shape, dtype)
+    threads, why_threads = (usual, "cores; the machine is too busy to measure") if busy else (usual, "cores")
+    if options.threads is not None:
+        why_threads = "asked for"
+    elif not busy:
+        threads, why_threads = _threads(machine, shape, dtype, kind)
+        torch.set_num_threads(threads)
+    name, why_attention = options.attention, "asked for"
+    if name == "auto":
+        speeds = attention_seconds(shape, ("grouped", "sdpa"), dtype, clock)
+        name, why_attention = min(speeds, key=lambda name: speeds[name]), _relative(speeds)
     lines = (
         f"dtype: {dtype} ({_why_dtype(options, checkpoint, machine)})",
-        f"linear layers: {kind} (relative speed: {relative})",
+        f"linear layers: {kind} ({_relative(seconds)})",
         f"threads: {threads} ({why_threads})",
         f"attention: {name} ({why_attention})",
         "compile: off (packed layers cannot be compiled, and little else is left to gain)",
     )
     return Choice(dtype=dtype, linear=kind, attention=name, threads=threads, decisions=lines)
+
+
+def _relative(seconds: Mapping[Any, float]) -> str:
+    """How the candidates compare, for a decision's line: "relative speed: a 1.00, b 1.45"."""
+    slowest = max(seconds.values())
+    names = {key: " ".join(map(str, key if isinstance(key, tuple) else (key,))) for key in seconds}
+    return "relative speed: " + ", ".join(f"{names[key]} {slowest / found:.2f}" for key, found in seconds.items())
 
 
 def _candidates(
@@ -230,29 +247,14 @@ def _why_dtype(options: EngineOptions, checkpoint: Checkpoint, machine: detect.M
     return "measured" if checkpoint.dtype == "bfloat16" else "the checkpoint's"
 
 
-def _threads(options: EngineOptions, machine: detect.Machine, shape: Shape, dtype: str, kind: str) -> tuple[int, str]:
-    """Threads to compute with, and why; on a busy machine a measurement would tell of the others."""
+def _threads(machine: detect.Machine, shape: Shape, dtype: str, kind: str) -> tuple[int, str]:
+    """Threads to compute with, and why: measured where there is a choice to make."""
     usual = machine.physical_cores or machine.cores
-    candidates = sorted({1, max(1, usual // 2), usual, machine.cores})
-    if options.threads is not None:
-        return options.threads, "asked for"
-    if len(candidates) == 1 or os.getloadavg()[0] > BUSY * machine.cores:
-        return usual, "cores; the machine is too busy to measure"
     seconds: dict[int, float] = {}
-    for threads in candidates:
+    for threads in sorted({1, max(1, usual // 2), usual, machine.cores}):
         torch.set_num_threads(threads)
-        seconds[threads] = linear_seconds(shape, dtype, kind)
-    slowest = max(seconds.values())
-    relative = ", ".join(f"{threads} {slowest / found:.2f}" for threads, found in seconds.items())
-    return min(seconds, key=lambda threads: seconds[threads]), f"relative speed: {relative}"
-
-
-def _attention(options: EngineOptions, shape: Shape, dtype: str) -> tuple[str, str]:
-    if options.attention != "auto":
-        return options.attention, "asked for"
-    seconds = {name: attention_seconds(shape, name, dtype) for name in ("grouped", "sdpa")}
-    name = min(seconds, key=lambda name: seconds[name])
-    return name, f"relative speed: grouped {seconds['sdpa'] / seconds['grouped']:.2f}, sdpa 1.00"
+        seconds[threads] = linear_seconds(shape, [(dtype, kind)], time.perf_counter)[dtype, kind]
+    return min(seconds, key=lambda threads: seconds[threads]), _relative(seconds)
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
