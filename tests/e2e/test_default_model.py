@@ -86,7 +86,7 @@ def test_curl_line_that_start_prints_works(server):
     printed = server.log.read_text()
     line = next(part for part in printed.replace("\\\n", " ").splitlines() if "curl -N" in part)
     done = subprocess.run(
-        line[line.index("curl") :], shell=True, capture_output=True, text=True, timeout=60, check=False
+        line[line.index("curl") :], shell=True, capture_output=True, text=True, timeout=240, check=False
     )
     assert "data: {" in done.stdout, done.stderr
     assert done.stdout.rstrip().endswith("data: [DONE]")
@@ -95,9 +95,9 @@ def test_curl_line_that_start_prints_works(server):
 def test_generate_routes_agree(server):
     """/v1/generate and /v1/generate_stream give the same text, and the stream ends with usage and [DONE]."""
     body = {"prompt": "The capital of France is", "llm_config": {"max_new_tokens": 12, "temperature": 0.0}}
-    whole = httpx.post(server.url + "/v1/generate", json=body, timeout=60).json()
+    whole = httpx.post(server.url + "/v1/generate", json=body, timeout=240).json()
     assert set(whole) == {"responses", "configuration"}
-    lines = httpx.post(server.url + "/v1/generate_stream", json=body, timeout=60).text.split("\n\n")
+    lines = httpx.post(server.url + "/v1/generate_stream", json=body, timeout=240).text.split("\n\n")
     frames = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
     assert "".join(frame["text"] for frame in frames) == str(whole["responses"][0])
     assert frames[-1]["usage"]["completion_tokens"] == 12
@@ -106,7 +106,7 @@ def test_generate_routes_agree(server):
 
 def test_our_client_chats(server):
     """The client package speaks to the real model."""
-    with openllm_client.HTTPClient(server.url) as ours:
+    with openllm_client.HTTPClient(server.url, timeout=120) as ours:
         assert ours.health()
         assert "Paris" in str(ours.query("The capital of France is", max_new_tokens=8, temperature=0.0))
         assert ours.backend == "pt"

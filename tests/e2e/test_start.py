@@ -31,9 +31,9 @@ def test_family_name_with_a_folder(family, kind, store, tmp_path):
         tmp_path / "log.txt", family, "--model-id", str(folder), "--backend", "pt", environ=store
     ) as server:
         body = {"prompt": "hello there", "llm_config": {"max_new_tokens": 6, "temperature": 0.0}, "detail": True}
-        whole = httpx.post(server.url + "/v1/generate", json=body, timeout=60)
+        whole = httpx.post(server.url + "/v1/generate", json=body, timeout=240)
         assert whole.status_code == 200, whole.text
-        stream = httpx.post(server.url + "/v1/generate_stream", json=body, timeout=60).text
+        stream = httpx.post(server.url + "/v1/generate_stream", json=body, timeout=240).text
         assert stream.rstrip().endswith("data: [DONE]")
 
 

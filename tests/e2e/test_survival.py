@@ -40,7 +40,7 @@ def body_for(server) -> dict:
 def test_killed_host_ends_the_stream_with_an_error_and_is_restarted(started):
     """kill -9 of the engine host mid-stream: error frame, no [DONE], readyz 503, then ready again; the server lives."""
     lines: list[str] = []
-    with httpx.stream("POST", started.url + "/v1/chat/completions", json=body_for(started), timeout=60) as response:
+    with httpx.stream("POST", started.url + "/v1/chat/completions", json=body_for(started), timeout=240) as response:
         for line in filter(None, response.iter_lines()):
             lines.append(line)
             if len(lines) == 5:
@@ -51,14 +51,14 @@ def test_killed_host_ends_the_stream_with_an_error_and_is_restarted(started):
     started.wait_for(200)
     assert started.process.poll() is None
     again = httpx.post(
-        started.url + "/v1/chat/completions", json=body_for(started) | {"stream": False, "max_tokens": 4}, timeout=60
+        started.url + "/v1/chat/completions", json=body_for(started) | {"stream": False, "max_tokens": 4}, timeout=240
     )
     assert again.status_code == 200
 
 
 def test_client_that_leaves_frees_its_slot(server):
     """A disconnect mid-stream aborts the sequence; no other request notices."""
-    with httpx.stream("POST", server.url + "/v1/chat/completions", json=body_for(server), timeout=60) as response:
+    with httpx.stream("POST", server.url + "/v1/chat/completions", json=body_for(server), timeout=240) as response:
         for number, _ in enumerate(response.iter_lines()):
             if number == 6:
                 assert server.metric("openllm_requests_running") >= 1
@@ -91,7 +91,9 @@ def test_sigterm_tells_the_streams_and_exits_cleanly(store, tmp_path):
     with openllm_start(tmp_path / "log.txt", "--backend", "pt", "--drain-grace", "1", environ=store) as started:
         host = started.host_pid()
         lines: list[str] = []
-        with httpx.stream("POST", started.url + "/v1/chat/completions", json=body_for(started), timeout=60) as response:
+        with httpx.stream(
+            "POST", started.url + "/v1/chat/completions", json=body_for(started), timeout=240
+        ) as response:
             for line in filter(None, response.iter_lines()):
                 lines.append(line)
                 if len(lines) == 3:
