@@ -47,8 +47,9 @@ class TorchBackend:
         self._model = model
         self._scheduler = Scheduler(model, limits)
         self._inbox: queue.SimpleQueue[BackendRequest | str | _Call | None] = queue.SimpleQueue()
-        self._outputs: deque[StepOutput] = deque()
-        self._aborted: set[str] = set()
+        self._outputs: deque[tuple[StepOutput, list[str]]] = deque()  # with the ids no later output can hold
+        self._aborted: set[str] = set()  # ids whose deltas may still stand in `_outputs`
+        self._dropped: list[str] = []  # aborts the step thread has carried out since its last output
         self._wake: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._room = threading.Semaphore(UNREAD_STEPS)
@@ -92,9 +93,11 @@ class TorchBackend:
         self._loop = asyncio.get_running_loop()
         while True:
             while self._outputs:
-                output = self._outputs.popleft()
+                output, dropped = self._outputs.popleft()
                 self._room.release()
-                yield self._without_aborted(output)
+                output = self._without_aborted(output)
+                self._aborted.difference_update(dropped)
+                yield output
             self._raise_failure()
             if self._closed:
                 return
@@ -167,6 +170,7 @@ class TorchBackend:
                 return False
             if isinstance(note, str):
                 self._scheduler.abort(note)
+                self._dropped.append(note)
             elif isinstance(note, _Call):
                 note.run()
             elif delta := self._scheduler.add(note):
@@ -178,7 +182,8 @@ class TorchBackend:
 
     def _emit(self, output: StepOutput) -> None:
         self._room.acquire()
-        self._outputs.append(output)
+        dropped, self._dropped = self._dropped, []
+        self._outputs.append((output, dropped))
         self._signal()
 
     def _signal(self) -> None:

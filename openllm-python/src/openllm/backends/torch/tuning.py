@@ -218,7 +218,7 @@ def _measure(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mac
 def _relative(seconds: Mapping[Any, float]) -> str:
     """How the candidates compare, for a decision's line: "relative speed: a 1.00, b 1.45"."""
     slowest = max(seconds.values())
-    names = {key: " ".join(map(str, key if isinstance(key, tuple) else (key,))) for key in seconds}
+    names = {key: str(key).translate(str.maketrans("", "", "(),'")) for key in seconds}
     return "relative speed: " + ", ".join(f"{names[key]} {slowest / found:.2f}" for key, found in seconds.items())
 
 
