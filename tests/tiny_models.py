@@ -11,6 +11,8 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,15 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("GPTNeoX", {**_BLOCK, "intermediate_size": 64, "max_position_embeddings": CONTEXT}),
     "gpt_bigcode": ("GPTBigCode", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}),
     "falcon": ("Falcon", {**_BLOCK, "alibi": False, "multi_query": True, "max_position_embeddings": CONTEXT}),
+    "falcon_new": (
+        "Falcon",
+        {**_BLOCK, "new_decoder_architecture": True, "num_kv_heads": 2, "max_position_embeddings": CONTEXT},
+    ),
     "falcon_alibi": ("Falcon", {**_BLOCK, "alibi": True, "multi_query": False, "new_decoder_architecture": False}),
+    "stablelm": (
+        "StableLm",
+        {**_BLOCK, "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": CONTEXT},
+    ),
     "mpt": ("Mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": CONTEXT, "expansion_ratio": 2}),
     "bloom": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
     "mamba": ("Mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "expand": 2, "time_step_rank": 4}),
@@ -84,13 +94,48 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 SEQ2SEQ = ("t5", "bart")
+REMOTE_CODE = Path(__file__).parent / "remote_code"
+REMOTE: dict[str, tuple[str, dict[str, Any]]] = {
+    # name, also of the folder with its code -> (class of the model, further entries of config.json); the entries of
+    # `auto_map` are those of the published models: ChatGLM's is no AutoModelForCausalLM
+    "baichuan": (
+        "BaiChuanForCausalLM",
+        {
+            **_COMMON, **_BLOCK, "max_position_embeddings": CONTEXT, "intermediate_size": 64,
+            "auto_map": {
+                "AutoConfig": "configuration_baichuan.BaiChuanConfig",
+                "AutoModelForCausalLM": "modeling_baichuan.BaiChuanForCausalLM",
+            },
+        },
+    ),
+    "chatglm": (
+        "ChatGLMForConditionalGeneration",
+        {
+            "padded_vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_layers": 2, "num_attention_heads": 4,
+            "multi_query_group_num": 2, "ffn_hidden_size": 64, "seq_length": CONTEXT,
+            "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD,
+            "auto_map": {
+                "AutoConfig": "configuration_chatglm.ChatGLMConfig",
+                "AutoModel": "modeling_chatglm.ChatGLMForConditionalGeneration",
+                "AutoModelForSeq2SeqLM": "modeling_chatglm.ChatGLMForConditionalGeneration",
+            },
+        },
+    ),
+}  # fmt: skip
+FAMILIES = {
+    # family of 0.3.5 -> architecture of its tiny model
+    "baichuan": "baichuan", "chatglm": "chatglm", "dolly-v2": "gpt_neox", "falcon": "falcon", "flan-t5": "t5",
+    "gpt-neox": "gpt_neox", "llama": "llama", "mpt": "mpt", "opt": "opt", "stablelm": "stablelm",
+    "starcoder": "gpt_bigcode",
+}  # fmt: skip
 
 
 def tiny_checkpoint(name: str, folder: Path, *, dtype: str = "float32", seed: int = 0) -> Path:
     """Write (once) a tiny checkpoint and return its folder.
 
     Args:
-        name: a key of `ARCHITECTURES`.
+        name: a key of `ARCHITECTURES` or of `REMOTE`; a model of the latter brings its code, and ChatGLM's a tokenizer that
+            is code alone.
         folder: where checkpoints are kept; share one per session (`tmp_path_factory.getbasetemp()`).
         dtype: torch name of the type the weights are stored in.
         seed: of the random weights; they are wide enough apart that greedy answers do not repeat one token.
@@ -101,8 +146,14 @@ def tiny_checkpoint(name: str, folder: Path, *, dtype: str = "float32", seed: in
     staging = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     staging.mkdir(parents=True)
     try:
-        _write_model(name, staging, dtype, seed)
-        write_tokenizer(staging)
+        if name in REMOTE:
+            _write_remote_model(name, staging, dtype, seed)
+        else:
+            _write_model(name, staging, dtype, seed)
+        if name == "chatglm":
+            _write_coded_tokenizer(staging)
+        else:
+            write_tokenizer(staging)
         staging.rename(target)
     except OSError:
         if not target.is_dir():  # another process may have been quicker
@@ -113,24 +164,61 @@ def tiny_checkpoint(name: str, folder: Path, *, dtype: str = "float32", seed: in
 
 
 def _write_model(name: str, folder: Path, dtype: str, seed: int) -> None:
-    import torch
     import transformers
 
     prefix, arguments = ARCHITECTURES[name]
     config = getattr(transformers, f"{prefix}Config")(**_COMMON, **arguments)
     auto = transformers.AutoModelForSeq2SeqLM if name in SEQ2SEQ else transformers.AutoModelForCausalLM
+    _random(lambda: auto.from_config(config), dtype, seed).save_pretrained(folder)
+    _write_generation_config(folder, config.decoder_start_token_id if name in SEQ2SEQ else None)
+
+
+def _write_remote_model(name: str, folder: Path, dtype: str, seed: int) -> None:
+    """Code, config.json and weights."""
+    from safetensors.torch import save_file
+
+    architecture, entries = REMOTE[name]
+    for file in (REMOTE_CODE / name).glob("*.py"):
+        shutil.copyfile(file, folder / file.name)
+    module = import_module(f"tests.remote_code.{name}.modeling_{name}")
+    model = _random(
+        lambda: getattr(module, architecture)(getattr(module, architecture).config_class(**entries)), dtype, seed
+    )
+    save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    config = {"architectures": [architecture], "model_type": name, "dtype": dtype, **entries}
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    _write_generation_config(folder, None)
+
+
+def _random(make: Callable[[], Any], dtype: str, seed: int) -> Any:
+    """A model whose matrices are wide enough apart that greedy answers do not repeat one token."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = auto.from_config(config)
+        model = make()
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() >= 2:
                     parameter.normal_(0.0, 0.6 / parameter.shape[-1] ** 0.25)
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    return model.to(getattr(torch, dtype))
+
+
+def _write_generation_config(folder: Path, decoder_start: int | None) -> None:
     generation = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
-    if name in SEQ2SEQ:
-        generation["decoder_start_token_id"] = config.decoder_start_token_id
+    if decoder_start is not None:
+        generation["decoder_start_token_id"] = decoder_start
     (folder / "generation_config.json").write_text(json.dumps(generation))
+
+
+def _write_coded_tokenizer(folder: Path) -> None:
+    """The files beside tokenization_chatglm.py: a vocabulary and the class by its name."""
+    (folder / "ice_text.json").write_text(json.dumps({"mask": 0x55}))
+    config = {
+        "tokenizer_class": "ChatGLMTokenizer",
+        "auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
 
 
 def write_tokenizer(folder: Path) -> None:
