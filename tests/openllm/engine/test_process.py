@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from openllm.engine.process import root_cause
+from openllm.engine.cause import root_cause
 from openllm_core.errors import EngineError, EngineUnavailable, InvalidSetting, OpenLLMError
 
 from .conftest import MakeEngine, read, request, text_of

@@ -23,6 +23,7 @@ class FakeLife:
     """A host that does nothing by itself."""
 
     pid: int | None = 1
+    cause: BaseException | None = None
 
     def __init__(self, on_frame: Any, on_lost: Any) -> None:
         self.say, self.lose = on_frame, on_lost

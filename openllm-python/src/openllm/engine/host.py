@@ -1,14 +1,16 @@
-"""The engine host: a process that runs one backend and nothing else. `python -m openllm.engine.host FD [PARENT_PID]`.
+"""The engine host: a process that runs one backend and nothing else. `… -m openllm.engine.host FD [PARENT [LIFELINE]]`.
 
 Started by the supervisor in a session of its own, with one end of a socketpair as FD. The first frame brings the
 options; the model loads in a thread; then one frame per engine step goes back. It dies with the server: by end of file,
-and by the kernel's parent-death signal. `HostSession` is also run inside the server process when embedded.
+and by the kernel's parent-death signal; what its backend started dies by the watchdog, which waits for the end of the
+pipe LIFELINE. `HostSession` is also run inside the server process when embedded.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import os
 import signal
 import socket
@@ -16,13 +18,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from openllm_core import options as core_options
-from openllm_core.errors import EngineError, EngineUnavailable, OpenLLMError, OutOfMemory
+from openllm_core.errors import EngineError, EngineUnavailable, MissingDependency, OpenLLMError, OutOfMemory
 
 from ..backends import registry
 from ..backends.base import Backend
+from . import watchdog
+from .cause import fix_for
 from .channel import Abort, Channel, Failed, Loading, Ping, Pong, Ready, Shutdown, SocketChannel, Start, Step, Submit
 
 PR_SET_PDEATHSIG = 1
@@ -37,6 +41,7 @@ class HostSession:
         on_end: called once with the exit status when there is nothing more to do.
         """
         self.channel: Channel | None = None
+        self.cause: BaseException | None = None  # what the backend raised, for a caller in the same process
         self._on_end = on_end
         self._backend: Backend | None = None
         self._task: asyncio.Task[None] | None = None
@@ -44,7 +49,13 @@ class HostSession:
         self._ended = False
 
     def on_frame(self, frame: Any) -> None:
-        """Act on one frame of the server."""
+        """Act on one frame of the server; a backend that raises here can work no longer."""
+        try:
+            self._act(frame)
+        except Exception as error:
+            self._fail(error)
+
+    def _act(self, frame: Any) -> None:
         backend = self._backend
         match frame:
             case Submit():
@@ -91,11 +102,18 @@ class HostSession:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            if not isinstance(error, OpenLLMError):
-                traceback.print_exc()
-            channel.send(Failed(_as_openllm_error(error).as_dict()))
-            channel.close()
-            self._end(EXIT_FAILED)
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Tell the server why, and end."""
+        if self.channel is None or self._ended:
+            return
+        self.cause = error
+        if not isinstance(error, OpenLLMError):
+            traceback.print_exception(error)
+        self.channel.send(Failed(_as_data(_as_openllm_error(error))))
+        self.channel.close()
+        self._end(EXIT_FAILED)
 
     async def _load(self, options: core_options.EngineOptions, channel: Channel) -> Backend:
         """Run the backend's `load` in a daemon thread, so that a process that must end need not wait for it."""
@@ -122,7 +140,7 @@ class HostSession:
             try:
                 await self._backend.check_health()
             except OpenLLMError as unhealthy:
-                error = unhealthy.as_dict()
+                error = _as_data(unhealthy)
         if self.channel is not None:
             self.channel.send(Pong(number, error))
 
@@ -141,7 +159,8 @@ def _settle(done: asyncio.Future[Backend], error: BaseException | None, backend:
     if done.done():
         return
     if error is not None:
-        done.set_exception(error if isinstance(error, Exception) else EngineError(f"Loading ended: {error!r}"))
+        plain = isinstance(error, Exception) and not isinstance(error, StopIteration)  # no future takes the latter
+        done.set_exception(error if plain else EngineError(f"Loading ended: {error!r}"))
     elif backend is not None:
         done.set_result(backend)
 
@@ -157,13 +176,34 @@ def _as_openllm_error(error: BaseException) -> OpenLLMError:
     """Ours as it is; anything else with its root cause on the first line."""
     if isinstance(error, OpenLLMError):
         return error
-    root = error
-    while (cause := root.__cause__ or (None if root.__suppress_context__ else root.__context__)) is not None:
-        root = cause
-    text = str(root).strip().splitlines()[0] if str(root).strip() else "no message"
+    root = _root_of(error)
     if isinstance(root, MemoryError):
         return OutOfMemory("Memory ran out while loading the model.", hint="Use a smaller model or dtype.")
-    return EngineError(f"{type(root).__name__}: {text[:500]}")
+    lines = [line.strip() for line in str(root).splitlines() if line.strip()] or ["no message"]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]  # "Error(s) in …:" alone says nothing
+    message = f"{type(root).__name__}: {text[:500]}"
+    hint = fix_for(message)
+    if isinstance(root, ModuleNotFoundError):
+        return MissingDependency(message, hint=hint)
+    return EngineError(message, hint=hint or "`openllm doctor` checks this machine; --debug shows the traceback.")
+
+
+def _root_of(error: BaseException) -> BaseException:
+    """The exception at the bottom of a chain; of a group, that of its first member."""
+    below = _first_of(error) or error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error if below is None else _root_of(below)
+
+
+def _first_of(error: BaseException) -> BaseException | None:
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    return cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+
+
+def _as_data(error: OpenLLMError) -> dict[str, Any]:
+    """For a frame, which is UTF-8: what a path that is no text brought into a message is escaped."""
+    data = error.as_dict()
+    return {k: v.encode(errors="backslashreplace").decode() if isinstance(v, str) else v for k, v in data.items()}
 
 
 def die_with_parent(parent_pid: int | None) -> None:
@@ -189,7 +229,10 @@ async def _serve(descriptor: int) -> int:
 def main(arguments: list[str]) -> int:
     """Run until the server is gone, says so, or the backend fails."""
     die_with_parent(int(arguments[1]) if len(arguments) > 1 else None)
+    if len(arguments) > 2:
+        watchdog.start(int(arguments[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()  # a crash in native code says where it was
     return asyncio.run(_serve(int(arguments[0])))
 
 

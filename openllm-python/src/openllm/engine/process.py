@@ -10,19 +10,21 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections import deque
+from typing import Any
 
-from openllm_core.errors import EngineError, EngineUnavailable
+from openllm_core.errors import EngineError
 from openllm_core.options import EngineOptions, as_data
 
 from ..backends import registry
-from .channel import OnFrame, Shutdown, SocketChannel, Start
+from . import groups
+from .cause import LOOK, childs_cause, explain, fix_for
+from .channel import Failed, OnFrame, Shutdown, SocketChannel, Start
 from .supervisor import Life, OnLost
 
 log = logging.getLogger("openllm.engine.host")
@@ -34,21 +36,22 @@ EXIT_WAIT_S = 2.0
 KILL_WAIT_S = 10.0
 """How long the kernel may take over a SIGKILL; past it the process is left behind rather than everything held up."""
 
-_EXCEPTION_LINE = re.compile(
-    r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Failure|Interrupt|Exit)\b(?::\s*\S.*)?$"
-)
-_CHAINED = ("The above exception was", "During handling of the above exception")
-_FATAL_LINE = re.compile(
-    r"Fatal Python error|Segmentation fault|Illegal instruction|Killed|CUDA error|out of memory", re.I
-)
-
 
 class HostProcess:
     """A running host; made by `launch_process`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], on_lost: OnLost) -> None:
+    cause: BaseException | None = None  # it is raised over there
+
+    def __init__(self, process: subprocess.Popen[bytes], lifeline: int, on_lost: OnLost) -> None:
+        """Args:
+        process: just started, leader of its own session.
+        lifeline: write end of the pipe by whose end the host's watchdog knows that this process is gone.
+        on_lost: see `Launcher`.
+        """
         self.pid: int | None = process.pid
         self._process = process
+        self._lifeline: int | None = lifeline
+        self._oom_kills_before = groups.oom_kills()
         self._on_lost: OnLost | None = on_lost
         self._channel: SocketChannel | None = None
         self._loop = asyncio.get_running_loop()
@@ -71,8 +74,20 @@ class HostProcess:
 
     async def connect(self, sock: socket.socket, options: EngineOptions, on_frame: OnFrame) -> None:
         """Take over the socket and send the options."""
-        self._channel = await SocketChannel.connect(sock, "server", on_frame, self._on_channel_closed)
+
+        def deliver(frame: Any) -> None:
+            on_frame(self._with_childs_cause(frame) if isinstance(frame, Failed) else frame)
+
+        self._channel = await SocketChannel.connect(sock, "server", deliver, self._on_channel_closed)
         self._channel.send(Start(as_data(options)))
+
+    def _with_childs_cause(self, frame: Failed) -> Failed:
+        """A framework that starts processes of its own reports that one failed; what that one printed says why."""
+        self._read_output()
+        cause = childs_cause(str(frame.error.get("message", "")), list(self._lines))
+        if cause is None:
+            return frame
+        return Failed(frame.error | {"message": cause, "hint": fix_for(cause) or frame.error.get("hint") or LOOK})
 
     async def stop(self, grace_s: float) -> None:
         """Ask the host to end; whatever of its group is left after `grace_s` is killed."""
@@ -80,13 +95,19 @@ class HostProcess:
         if grace_s > 0 and self._channel is not None:
             self._channel.send(Shutdown())
             await self._wait_exited(grace_s)
+        members = groups.members(self._process.pid)
         self._kill()
         await self._wait_exited(KILL_WAIT_S)
         if self._channel is not None:
             self._channel.close()
         self._close_output()
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
         if self._exited.done():
             self._process.wait()  # reaps
+            await groups.wait_gone(self._process.pid, KILL_WAIT_S)
+        groups.remove_leftovers(members)
 
     async def _wait_exited(self, limit_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -143,15 +164,7 @@ class HostProcess:
     def _cause(self) -> EngineError:
         """Why it ended: signal or status, with the root cause lifted from what it printed."""
         ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-        how = "ended"
-        if ended is not None:
-            how = f"ended with status {ended.si_status}"
-            if ended.si_code != os.CLD_EXITED:
-                how = f"was killed by {_signal_name(ended.si_status)}"
-                if ended.si_status == signal.SIGKILL:
-                    how += " (the kernel does so when memory runs out)"
-        root = root_cause(list(self._lines))
-        return EngineUnavailable(f"The engine host {how}" + (f": {root}" if root else "."))
+        return explain(ended, list(self._lines), groups.oom_kills() - self._oom_kills_before)
 
     def _read_output(self) -> None:
         while self._output is not None:
@@ -180,46 +193,31 @@ class HostProcess:
             self._process.stdout.close()
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def root_cause(lines: list[str]) -> str | None:
-    """The line that says why: the first exception line of the last traceback chain, else the last fatal one."""
-    start = 0
-    for index, line in enumerate(lines):
-        if line.lstrip().startswith("Traceback (most recent call last)"):
-            chained = any(before.strip().startswith(_CHAINED) for before in lines[max(0, index - 3) : index])
-            if not chained:
-                start = index
-    for line in lines[start:]:
-        if _EXCEPTION_LINE.match(line.strip()):
-            return line.strip()[:500]
-    for line in reversed(lines):
-        if _FATAL_LINE.search(line):
-            return line.strip()[:500]
-    return next((line.strip()[:500] for line in reversed(lines) if line.strip()), None)
-
-
 async def launch_process(options: EngineOptions, on_frame: OnFrame, on_lost: OnLost) -> Life:
     """Start `python -m openllm.engine.host` with the backend's environment and hand it the options."""
     environment = os.environ | registry.get(options.backend).environment(options)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with theirs:
+    watched, lifeline = os.pipe()
+    arguments = [str(theirs.fileno()), str(os.getpid()), str(watched)]
+    try:
         process = subprocess.Popen(
             # -P: the folder the user happens to be in must not shadow an installed package.
-            [sys.executable, "-P", "-m", "openllm.engine.host", str(theirs.fileno()), str(os.getpid())],
+            [sys.executable, "-P", "-m", "openllm.engine.host", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=(theirs.fileno(), watched),
             start_new_session=True,
             env=environment,
         )
-    host = HostProcess(process, on_lost)
+    except BaseException:
+        ours.close()
+        os.close(lifeline)
+        raise
+    finally:
+        theirs.close()
+        os.close(watched)
+    host = HostProcess(process, lifeline, on_lost)
     try:
         await host.connect(ours, options, on_frame)
     except BaseException:

@@ -29,6 +29,11 @@ class Life(Protocol):
     pid: int | None
 
     @property
+    def cause(self) -> BaseException | None:
+        """The exception it failed with, where that was raised in this process."""
+        ...
+
+    @property
     def channel(self) -> Channel:
         """Where frames for it go."""
         ...
@@ -173,8 +178,11 @@ class Supervisor:
                 self._check(started)
         life, self._life = self._life, None
         await life.stop(0)
-        assert self._lost_error is not None
-        return self._lost_error
+        error = self._lost_error
+        assert error is not None
+        if life.cause is not error:
+            error.__cause__ = life.cause
+        return error
 
     def _check(self, started: float) -> None:
         """Called every `ping_s`: ask a silent host for a sign of life, give up one that stays silent."""
@@ -243,6 +251,11 @@ class EmbeddedHost:
         )
         self._session.channel = theirs
         self.channel.send(Start(as_data(options)))
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What the backend raised."""
+        return self._session.cause
 
     async def stop(self, grace_s: float) -> None:
         """Close the backend; there is no process to kill."""

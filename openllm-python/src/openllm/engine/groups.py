@@ -1,0 +1,89 @@
+"""Process groups of engine hosts: who is in one, whether any of it lives, and what it leaves behind.
+
+Called by whoever ends a host. Reads /proc where there is one; without it only the group's existence can be told.
+It must not know of channels or of what a host does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from pathlib import Path
+
+POLL_S = 0.005
+_SHARED_MEMORY = Path("/dev/shm")
+_OPENMP_REGISTRATION = "__KMP_REGISTERED_LIB_{pid}_*"
+"""Intel's OpenMP notes each process that uses it here and clears the note only when that process ends by itself."""
+
+
+def members(group: int, proc: Path = Path("/proc")) -> list[int]:
+    """Processes of a group that live (no zombies); empty where the system does not tell."""
+    found: list[int] = []
+    for entry in proc.glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            state, _, of_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(of_group) == group and state not in ("Z", "X"):
+                found.append(int(entry.name))
+    return found
+
+
+def reap(group: int) -> None:
+    """Take the exit status of those of a group that became our children because their own parent is gone."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+
+
+def exists(group: int) -> bool:
+    """Whether the group has any process, a zombie included."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+async def wait_gone(group: int, limit_s: float) -> bool:
+    """Wait until no process of a killed group lives, so that its memory is free before anything new starts.
+
+    Args:
+        group: id of a group whose leader was reaped.
+
+    Returns:
+        False when some still live after `limit_s`.
+    """
+    end = time.monotonic() + limit_s
+    while True:
+        reap(group)
+        if not exists(group) or not members(group):
+            return True
+        if time.monotonic() > end:
+            return False
+        await asyncio.sleep(POLL_S)
+
+
+def remove_leftovers(pids: list[int], folder: Path = _SHARED_MEMORY) -> None:
+    """Remove the notes that killed processes left in shared memory; a later process of the same id trips over them."""
+    for pid in pids:
+        for note in folder.glob(_OPENMP_REGISTRATION.format(pid=pid)):
+            with contextlib.suppress(OSError):
+                note.unlink()
+
+
+def oom_kills(root: Path = Path("/")) -> int:
+    """Processes the kernel has killed for want of memory in this process's control group; 0 where it does not count."""
+    try:
+        own = (root / "proc/self/cgroup").read_text()
+    except OSError:
+        return 0
+    path = next((line.partition("::")[2] for line in own.splitlines() if line.startswith("0::")), "")
+    try:
+        lines = (root / "sys/fs/cgroup" / path.strip().lstrip("/") / "memory.events").read_text().splitlines()
+    except OSError:
+        return 0
+    counts = dict(line.split() for line in lines if len(line.split()) == 2)
+    return int(counts.get("oom_kill", 0))
