@@ -24,9 +24,7 @@ WRITTEN = "Written by tools/gen_family_exports.py from families/data; change tho
 
 def families() -> list[FamilySpec]:
     """The families of this repository, those of other packages left out."""
-    folder = ROOT / CORE / "families/data"
-    names = {re.search(r'^name = "(.+)"$', file.read_text(encoding="utf-8"), re.M)[1] for file in folder.glob("*.toml")}  # type: ignore[index]
-    return [spec for spec in registry.all() if spec.name in names]
+    return list(registry.built_in())
 
 
 def classes(specs: Sequence[FamilySpec]) -> str:

@@ -121,7 +121,8 @@ def test_a_family_of_another_package_needs_no_class(monkeypatch: pytest.MonkeyPa
     """Nor does it get ours by taking a family's name."""
     data = {"name": "third", "compat_family": "llama", "architectures": ["A"], "default_id": "a", "model_ids": ["a"]}
     third = spec.from_data({**data, "sources": {"*": "x"}, "generation": {"top_k": 7}}, "here")
-    monkeypatch.setattr(registry, "get", lambda name: third if name == "third" else registry._by_name().get(name))
+    known = registry.get
+    monkeypatch.setattr(registry, "get", lambda name: third if name == "third" else known(name))
     config = AutoConfig.for_model("third")
     assert (type(config), config["top_k"], list(config.own)) == (LLMConfig, 7, ["use_llama2_prompt"])
     fake = spec.from_data({**data, "name": "opt", "sources": {"*": "x"}}, "here")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from openllm_core.errors import UnknownModel
+from openllm_core.errors import ConfigError, UnknownModel
 from openllm_core.families import registry
 from openllm_core.families.spec import FamilySpec, from_data
 
@@ -152,11 +152,12 @@ def test_a_hopeless_name_says_where_to_look() -> None:
 @pytest.fixture
 def fresh_registry() -> Iterator[None]:
     """The caches, emptied before and after."""
-    for cached in (registry.all, registry._by_name, registry._by_id):
-        cached.cache_clear()
+    cached = (registry.all, registry.built_in, registry._stems, registry._read, registry._by_id)
+    for function in cached:
+        function.cache_clear()
     yield
-    for cached in (registry.all, registry._by_name, registry._by_id):
-        cached.cache_clear()
+    for function in cached:
+        function.cache_clear()
 
 
 class Entry:
@@ -206,3 +207,25 @@ def test_other_packages_add_families(
     assert registry.find("org/NEW-two").name == "new-two"
     assert len(caplog.records) == 3
     assert registry.find("flan_t5").default_id == "google/flan-t5-large"
+
+
+def test_a_family_of_ours_reads_its_own_file_alone(fresh_registry: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And asks no other package; neither does one of our ids, nor an architecture that one of ours claims."""
+    monkeypatch.setattr(metadata, "entry_points", lambda *, group: pytest.fail("other packages were asked"))
+    assert registry.find("FlanT5").name == "flan-t5"
+    assert registry._read.cache_info().misses == 1
+    assert registry.find("facebook/opt-125m").name == "opt"
+    claimed = registry.for_architecture("LlamaForCausalLM")
+    assert claimed is not None and claimed.name == "llama"
+
+
+def test_a_file_is_named_after_its_family(
+    fresh_registry: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else it would not be found by name; the message says where it belongs. Other files are left alone."""
+    facts = Path(registry.__file__).parent / "data"
+    (tmp_path / "wrong.toml").write_text((facts / "opt.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "notes.md").write_text("no family", encoding="utf-8")
+    monkeypatch.setattr(registry, "_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"belongs into opt\.toml"):
+        registry.get("wrong")

@@ -7,12 +7,10 @@ service, the client and the command line; reads files at the first look-up, noth
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Iterable
-from difflib import get_close_matches
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterable
 
-from ..errors import UnknownModel
+from ..errors import ConfigError, UnknownModel
 from . import spec
 from .spec import FamilySpec
 
@@ -34,44 +32,73 @@ _FIRST = (
     "baichuan",
 )
 
-_log = logging.getLogger("openllm")
+_DATA = os.path.join(os.path.dirname(__file__), "data")
 
 
 @functools.cache
 def all() -> tuple[FamilySpec, ...]:
     """Every family: the eleven of 0.3.5 in its order, then the newer ones, then those of other packages."""
-    ours = {family.name: family for family in _built_in()}
-    ordered = [ours.pop(name) for name in _FIRST] + sorted(ours.values(), key=lambda family: family.name)
+    ordered = list(built_in())
     known = {_plain(family.name) for family in ordered}
     for family in _of_other_packages():
         if _plain(family.name) in known:
-            _log.warning("family %r of another package is left out: the name is taken", family.name)
+            _warn(f"family {family.name!r} of another package is left out: the name is taken")
             continue
         known.add(_plain(family.name))
         ordered.append(family)
     return tuple(ordered)
 
 
-def _built_in() -> Iterable[FamilySpec]:
-    for file in (Path(__file__).parent / "data").glob("*.toml"):
-        yield spec.from_toml(file.read_text(encoding="utf-8"), file.name)
+@functools.cache
+def built_in() -> tuple[FamilySpec, ...]:
+    """Families that come with this package: the eleven of 0.3.5 in its order, then the newer ones by name."""
+    ours = {family.name: family for family in map(_read, _stems().values())}
+    return (*(ours.pop(name) for name in _FIRST), *sorted(ours.values(), key=lambda family: family.name))
+
+
+@functools.cache
+def _stems() -> dict[str, str]:
+    """Plain name -> name of its file without `.toml`, which is the family's in snake case."""
+    stems = (name.removesuffix(".toml") for name in os.listdir(_DATA) if name.endswith(".toml"))
+    return {_plain(stem): stem for stem in stems}
+
+
+@functools.cache
+def _read(stem: str) -> FamilySpec:
+    """The family of one file.
+
+    Raises:
+        ConfigError: a fact is wrong, or the file is not named after its family.
+    """
+    file = f"{stem}.toml"
+    with open(os.path.join(_DATA, file), encoding="utf-8") as opened:
+        family = spec.from_toml(opened.read(), file)
+    if family.model_name != stem:
+        raise ConfigError(f"{file}: family {family.name!r} belongs into {family.model_name}.toml.", param="name")
+    return family
 
 
 def _of_other_packages() -> Iterable[FamilySpec]:
-    from importlib import metadata  # costs 20 ms, and only this look-up needs it
+    from importlib import metadata  # it and the search through all packages cost more than every look-up together
 
     for entry in metadata.entry_points(group=GROUP):
         try:
             found = entry.load()
             families = [found] if isinstance(found, FamilySpec) else list(found)
         except Exception as error:  # another package's fault must not keep ours from starting
-            _log.warning("family %r of another package could not be loaded: %s", entry.name, error)
+            _warn(f"family {entry.name!r} of another package could not be loaded: {error}")
             continue
         for family in families:
             if isinstance(family, FamilySpec):
                 yield family
             else:
-                _log.warning("family %r of another package is not a FamilySpec", entry.name)
+                _warn(f"family {entry.name!r} of another package is not a FamilySpec")
+
+
+def _warn(text: str) -> None:
+    import logging  # rarely needed, and slow to load
+
+    logging.getLogger("openllm").warning("%s", text)
 
 
 def _plain(name: str) -> str:
@@ -81,19 +108,22 @@ def _plain(name: str) -> str:
 
 
 @functools.cache
-def _by_name() -> dict[str, FamilySpec]:
-    return {_plain(family.name): family for family in all()}
-
-
-@functools.cache
-def _by_id() -> dict[str, FamilySpec]:
-    return {model_id.lower(): family for family in reversed(all()) for model_id in family.model_ids}
+def _by_id(families: Callable[[], tuple[FamilySpec, ...]]) -> dict[str, FamilySpec]:
+    return {model_id.lower(): family for family in reversed(families()) for model_id in family.model_ids}
 
 
 def get(name_or_id: str) -> FamilySpec | None:
-    """Family of a name (kebab, snake or class name) or hub id (any case, `:revision` ignored); None if unknown."""
+    """Family of a name (kebab, snake or class name) or hub id (any case, `:revision` ignored); None if unknown.
+
+    A name of ours reads that family's file alone; other packages are asked about what is none of ours.
+    """
     text = name_or_id.strip()
-    return _by_name().get(_plain(text)) or _by_id().get(text.lower().partition(":")[0])
+    plain, model_id = _plain(text), text.lower().partition(":")[0]
+    if plain in _stems():
+        return _read(_stems()[plain])
+    if model_id in _by_id(built_in):
+        return _by_id(built_in)[model_id]
+    return next((family for family in all() if _plain(family.name) == plain), None) or _by_id(all).get(model_id)
 
 
 def find(name_or_id: str) -> FamilySpec:
@@ -115,8 +145,11 @@ def find(name_or_id: str) -> FamilySpec:
 
 def for_architecture(architecture: str) -> FamilySpec | None:
     """Family of a model of which only config.json's architecture is known; None if no family has it."""
-    having = [family for family in all() if architecture in family.architectures]
-    return next((family for family in having if architecture in family.default_for), None) or next(iter(having), None)
+    for families in (built_in, all):
+        for family in families():
+            if architecture in family.default_for:
+                return family
+    return next((family for family in all() if architecture in family.architectures), None)
 
 
 def default() -> FamilySpec:
@@ -128,6 +161,8 @@ def suggest(name: str, count: int = 3) -> list[str]:
     """Names of families and ids of models that look like a wrong one, nearest first."""
     text = name.strip().lower()
     names = [family.name for family in all()]
+    from difflib import get_close_matches
+
     near = get_close_matches(text.replace("_", "-"), names, n=count, cutoff=0.6)
     if "/" in text:
         ids = {model_id.lower(): model_id for family in all() for model_id in family.model_ids}

@@ -6,7 +6,6 @@ source; it runs nothing and allows nothing (`trust_remote_code` here says what t
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -154,6 +153,8 @@ def from_toml(text: str, origin: str) -> FamilySpec:
     Raises:
         ConfigError: not TOML, or a fact is missing, unknown or of a wrong type; names origin and fact.
     """
+    import tomllib  # only whoever reads a file needs it
+
     try:
         return from_data(tomllib.loads(text), origin)
     except tomllib.TOMLDecodeError as error:
