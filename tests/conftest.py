@@ -21,12 +21,35 @@ TESTS = Path(__file__).parent
 ALLOWED_SKIPS = TESTS / "allowed_skips.txt"
 
 
+# Tests that start processes of their own or wait for a real clock (torch-free all the same). Whatever is not named here and
+# is in no other lane's folder is a unit test: quick, in this process.
+PROCESS_TESTS = (
+    "client/test_import.py",
+    "client/test_sockets.py",
+    "core/families/test_adding.py",
+    "core/typing",
+    "openllm/cli/test_chat.py",
+    "openllm/cli/test_cli.py",
+    "openllm/cli/test_query.py",
+    "openllm/cli/test_start.py",
+    "openllm/engine/test_process.py",
+    "openllm/serialisation/test_fetch.py",
+    "openllm/serialisation/test_package.py",
+    "openllm/serialisation/test_store_faults.py",
+    "openllm/server/test_run.py",
+    "openllm/server/test_streams.py",
+    "openllm/test_chat.py",
+    "openllm/test_imports.py",
+    "openllm/test_llm.py",
+)
+
+
 @dataclass
 class Lane:
     """One kind of test.
 
     Attributes:
-        folders: under tests/; the longest match wins, "" takes what no other lane does.
+        folders: folders or files under tests/; the longest match wins, "" takes what no other lane does.
         budget_min: minutes after which the summary warns.
         network: whether its tests may leave this machine.
     """
@@ -44,6 +67,7 @@ LANES = [
     Lane("types", ("lint",), 3.5),
     Lane("architecture", ("architecture",), 1),
     Lane("unit", ("",), 1),
+    Lane("process", PROCESS_TESTS, 3),
     Lane("torch", ("openllm/backends/torch", "openllm/serialisation/convert"), 4),
     Lane("contract", ("contract",), 2),
     Lane("e2e", ("e2e",), 6, network=True),
@@ -68,8 +92,18 @@ def lane_of(path: Path) -> Lane:
     return max(matches, key=lambda match: match[0])[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run lane after lane; the order inside a lane stays pytest's."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--lane unit` runs one lane; given several times, several."""
+    parser.addoption("--lane", action="append", choices=[lane.name for lane in LANES], help="run this lane alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run lane after lane, or those asked for alone; the order inside a lane stays pytest's."""
+    asked: list[str] | None = config.getoption("--lane")
+    if asked:
+        others = [item for item in items if lane_of(item.path).name not in asked]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if lane_of(item.path).name in asked]
     items.sort(key=lambda item: LANES.index(lane_of(item.path)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("openllm/engine/test_engine.py", "unit"),
         ("openllm/backends/test_echo.py", "unit"),
         ("openllm/backends/torch/test_backend.py", "torch"),
+        ("openllm/engine/test_process.py", "process"),
         ("contract/test_chat.py", "contract"),
         ("e2e/test_start.py", "e2e"),
         ("docs/test_links.py", "docs"),
@@ -38,14 +40,28 @@ def test_budgets_fit():
     assert sum(lane.budget_min for lane in LANES) < 40
 
 
-def run_suite(tmp_path: Path, test: str, allowed: str = "") -> subprocess.CompletedProcess[str]:
+def test_lists_of_files_are_current():
+    """Each file or folder that a lane names is there."""
+    assert [name for lane in LANES for name in lane.folders if not (TESTS / name).exists()] == []
+
+
+def test_unit_tests_need_neither_torch_nor_a_terminal():
+    """No unit test imports a framework, nor what drives a program from outside."""
+    heavy = re.compile(r"^\s*(?:import|from) (torch|transformers|bentoml|vllm|pexpect)\b", re.M)
+    files = [path for path in TESTS.rglob("test_*.py") if lane_of(path).name == "unit"]
+    assert [path for path in files if heavy.search(path.read_text(encoding="utf-8"))] == []
+
+
+def run_suite(
+    tmp_path: Path, test: str, allowed: str = "", options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run one small test under a copy of this suite's conftest."""
     tests = tmp_path / "tests"
-    tests.mkdir()
+    tests.mkdir(parents=True)
     (tests / "conftest.py").write_text((TESTS / "conftest.py").read_text(encoding="utf-8"), encoding="utf-8")
     (tests / "allowed_skips.txt").write_text(allowed, encoding="utf-8")
     (tests / "test_it.py").write_text(test, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "tests"]
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
     env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
@@ -85,6 +101,13 @@ def test_fast_lanes_have_no_network(tmp_path: Path):
     done = run_suite(tmp_path, program)
     assert "tried to reach 192.0.2.1" in done.stdout
     assert "1 failed, 1 passed" in done.stdout
+
+
+def test_one_lane_alone(tmp_path: Path):
+    """`--lane` leaves the other lanes' tests out."""
+    test = "def test_it(): ...\n"
+    assert "1 passed" in run_suite(tmp_path / "1", test, options=("--lane", "unit")).stdout
+    assert "1 deselected" in run_suite(tmp_path / "2", test, options=("--lane", "torch")).stdout
 
 
 def test_the_summary_comes_last(tmp_path: Path):
