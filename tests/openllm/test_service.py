@@ -158,10 +158,10 @@ async def test_generate_uses_the_familys_length_by_default() -> None:
     """`/v1/generate` without max_tokens takes the family's max_new_tokens as a default that a short context may cut."""
     engine = FakeEngine()
     service = service_of(engine, "smollm")
-    response, details = await service.generate(GenerateRequest(prompt="p"))
+    made = await service.generate(GenerateRequest(prompt="p"))
     assert engine.asked[0].max_tokens_default == registry.find("smollm").generation["max_new_tokens"]
     assert engine.asked[0].sampling.max_tokens is None and engine.asked[0].add_special_tokens
-    assert response.responses == ["<p>"] and details is None
+    assert made.response.responses == ["<p>"] and made.details is None and made.ignored == ()
     await service.generate(GenerateRequest(prompt="p", llm_config={"max_new_tokens": 5}))
     assert engine.asked[1].sampling.max_tokens == 5
 

@@ -250,3 +250,13 @@ async def test_unknown_fields_are_named_in_a_header_or_refused(served: Served) -
         assert (
             refused.json()["error"]["code"] == "unknown_parameter" and refused.json()["error"]["param"] == "frobnicate"
         )
+
+
+async def test_own_fields_without_effect_are_listed(served: Served) -> None:
+    """A family's own field that only clients act on is accepted by `/v1/generate*` and named in X-OpenLLM-Ignored."""
+    for path in ("/v1/generate", "/v1/generate_stream"):
+        answer = await served.post(path, {"prompt": "x", "llm_config": {"use_llama2_prompt": True}})
+        assert answer.status_code == 200
+        assert answer.headers["x-openllm-ignored"] == "llm_config.use_llama2_prompt"
+        repeated = await served.post(path, {"prompt": "x", "llm_config": {"use_llama2_prompt": False}})
+        assert "x-openllm-ignored" not in repeated.headers  # the default, as 0.3.5's clients send it

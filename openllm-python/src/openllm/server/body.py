@@ -7,7 +7,7 @@ cannot do, so that a request is refused instead of half obeyed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from starlette.requests import ClientDisconnect, Request
@@ -102,7 +102,7 @@ async def read_openai(
     return structure(data, cls, unknown="collect")
 
 
-def ignored_header(names: list[str]) -> dict[str, str]:
+def ignored_header(names: Sequence[str]) -> dict[str, str]:
     """The header that says what of a request had no effect; empty when all had."""
     if not names:
         return {}

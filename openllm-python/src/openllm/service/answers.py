@@ -46,12 +46,19 @@ class Answer:
         n: choices per prompt; `Delta.index` counts prompt number x n + choice.
         deltas: what the engine adds, as it adds it; raises OpenLLMError when it fails.
         prompts: text of each prompt, for `echo`; empty otherwise.
+        ignored: paths of fields that were accepted but have no effect on a server.
     """
 
-    __slots__ = ("created", "deltas", "id", "model", "n", "prompts", "streams")
+    __slots__ = ("created", "deltas", "id", "ignored", "model", "n", "prompts", "streams")
 
     def __init__(
-        self, prefix: str, model: str, n: int, streams: Sequence[RequestStream], prompts: Sequence[str] = ()
+        self,
+        prefix: str,
+        model: str,
+        n: int,
+        streams: Sequence[RequestStream],
+        prompts: Sequence[str] = (),
+        ignored: Sequence[str] = (),
     ) -> None:
         self.id = f"{prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
@@ -59,6 +66,7 @@ class Answer:
         self.n = n
         self.streams = list(streams)
         self.prompts = list(prompts)
+        self.ignored = tuple(ignored)
         self.deltas: AsyncIterator[Delta] = self.streams[0] if len(self.streams) == 1 else Merged(self.streams, n)
 
     @property

@@ -98,6 +98,20 @@ class ServedModel:
     created: int = attrs.field(factory=lambda: int(time.time()))
 
 
+@attrs.frozen(kw_only=True)
+class Generated:
+    """What `/v1/generate` answers.
+
+    Attributes:
+        details: where `detail` was asked for.
+        ignored: paths of fields that were accepted but have no effect on a server.
+    """
+
+    response: GenerateResponse
+    details: GenerationDetails | None = None
+    ignored: tuple[str, ...] = ()
+
+
 class Service:
     """The use cases of one engine and model."""
 
@@ -181,14 +195,15 @@ class Service:
 
     # -- /v1/generate -------------------------------------------------------------------------------------------------
 
-    async def generate(self, request: GenerateRequest) -> tuple[GenerateResponse, GenerationDetails | None]:
-        """Complete a raw prompt; details where `detail` was asked for."""
+    async def generate(self, request: GenerateRequest) -> Generated:
+        """Complete a raw prompt."""
         answer, effective = await self._start_generate(request)
         choices = await collect(answer)
         style = registry.find(effective.family.compat_family).response_style
         made = [_as_family(choice.text, request.prompt, style) for choice in choices]
         response = GenerateResponse(responses=made, configuration=effective.model_dump())
-        return response, self._details(answer, choices) if request.detail else None
+        details = self._details(answer, choices) if request.detail else None
+        return Generated(response=response, details=details, ignored=answer.ignored)
 
     async def generate_stream(self, request: GenerateRequest) -> Answer:
         """The same as a stream; the prompt comes first where `echo` was asked for."""
@@ -197,7 +212,7 @@ class Service:
 
     async def _start_generate(self, request: GenerateRequest) -> tuple[Answer, LLMConfig]:
         self._check_adapter(request.adapter_name)
-        sampling, effective, _ = to_sampling_params(
+        sampling, effective, ignored = to_sampling_params(
             request.llm_config,
             family=self.model.config.family,
             backend=self.model.backend,
@@ -211,9 +226,8 @@ class Service:
             max_tokens_default=effective["max_new_tokens"],
         )
         stream = await self._add(made, sent_at=lambda name: _sent_at(name, request.llm_config))
-        return Answer(
-            "gen", self.model.names[0], sampling.n, [stream], [request.prompt] if request.echo else []
-        ), effective
+        echoed = [request.prompt] if request.echo else []
+        return Answer("gen", self.model.names[0], sampling.n, [stream], echoed, ignored), effective
 
     def _details(self, answer: Answer, choices: Sequence[Choice]) -> GenerationDetails:
         logprobs = [answers.plain_logprobs(choice.logprobs) for choice in choices]

@@ -12,7 +12,7 @@ from openllm_core.options import ServerOptions
 from openllm_core.schema import GenerateRequest, GenerateResponse, StreamFrame
 from openllm_core.serde import dumps, unstructure
 
-from ..body import read_message
+from ..body import ignored_header, read_message
 from ..frames import Frames, GenerateFrames, TextFrames
 from ..operation import BAD, BUSY, Operation
 from ..sse import EventStream, unless_left
@@ -25,11 +25,11 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
 
     async def generate(request: Request) -> ASGIApp:
         message = await read_message(request, GenerateRequest, options.max_body)
-        response, details = await unless_left(request.receive, service.generate(message))
-        body = unstructure(response)
-        if details is not None:
-            body["details"] = unstructure(details)
-        return Response(dumps(body), media_type="application/json")
+        made = await unless_left(request.receive, service.generate(message))
+        body = unstructure(made.response)
+        if made.details is not None:
+            body["details"] = unstructure(made.details)
+        return Response(dumps(body), headers=ignored_header(made.ignored), media_type="application/json")
 
     async def generate_stream(request: Request) -> ASGIApp:
         message = await read_message(request, GenerateRequest, options.max_body)
@@ -42,7 +42,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             frames = TextFrames(answer)
         else:
             frames = GenerateFrames(answer, request.scope["openllm.request_id"])
-        return EventStream(answer, frames, ping_s=options.ping_interval)
+        return EventStream(answer, frames, ping_s=options.ping_interval, headers=ignored_header(answer.ignored))
 
     return [
         Operation(
