@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from tests.tiny_models import tiny_checkpoint
+from tests.tiny_models import REMOTE, tiny_checkpoint
 
 from openllm.backends.torch import backend as torch_backend
 from openllm.backends.torch import checkpoint as checkpoints_
@@ -57,7 +57,8 @@ def make_scheduler(checkpoints: Path, _models: dict[tuple[Any, ...], tuple[Loade
     def make(name: str = "llama", *, attention: str = "auto", **limits: int) -> Scheduler:
         key = (name, attention)
         if key not in _models:
-            _models[key] = load_model(tiny_checkpoint(name, checkpoints), attention=attention)
+            path = tiny_checkpoint(name, checkpoints)
+            _models[key] = load_model(path, attention=attention, trust_remote_code=name in REMOTE)
         model, usual = _models[key]
         return Scheduler(model, attrs.evolve(usual, **limits))
 

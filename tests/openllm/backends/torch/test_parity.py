@@ -9,24 +9,25 @@ import torch
 import transformers
 from tests.openllm.backends.torch.conftest import MakeScheduler
 from tests.openllm.backends.torch.drive import PROMPTS, request, run, tokens, tokens_of
-from tests.tiny_models import ARCHITECTURES, SEQ2SEQ, tiny_checkpoint
+from tests.tiny_models import ARCHITECTURES, REMOTE, SEQ2SEQ, tiny_checkpoint
 
 from openllm.backends.torch.lanes import SoloLane, WindowLane
 
-ALONE = ("mamba", "bart")  # recurrent state; absolute positions counted by the cache
+ALONE = ("mamba", "bart", "chatglm")  # recurrent state; absolute positions counted by the cache
 
 
 def generate(path: Path, name: str, prompt: list[int], max_tokens: int) -> list[int]:
     """Greedy tokens of stock transformers."""
-    auto = transformers.AutoModelForSeq2SeqLM if name in SEQ2SEQ else transformers.AutoModelForCausalLM
-    model = auto.from_pretrained(path).eval()
+    encodes = name in SEQ2SEQ or name == "chatglm"  # which calls itself so, and is none
+    auto = transformers.AutoModelForSeq2SeqLM if encodes else transformers.AutoModelForCausalLM
+    model = auto.from_pretrained(path, trust_remote_code=name in REMOTE).eval()
     ids = torch.tensor([prompt])
     arguments = {"attention_mask": torch.ones_like(ids), "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     out = model.generate(ids, max_new_tokens=max_tokens, **arguments)[0].tolist()
     return out[1:] if name in SEQ2SEQ else out[len(prompt) :]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *REMOTE])
 def test_architecture(name: str, make_scheduler: MakeScheduler, checkpoints: Path) -> None:
     """Four prompts of unlike length, joining one by one, get the tokens that each gets alone from `generate`."""
     scheduler = make_scheduler(name)

@@ -80,7 +80,7 @@ class Checkpoint:
         config = self.text_config
         layers = _first(config, "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers") or 1
         heads = _first(config, "num_attention_heads", "n_head", "n_heads", "num_heads") or 1
-        kv_heads = _first(config, "num_key_value_heads", "num_kv_heads") or heads
+        kv_heads = _first(config, "num_key_value_heads", "num_kv_heads", "multi_query_group_num") or heads
         if config.get("multi_query") is True:
             kv_heads = 1
         hidden = _first(config, "hidden_size", "n_embd", "d_model") or 0

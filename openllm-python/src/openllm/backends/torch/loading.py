@@ -6,7 +6,7 @@ Called by `backend` in the engine host. Every choice it makes is written into `d
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -58,7 +58,7 @@ def load_module(options: EngineOptions, checkpoint: Checkpoint, device: torch.de
     refuse_untrusted_code(checkpoint, options.trust_remote_code)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    auto = transformers.AutoModelForSeq2SeqLM if checkpoint.seq2seq else transformers.AutoModelForCausalLM
+    auto = _auto_class(checkpoint)
     arguments: dict[str, Any] = {
         "dtype": dtype,
         "trust_remote_code": options.trust_remote_code,
@@ -86,6 +86,27 @@ def load_module(options: EngineOptions, checkpoint: Checkpoint, device: torch.de
         raise CorruptModel(f"{checkpoint.path} cannot be loaded: {_first_line(error)}") from error
     _refuse_incomplete(checkpoint, module, info)
     return module
+
+
+def _auto_class(checkpoint: Checkpoint) -> Any:
+    """The transformers class that loads it; code of the model's own may be known under another one only (ChatGLM)."""
+    names = ["AutoModelForSeq2SeqLM" if checkpoint.seq2seq else "AutoModelForCausalLM"]
+    names += ["AutoModelForCausalLM", "AutoModelForSeq2SeqLM"]
+    own = cast("dict[str, Any]", checkpoint.config.get("auto_map") or {})
+    return getattr(transformers, next((name for name in names if name in own), names[0]))
+
+
+def _vocab_size(config: Any) -> int:
+    """Columns of its logits, by the names that models give them.
+
+    Raises:
+        CorruptModel: config.json has none of them.
+    """
+    for name in ("vocab_size", "padded_vocab_size"):  # the second: ChatGLM2 and later
+        size: Any = getattr(config, name, None)
+        if isinstance(size, int) and size > 0:
+            return size
+    raise CorruptModel("config.json has no vocab_size.")
 
 
 def _first_line(error: BaseException) -> str:
@@ -130,12 +151,11 @@ def load(
     start = getattr(generation, "decoder_start_token_id", None)
     if start is None:
         start = getattr(config, "decoder_start_token_id", None)
-    text_config = config.get_text_config(decoder=True)
     return LoadedModel(
         module=module,
         device=device,
         dtype=compute,
-        vocab_size=int(text_config.vocab_size),
+        vocab_size=_vocab_size(config.get_text_config(decoder=True)),
         seq2seq=checkpoint.seq2seq,
         start_token_id=int(start or 0),
     )
