@@ -11,7 +11,7 @@ import pytest
 
 from openllm.backends.base import BackendInfo, Capabilities
 from openllm.engine.channel import Failed, Loading, Ping, Pong, Ready
-from openllm.engine.supervisor import Supervisor, Watch
+from openllm.engine.supervisor import MAX_STARVED, Supervisor, Watch
 from openllm_core.errors import EngineError, EngineUnavailable, OpenLLMError, OutOfMemory
 from openllm_core.options import EngineOptions
 
@@ -31,6 +31,10 @@ class FakeLife:
         self.stopped = False
         self.channel: Any = self
         self.answers = True
+        self.starved = lambda: 0.0
+
+    def starved_s(self) -> float:
+        return self.starved()
 
     def send(self, frame: Any) -> None:
         self.sent.append(frame)
@@ -165,6 +169,44 @@ async def test_a_silent_host_is_given_up() -> None:
     assert "sign of life" in world.downs[0][0].message
     assert life.stopped
     await world.life(2)
+    await world.supervisor.aclose()
+
+
+async def test_a_starved_host_is_left_alone() -> None:
+    """Silence counts only while the host could have run; past six times the limit it is given up all the same."""
+    world = World()
+    world.supervisor.start()
+    life = await world.life(1)
+    life.say(Ready(INFO))
+    life.answers, started = False, time.monotonic()
+    last = started
+
+    def starved() -> float:
+        nonlocal last
+        passed, last = time.monotonic() - last, time.monotonic()
+        return passed
+
+    life.starved = starved
+    await asyncio.sleep(QUICK.stall_s * 3)
+    assert world.downs == []
+    await world.down(1)
+    assert time.monotonic() - started > QUICK.stall_s * (MAX_STARVED - 1)
+    await world.supervisor.aclose()
+
+
+async def test_starvation_before_a_sign_of_life_excuses_nothing_after_it() -> None:
+    """What a host waited before it was last heard does not lengthen the next silence."""
+    world = World()
+    world.supervisor.start()
+    life = await world.life(1)
+    life.say(Ready(INFO))
+    waits = iter([5.0])
+    life.starved = lambda: next(waits, 0.0)
+    await asyncio.sleep(QUICK.ping_s * 4)
+    life.say(Loading("alive", None))
+    life.answers, silent_from = False, time.monotonic()
+    await world.down(1)
+    assert time.monotonic() - silent_from < QUICK.stall_s * 3
     await world.supervisor.aclose()
 
 

@@ -25,6 +25,7 @@ from ..backends import registry
 from . import groups
 from .cause import LOOK, childs_cause, explain, fix_for
 from .channel import Failed, OnFrame, Shutdown, SocketChannel, Start
+from .starvation import Starvation
 from .supervisor import Life, OnLost
 
 log = logging.getLogger("openllm.engine.host")
@@ -51,6 +52,7 @@ class HostProcess:
         self.pid: int | None = process.pid
         self._process = process
         self._lifeline: int | None = lifeline
+        self._starvation = Starvation(process.pid)
         self._oom_kills_before = groups.oom_kills()
         self._on_lost: OnLost | None = on_lost
         self._channel: SocketChannel | None = None
@@ -88,6 +90,10 @@ class HostProcess:
         if cause is None:
             return frame
         return Failed(frame.error | {"message": cause, "hint": fix_for(cause) or frame.error.get("hint") or LOOK})
+
+    def starved_s(self) -> float:
+        """See `Life`."""
+        return self._starvation.since_last()
 
     async def stop(self, grace_s: float) -> None:
         """Ask the host to end; whatever of its group is left after `grace_s` is killed."""

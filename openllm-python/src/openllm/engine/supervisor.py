@@ -21,6 +21,8 @@ from .channel import Channel, Failed, Loading, OnFrame, Ping, Pong, Ready, Start
 from .host import HostSession
 
 BUDGET_WINDOW_S = 600.0
+MAX_STARVED = 6
+"""A silent host that waits for a processor is left alone for this many times the silence allowed, no longer."""
 
 
 class Life(Protocol):
@@ -36,6 +38,10 @@ class Life(Protocol):
     @property
     def channel(self) -> Channel:
         """Where frames for it go."""
+        ...
+
+    def starved_s(self) -> float:
+        """Seconds since the last call in which it could not run because others did; 0 where that cannot be told."""
         ...
 
     async def stop(self, grace_s: float) -> None:
@@ -56,7 +62,8 @@ class Watch:
         restarts: restarts allowed within 10 minutes.
         backoff_s: pause before the first restart; doubles with each, up to `backoff_max_s`.
         ping_s: silence after which the host is asked for a sign of life.
-        stall_s: silence after which a running host counts as stalled, though it was asked.
+        stall_s: silence after which a running host counts as stalled, though it was asked; time in which it waited
+            for a processor does not count, up to `MAX_STARVED` times this limit.
         load_stall_s: the same while it loads, when native code may hold the interpreter for long.
         start_timeout_s: a host that is not ready by then is given up.
         stop_grace_s: how long a host may take to end when asked.
@@ -109,6 +116,7 @@ class Supervisor:
         self._ready = self._ever_ready = False
         self._deaths: deque[float] = deque(maxlen=128)
         self._heard = self._checked = 0.0
+        self._starved_s = 0.0  # of its present silence
         self._reported = False
         self._lost = asyncio.Event()
         self._lost_error: OpenLLMError | None = None
@@ -188,11 +196,14 @@ class Supervisor:
         """Called every `ping_s`: ask a silent host for a sign of life, give up one that stays silent."""
         now, watch = time.monotonic(), self.watch
         late = now - self._checked > 2 * watch.ping_s  # our own loop stood still: what the host sent is yet to be read
-        self._checked = now
         if late:
             self._heard = now
+        starved = self._life.starved_s() if self._life is not None else 0.0
+        self._starved_s = 0.0 if self._heard > self._checked else self._starved_s + starved
+        self._checked = now
         silent = now - self._heard
-        if silent > (watch.stall_s if self._ready else watch.load_stall_s):
+        limit = watch.stall_s if self._ready else watch.load_stall_s
+        if silent - self._starved_s > limit or silent > limit * MAX_STARVED:
             self._give_up(EngineUnavailable(f"The engine host gave no sign of life for {silent:.0f} s."))
         elif not self._ready and now - started > watch.start_timeout_s:
             self._give_up(EngineUnavailable(f"The engine host was not ready after {watch.start_timeout_s:.0f} s."))
@@ -256,6 +267,10 @@ class EmbeddedHost:
     def cause(self) -> BaseException | None:
         """What the backend raised."""
         return self._session.cause
+
+    def starved_s(self) -> float:
+        """It has no threads of its own to tell of."""
+        return 0.0
 
     async def stop(self, grace_s: float) -> None:
         """Close the backend; there is no process to kill."""
