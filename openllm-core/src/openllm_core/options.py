@@ -4,8 +4,6 @@ The command line, `openllm env`, the configuration file and the reference page a
 EngineOptions travels to the engine host as plain data (`as_data` / `from_data`).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import attrs
@@ -138,6 +136,13 @@ class StoreOptions:
 
     home: str = setting("~/bentoml", "Root of the model store.", env="BENTOML_HOME", flag="", group="Store")
     offline: bool = setting(False, "Make no connection to any hub.", env="HF_HUB_OFFLINE", flag="", group="Store")
+    fast: bool = setting(
+        False,
+        "Take the newest stored model as it is: nothing is checked, nothing fetched.",
+        env="OPENLLM_USE_LOCAL_LATEST",
+        group="Store",
+    )
+    bento_path: str = setting("", "Root of the Bento this process runs in.", env="BENTO_PATH", flag="", group="Store")
     lock_timeout: float = setting(
         600.0,
         "Seconds to wait for another process that imports the same model.",

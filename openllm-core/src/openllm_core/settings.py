@@ -56,7 +56,8 @@ def setting(default: Any, help: str, **facts: Any) -> Any:
 
 def settings_of(cls: type[attrs.AttrsInstance]) -> dict[str, tuple[attrs.Attribute[Any], Setting]]:
     """Name -> (attribute with resolved type, setting) of an options class, in declaration order."""
-    attrs.resolve_types(cls)
+    if any(isinstance(a.type, str) for a in attrs.fields(cls)):
+        attrs.resolve_types(cls)
     return {a.name: (a, a.metadata["setting"]) for a in attrs.fields(cls) if "setting" in a.metadata}
 
 

@@ -25,7 +25,7 @@ class _ConfigMapping(Mapping[str, type[LLMConfig]]):
         self._registered: dict[str, type[LLMConfig]] = {}
 
     def __getitem__(self, key: str) -> type[LLMConfig]:
-        name = _snake(key)
+        name = key if key in self._names else _snake(key)
         if name in self._registered:
             return self._registered[name]
         if name not in self._names:

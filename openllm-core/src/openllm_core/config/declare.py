@@ -7,7 +7,6 @@ instead; both end as a FamilySpec and a table of own fields. Runs nothing and re
 from __future__ import annotations
 
 import functools
-import logging
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -22,8 +21,6 @@ from ..serde import structure, structure_value
 from .env import field_env_key
 from .fine_tune import strategies
 from .generation import GENERATION_FIELDS, SAMPLING_FIELDS, GenerationConfig, SamplingConfig
-
-_log = logging.getLogger("openllm")
 
 _KEY = "own"
 OWN_TYPES: dict[str, type[Any]] = {"bool": bool, "int": int, "float": float, "str": str}
@@ -280,7 +277,10 @@ def own_fields_of_family(table: Mapping[str, OwnField]) -> dict[str, OwnFact]:
 def check_name(cls: type[Any]) -> None:
     """A config class should be called …Config; say so where it is not, and add it."""
     if not cls.__name__.endswith("Config"):
-        _log.warning("config class %s is called %sConfig: such names end in Config", cls.__name__, cls.__name__)
+        import logging  # rarely needed, and slow to load
+
+        log = logging.getLogger("openllm")
+        log.warning("config class %s is called %sConfig: such names end in Config", cls.__name__, cls.__name__)
         cls.__name__ += "Config"
 
 

@@ -4,8 +4,6 @@ Names, types and defaults are those of OpenLLM 0.3.5, whose clients send them; `
 a backend honours. Both are plain frozen values that check themselves: where a value comes from is `config/llm.py`'s business.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import attrs

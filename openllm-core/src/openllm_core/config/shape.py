@@ -35,8 +35,9 @@ def _shared_hints() -> dict[str, Any]:
 
 def own_facts(cls: type[Any], spec: FamilySpec) -> dict[str, OwnFact]:
     """Own fields of a class's configurations: those it declares, and those of its family."""
-    of_class = declare.own_fields(cls) if attrs.has(cls) else {}
-    return of_class | declare.own_fields_of_family(own_fields_of(spec))
+    of_family = declare.own_fields_of_family(own_fields_of(spec))
+    adds = attrs.has(cls) and any(field.name not in of_family for field in attrs.fields(cls))
+    return (declare.own_fields(cls) if adds else {}) | of_family
 
 
 def own_fields_of(family: FamilySpec) -> dict[str, OwnField]:

@@ -4,8 +4,6 @@ Made by `registry.py`, read by the store, the service and the command line. A fa
 source; it runs nothing and allows nothing (`trust_remote_code` here says what the models need, never that they get it).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

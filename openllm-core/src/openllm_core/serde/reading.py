@@ -309,7 +309,10 @@ class _Field:
 
 @functools.cache
 def _fields(cls: type[Any]) -> dict[str, _Field]:
-    hints = typing.get_type_hints(cls)
+    found = [a for a in attrs.fields(cls) if a.init]
+    hints = {a.name: a.type for a in found}
+    if any(isinstance(hint, str) for hint in hints.values()):  # looking text up takes most of the first reading's time
+        hints = typing.get_type_hints(cls)
     return {
         a.name: _Field(
             name=a.name,
@@ -317,8 +320,7 @@ def _fields(cls: type[Any]) -> dict[str, _Field]:
             default=a.default,
             read=_reader(hints.get(a.name, Any), rule_of(a)),
         )
-        for a in attrs.fields(cls)
-        if a.init
+        for a in found
     }
 
 
