@@ -13,8 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from openllm.engine.cause import root_cause
-from openllm_core.errors import EngineError, EngineUnavailable, InvalidSetting, OpenLLMError
+from openllm.engine import groups
+from openllm_core.errors import (
+    EngineError,
+    EngineUnavailable,
+    InvalidSetting,
+    MissingDependency,
+    OpenLLMError,
+    OutOfMemory,
+)
 
 from .conftest import MakeEngine, read, request, text_of
 from .test_engine import eventually
@@ -212,22 +219,27 @@ async def test_what_the_host_prints_is_logged(make_engine: MakeEngine, caplog: p
     assert any("scripted crash" in record.message for record in caplog.records)
 
 
-def test_the_host_dies_with_its_parent() -> None:
-    """kill -9 of the process that started it takes the host down, whatever the host is doing."""
+def serving_process(**script: object) -> subprocess.Popen[str]:
+    """A process of its own with an engine; prints the host's pid once it is ready."""
     code = (
         "import asyncio, sys, time\n"
         "from openllm.engine.engine import Engine\n"
         "from openllm.tokenizer import byte_tokenizer\n"
         "from openllm_core.options import EngineOptions\n"
         "async def main():\n"
-        "    engine = Engine(EngineOptions(backend='echo'), byte_tokenizer())\n"
+        f"    engine = Engine(EngineOptions(backend='echo', engine_arg={script}), byte_tokenizer())\n"
         "    await engine.start()\n"
         "    await engine.wait_ready(20)\n"
         "    print(engine.host_pid, flush=True)\n"
         "    time.sleep(60)\n"
         "asyncio.run(main())\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def test_the_host_dies_with_its_parent() -> None:
+    """kill -9 of the process that started it takes the host down, whatever the host is doing."""
+    with serving_process() as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert alive(pid)
@@ -239,31 +251,69 @@ def test_the_host_dies_with_its_parent() -> None:
     assert not alive(pid)
 
 
+def test_what_the_host_started_dies_with_the_server() -> None:
+    """kill -9 of the server: the host, its children and theirs are gone within a second, though they ignore signals."""
+    with serving_process(family=3) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        deadline = time.monotonic() + 10
+        while len(groups.members(pid)) < 5 and time.monotonic() < deadline:  # host, watchdog, three generations
+            time.sleep(0.02)
+        assert len(groups.members(pid)) == 5
+        parent.kill()
+        killed_at = time.monotonic()
+    while groups.members(pid) and time.monotonic() < killed_at + 1:
+        time.sleep(0.01)
+    assert groups.members(pid) == []
+
+
+async def test_what_the_host_started_dies_with_the_host(make_engine: MakeEngine) -> None:
+    """A host that is killed takes its family along before the next one is started."""
+    engine = await make_engine(process=True, family=2)
+    pid = engine.host_pid
+    assert pid is not None
+    await eventually(lambda: len(groups.members(pid)) == 4, 10)
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: engine.host_pid not in (pid, None), 10)
+    assert groups.members(pid) == []
+    await engine.wait_ready(20)
+
+
+async def test_closing_ends_what_the_host_started(make_engine: MakeEngine) -> None:
+    """After aclose nothing of the group is left."""
+    engine = await make_engine(process=True, family=2)
+    pid = engine.host_pid
+    assert pid is not None
+    await eventually(lambda: len(groups.members(pid)) == 4, 10)
+    await engine.aclose()
+    assert not groups.exists(pid) or groups.members(pid) == []
+
+
 @pytest.mark.parametrize(
-    ("lines", "expected"),
+    ("fault", "kind", "cause", "fix"),
     [
-        ([], None),
-        (["just talk"], "just talk"),
-        (["Traceback (most recent call last):", "  File x", "ValueError: bad", "after"], "ValueError: bad"),
+        ("import", MissingDependency, "ModuleNotFoundError: No module named 'no_such_framework'", "pip install"),
+        ("library", EngineError, "libnuma.so.99: cannot open shared object", "apt-get install libnuma1"),
+        ("exception", EngineError, "ValueError: head size 13 is not supported", "openllm doctor"),
+        ("memory", OutOfMemory, "Memory ran out while loading", "smaller"),
         (
-            [
-                "Traceback (most recent call last):",
-                "KeyError: 'root'",
-                "",
-                "The above exception was the direct cause of the following exception:",
-                "",
-                "Traceback (most recent call last):",
-                "RuntimeError: shell",
-            ],
-            "KeyError: 'root'",
+            "killed",
+            EngineUnavailable,
+            "was killed by SIGKILL (the kernel does so when memory runs out",
+            "--max-num-seqs",
         ),
-        (["Fatal Python error: Segmentation fault", "", "Thread 0x1:"], "Fatal Python error: Segmentation fault"),
-        (
-            ["torch.cuda.OutOfMemoryError: CUDA out of memory. Tried"],
-            "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried",
-        ),
+        ("crash", EngineUnavailable, "Segmentation fault, in string_at (__init__.py:", "openllm doctor"),
     ],
 )
-def test_root_cause(lines: list[str], expected: str | None) -> None:
-    """Of what a host printed the line that says why is found: the cause of a chain, not its shell."""
-    assert root_cause(lines) == expected
+async def test_a_broken_load_says_why_and_what_mends_it(
+    make_engine: MakeEngine, fault: str, kind: type[OpenLLMError], cause: str, fix: str
+) -> None:
+    """However a host dies at start, its root cause stands in the one line of the error, and the hint mends it."""
+    engine = await make_engine(process=True, wait=False, break_load=fault, watch={"restarts": 0})
+    with pytest.raises(OpenLLMError) as caught:
+        await engine.wait_ready(20)
+    assert type(caught.value) is kind
+    assert cause in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.hint is not None
+    assert fix in caught.value.hint

@@ -13,6 +13,7 @@ from openllm_core.errors import EngineError, EngineUnavailable, NonFiniteLogits,
 from openllm_core.options import EngineOptions
 
 from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
+from .faults import FAULTS, start_family
 from .model import BOS, EOS, VOCAB_SIZE, EchoSequence
 from .script import Script
 
@@ -53,6 +54,10 @@ class EchoBackend:
         while (passed := time.monotonic() - started) < script.load_s:
             time.sleep(min(0.05, script.load_s - passed))
             progress("loading echo", min(1.0, passed / script.load_s))
+        if script.family:
+            start_family(script.family)
+        if script.break_load is not None:
+            FAULTS[script.break_load]()
         if script.crash_load is not None:
             print("RuntimeError: the scripted crash while loading", file=sys.stderr, flush=True)
             os._exit(script.crash_load)

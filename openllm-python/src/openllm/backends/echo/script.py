@@ -27,6 +27,8 @@ class Script:
         load_s: seconds loading takes.
         fail_load: message of the error that loading ends with.
         crash_load: exit status with which the process ends while loading.
+        break_load: how loading goes wrong, by its name in `faults.FAULTS`: host process only.
+        family: generations of processes that the host starts and that outlive it unless they are killed.
         fail_at: token at which the request alone fails.
         nan_at: token at which its logits are not finite.
         die_at: token at which the process that runs the backend ends at once, with `exit_code`: host process only.
@@ -44,6 +46,8 @@ class Script:
     load_s: float = 0.0
     fail_load: str | None = None
     crash_load: int | None = None
+    break_load: str | None = None
+    family: int = 0
     fail_at: int | None = None
     nan_at: int | None = None
     die_at: int | None = None
