@@ -34,3 +34,9 @@ def model_folder(path: Path, *, config: dict[str, Any] | None = CONFIG, weights:
 def options(home: Path, **facts: Any) -> StoreOptions:
     """Store options for a test's own home."""
     return StoreOptions(home=str(home), **({"lock_timeout": 20.0} | facts))
+
+
+def convert_pickle(folder: Path, out: Path, progress: object = None) -> None:
+    """Stands for the child that needs torch: the files beside the weights are there already."""
+    assert (out / "config.json").is_file() and not list(out.glob("*.bin"))
+    (out / "model.safetensors").write_bytes(safetensors())

@@ -14,7 +14,7 @@ import attrs
 import pytest
 from tests.openllm.serialisation import small
 
-from openllm.serialisation import hub, importing
+from openllm.serialisation import formats, hub, importing
 from openllm.serialisation.hub import HubId
 from openllm.serialisation.importing import Trust
 from openllm.serialisation.store import Store
@@ -208,13 +208,19 @@ def test_code_is_refused_before_any_weights_are_fetched(store: Store, site: Hub)
     assert (entry.path / "c.py").is_file()
 
 
-def test_pickle_weights_are_refused_before_the_download(store: Store, site: Hub) -> None:
-    """Without safetensors: nothing is fetched until the flag is typed."""
+def test_pickle_weights_are_refused_before_the_download(
+    store: Store, site: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without safetensors: nothing is fetched until the flag is typed; then they are converted."""
+    monkeypatch.setattr(formats, "convert_pickle", small.convert_pickle)
     del site.files["model.safetensors"]
     with pytest.raises(UnsafeConfiguration, match=r"pytorch_model\.bin"):
         fetch(store, site)
     assert not any("/resolve/" in r for r in site.requests)
-    assert fetch(store, site, pickle_weights=True).manifest.weights == "pickle"
+    entry = fetch(store, site, pickle_weights=True)
+    assert entry.manifest.weights == "safetensors"
+    assert not list(entry.path.glob("*.bin"))
+    assert (entry.path / "tokenizer.json").read_bytes() == site.files["tokenizer.json"]
 
 
 def test_a_file_with_another_hash_is_not_stored(store: Store, site: Hub) -> None:

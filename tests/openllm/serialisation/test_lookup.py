@@ -176,13 +176,18 @@ def test_a_changed_store_is_not_served(store: Store) -> None:
     assert caught.value.exit_code == 65 and "import" in (caught.value.hint or "")
 
 
-def test_code_and_pickle_are_refused_from_a_folder_and_from_the_store(store: Store, here: Path) -> None:
-    """Both refusals name their flag, and typed on this command line they pass."""
+def test_code_and_pickle_are_refused_from_a_folder_and_from_the_store(
+    store: Store, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both refusals name their flag; typed on this command line code passes, and pickle is converted, once."""
+    monkeypatch.setattr(formats, "convert_pickle", small.convert_pickle)
     folder = small.model_folder(here / "m", weights=False)
     (folder / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(UnsafeConfiguration, match="pickle"):
         resolve("./m", options=store.options)
-    assert resolve("./m", options=store.options, allow_pickle_weights=True).path == folder
+    found = resolve("./m", options=store.options, allow_pickle_weights=True)
+    assert found.path.is_relative_to(store.models) and not list(found.path.glob("*.bin"))
+    assert resolve("./m", options=store.options, allow_pickle_weights=True).path == found.path
     (folder / "code.py").write_text("")
     with pytest.raises(UnsafeConfiguration, match=r"code\.py"):
         resolve("./m", options=store.options, allow_pickle_weights=True)

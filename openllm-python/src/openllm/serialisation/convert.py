@@ -1,7 +1,7 @@
 """The child process that turns foreign formats into ours: `python -m openllm.serialisation.convert WHAT SOURCE OUT`.
 
 Started by `formats.py` alone, so that torch and transformers are never imported by the caller. WHAT is `weights` (a GGUF
-file) or `tokenizer` (a GGUF file or a folder). An error is one line of JSON on stdout and exit code 1.
+file), `pickle` (a folder) or `tokenizer` (a GGUF file or a folder). It has no network. An error is one line of JSON on stdout and exit code 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from openllm_core.errors import CorruptModel, MissingDependency, OpenLLMError
 
-from . import gguf_file
+from . import gguf_file, pickled, sandbox
 
 # Names under which GGUF files of chat models keep the tokens that end a turn (keys of the metadata).
 _END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
@@ -214,7 +214,11 @@ def end_with_parent() -> None:
 def main(arguments: list[str]) -> int:
     """Run one conversion; the exit code."""
     what, source, out = arguments
-    commands: dict[str, Callable[[Path, Path], None]] = {"weights": weights, "tokenizer": tokenizer}
+    commands: dict[str, Callable[[Path, Path], None]] = {
+        "weights": weights,
+        "pickle": pickled.convert,
+        "tokenizer": tokenizer,
+    }
     try:
         commands[what](Path(source), Path(out))
     except OpenLLMError as error:
@@ -227,5 +231,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    sandbox.forbid_network()
     end_with_parent()
     sys.exit(main(sys.argv[1:]))

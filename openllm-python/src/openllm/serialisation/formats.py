@@ -135,7 +135,7 @@ def check_weights(contents: Contents, *, allow_pickle_weights: bool = False) -> 
         if not allow_pickle_weights:
             raise UnsafeConfiguration(
                 f"{folder} has its weights only as pickle ({contents.weights[0].name}), which can run code.",
-                hint="Save them as safetensors, or type --allow-pickle-weights if you trust their maker.",
+                hint="Save them as safetensors, or type --allow-pickle-weights to have them converted.",
                 param="--allow-pickle-weights",
             )
         return
@@ -233,6 +233,27 @@ def convert_gguf(gguf: Path, out: Path, progress: Progress | None = None, *, nam
         raise CorruptModel(f"Converting {gguf.name} left no {', '.join(missing)}.")
 
 
+def convert_pickle(folder: Path, out: Path, progress: Progress | None = None) -> None:
+    """Turn a folder's pickle weights into safetensors in `out`, in a child without network that runs nothing of them.
+
+    Args:
+        out: folder with the model's other files, config.json among them.
+
+    Raises:
+        CorruptModel: a file cannot be read.
+        UnsafeConfiguration: a file holds more than tensors.
+        MissingDependency: torch or safetensors is not installed.
+    """
+    if progress is not None:
+        progress(f"converting {folder.name} to safetensors, once", 0, None)
+    child = _start("pickle", folder, out)
+    try:
+        _finish(child, folder.name)
+    finally:
+        _stop(child)
+    check_weights(inspect(out))
+
+
 def ensure_tokenizer(path: Path) -> Path:
     """A folder with a tokenizer.json for the model at `path`, made once where the model has only a slow tokenizer.
 
@@ -323,7 +344,7 @@ def _finish(child: subprocess.Popen[bytes], name: str) -> None:
         lines = [line for line in talk.decode("utf-8", "replace").splitlines() if line.strip()]
         cause = lines[-1].strip()[:300] if lines else f"the child ended with {child.returncode}"
         raise CorruptModel(f"{name} cannot be converted: {cause}") from None
-    if isinstance(error, MissingDependency):
+    if isinstance(error, (MissingDependency, UnsafeConfiguration)):
         raise error
     raise CorruptModel(f"{name} cannot be converted: {error.message}", hint=error.hint)
 

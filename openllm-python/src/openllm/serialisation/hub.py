@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 
@@ -27,7 +27,7 @@ from openllm_core.errors import (
 
 from .fetch import file_sizes, watch
 from .formats import PICKLE_SUFFIXES, is_training_state
-from .manifest import sha256_of
+from .manifest import FileRecord, sha256_of
 from .store import Progress
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
@@ -145,7 +145,7 @@ def wanted(names: Sequence[str], model: str, *, trust: bool, allow_pickle: bool)
     if pickles:
         raise UnsafeConfiguration(
             f"{model} has its weights only as pickle ({pickles[0]}), which can run code.",
-            hint="Choose a revision with safetensors, or type --allow-pickle-weights if you trust its maker.",
+            hint="Choose a revision with safetensors, or type --allow-pickle-weights to have them converted.",
             param="--allow-pickle-weights",
         )
     if "adapter_config.json" in names:
@@ -160,11 +160,14 @@ def download(
     check: Callable[[Path], None],
     progress: Progress | None = None,
     endpoint: str | None = None,
-) -> None:
+) -> dict[str, FileRecord]:
     """Fetch the plan's files into `folder`, small ones first; what an earlier attempt left there is used.
 
     Args:
         check: called when the small files are there and before any weights are fetched; raises to refuse.
+
+    Returns:
+        records of the files whose SHA-256 was compared with the hub's, by name.
 
     Raises:
         ModelNotFound: gated and not accepted; the message says where and which variable holds the token.
@@ -176,6 +179,7 @@ def download(
     weights = (".safetensors", ".gguf", *PICKLE_SUFFIXES)
     files = sorted(chosen.files, key=lambda f: (f.name.endswith(weights), f.name))
     checked = False
+    known: dict[str, FileRecord] = {}
     with watch(lambda: sum(file_sizes(folder)), f"downloading {chosen.id}", chosen.size_bytes, progress):
         for file in files:
             if not checked and file.name.endswith(weights):
@@ -185,19 +189,28 @@ def download(
                 hub.hf_hub_download(
                     chosen.id.id, file.name, revision=chosen.commit, local_dir=str(folder), endpoint=endpoint
                 )
-            _check_file(folder / file.name, file)
+            if file.sha256 is not None:
+                known[file.name] = _check_file(folder / file.name, file)
+            elif (folder / file.name).stat().st_size != file.size:
+                _refuse_file(folder / file.name, file)
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # huggingface_hub's notes on what it fetched
+    return known
 
 
-def _check_file(path: Path, expected: HubFile) -> None:
+def _check_file(path: Path, expected: HubFile) -> FileRecord:
+    facts = path.stat()
+    if facts.st_size != expected.size or sha256_of(path) != expected.sha256:
+        _refuse_file(path, expected)
+    return FileRecord(expected.name, facts.st_size, str(expected.sha256), facts.st_mtime_ns)
+
+
+def _refuse_file(path: Path, expected: HubFile) -> NoReturn:
     size = path.stat().st_size
-    right = size == expected.size and (expected.sha256 is None or sha256_of(path) == expected.sha256)
-    if not right:
-        path.unlink()
-        raise CorruptModel(
-            f"{expected.name} came with {size:,} bytes and is not the file the hub promises ({expected.size:,} bytes).",
-            hint="Run it again; only this file is fetched anew.",
-        )
+    path.unlink()
+    raise CorruptModel(
+        f"{expected.name} came with {size:,} bytes and is not the file the hub promises ({expected.size:,} bytes).",
+        hint="Run it again; only this file is fetched anew.",
+    )
 
 
 def _hub() -> Any:

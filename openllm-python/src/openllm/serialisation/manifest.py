@@ -58,6 +58,7 @@ class Manifest:
         origin: `index`, `hub` or `folder`.
         source: absolute folder or file for origin `folder`, else the requirement or id.
         sources: files at `source`, for origin `folder`.
+        quantize: quantisation to load it with, as asked for at its import; empty for none.
         tools: distribution name -> version of what made the files.
     """
 
@@ -70,6 +71,7 @@ class Manifest:
     family: str | None = None
     architecture: str | None = None
     weights: str = "safetensors"
+    quantize: str = ""
     created: datetime = attrs.field(factory=lambda: datetime.now(UTC))
     tools: dict[str, str] = attrs.field(factory=dict[str, str])
     sources: tuple[SourceRecord, ...] = ()
@@ -118,6 +120,7 @@ def _structure(data: dict[str, Any]) -> Manifest:
         requested_revision=str(data["requested_revision"]),
         family=data["family"],
         architecture=data["architecture"],
+        quantize=str(data.get("quantize", "")),
         created=datetime.fromisoformat(data["created"]),
         tools=dict(data["tools"]),
         sources=sources,
@@ -212,6 +215,7 @@ def model_yaml(manifest: Manifest) -> bytes:
             "revision": manifest.revision,
             "safe_serialisation": manifest.weights == "safetensors",
             "_framework": "pt",
+            **({"_quantize": manifest.quantize} if manifest.quantize else {}),
         },
         "context": {
             "framework_name": "openllm",

@@ -8,15 +8,13 @@ Knows nothing of networks, weight formats or families, and never imports bentoml
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import shutil
-import stat
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import attrs
 from openllm_core.errors import CorruptModel, ModelNotFound, StoreBusy, StoreError
 from openllm_core.options import StoreOptions
 
+from . import disk
 from . import manifest as manifests
 from .manifest import FileRecord, Manifest
 from .tags import TAG, without_backend
@@ -33,7 +32,6 @@ Progress = Callable[[str, int, int | None], None]
 """progress(text, done_bytes, total_bytes or None when unknown); may be called from another thread."""
 
 _POLL_S = 0.05
-_RESUMABLE_S = 7 * 24 * 3600
 
 
 @attrs.frozen(kw_only=True)
@@ -65,7 +63,9 @@ class Store:
 
     def entries(self) -> list[StoreEntry]:
         """Every whole model, by name, newest first within one name."""
-        found = [e for name in _folders(self.models) for v in _folders(name) if (e := self._entry(v)) is not None]
+        found = [
+            e for name in disk.folders(self.models) for v in disk.folders(name) if (e := self._entry(v)) is not None
+        ]
         found.sort(key=lambda e: e.created, reverse=True)
         found.sort(key=lambda e: e.tag.partition(":")[0])
         return found
@@ -104,11 +104,6 @@ class Store:
         same = [e for e in self.entries() if e.manifest.origin != "folder" and e.model_id.lower() == model_id.lower()]
         if revision:
             same = [e for e in same if _is_revision(e.manifest, revision)]
-        return max(same, key=lambda e: e.created, default=None)
-
-    def find_source(self, source: Path) -> StoreEntry | None:
-        """The newest entry imported from this folder or file, whatever became of it since."""
-        same = [e for e in self.entries() if e.manifest.origin == "folder" and e.manifest.source == str(source)]
         return max(same, key=lambda e: e.created, default=None)
 
     def get(self, text: str) -> StoreEntry:
@@ -152,7 +147,7 @@ class Store:
             os.pwrite(fd, str(os.getpid()).encode(), 0)
             yield
         except OSError as error:
-            raise _failed(f"{name} could not be stored", error) from None
+            raise disk.failed(f"{name} could not be stored", error) from None
         finally:
             if fd >= 0:
                 os.close(fd)
@@ -186,9 +181,9 @@ class Store:
                 stopped; the caller holds the lock that belongs to it.
         """
         root = self._writable(self._staging_root())
-        folder = root / (f"keep-{uuid.uuid5(uuid.NAMESPACE_URL, key)}" if key else str(uuid.uuid4()))
-        with _locked(root):
-            _clean(root)
+        folder = root / (f"{disk.KEPT}{uuid.uuid5(uuid.NAMESPACE_URL, key)}" if key else str(uuid.uuid4()))
+        with disk.locked(root):
+            disk.clean(root)
             folder.mkdir(exist_ok=key is not None)
             # The lock lies on the folder itself: whoever can take it knows that its maker is gone.
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -213,7 +208,7 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _failed(f"{folder} cannot be made", error) from None
+            raise disk.failed(f"{folder} cannot be made", error) from None
         return folder
 
     def need_space(self, need_bytes: int, what: str) -> None:
@@ -229,26 +224,29 @@ class Store:
                 hint="Free the space, or set BENTOML_HOME to a folder on another disk.",
             )
 
-    def publish(self, folder: Path, manifest: Manifest) -> StoreEntry:
+    def publish(self, folder: Path, manifest: Manifest, known: Mapping[str, FileRecord] | None = None) -> StoreEntry:
         """Make a staged folder a model: hash and fsync its files, write manifest and model.yaml, rename once.
 
         The caller holds the lock of the name. After a crash at any point the store lists what it listed before, or
         the new model whole.
 
+        Args:
+            known: records of files that were hashed when they were written.
+
         Raises:
             CorruptModel: the folder holds a link or something that is no plain file.
             OSError: the disk refused; the staged folder stays unpublished, and `lock` turns this into a StoreError.
         """
-        manifest = attrs.evolve(manifest, files=tuple(_seal(folder)))
-        _write(folder / manifests.MANIFEST_FILE, manifest.to_json())
-        _write(folder / manifests.MODEL_FILE, manifests.model_yaml(manifest))
-        _sync_folder(folder)
+        manifest = attrs.evolve(manifest, files=tuple(disk.seal(folder, known or {})))
+        disk.write(folder / manifests.MANIFEST_FILE, manifest.to_json())
+        disk.write(folder / manifests.MODEL_FILE, manifests.model_yaml(manifest))
+        disk.sync_folder(folder)
         return self._move_in(folder, manifest)
 
     def _move_in(self, folder: Path, manifest: Manifest) -> StoreEntry:
         name, _, version = manifest.tag.partition(":")
         parent = self._writable(self.models / name)
-        _sync_folder(self.models)
+        disk.sync_folder(self.models)
         target = parent / version
         whole = self._entry(target)
         if whole is not None:
@@ -259,7 +257,7 @@ class Store:
             os.rename(target, aside)
             shutil.rmtree(aside, ignore_errors=True)
         os.rename(folder, target)
-        _sync_folder(parent)
+        disk.sync_folder(parent)
         _point_latest(parent, version)
         entry = self._entry(target)
         if entry is None:
@@ -281,20 +279,41 @@ class Store:
             return entry  # a read-only store: only BentoML's `name:latest` misses it
         return entry
 
+    def remove(self, folder: Path) -> None:
+        """Delete one version of a model: unlisted by one rename, then freed. Who has its files open keeps them.
+
+        Args:
+            folder: `models/<name>/<version>`, whole or not.
+
+        Raises:
+            StoreBusy, StoreError: the lock is held, or the disk refused.
+        """
+        name = folder.parent
+        with self.lock(name.name), self.staging() as trash:
+            os.rename(folder, trash / "removed")
+            self._settle_latest(name)
+            disk.sync_folder(self.models)
+
+    def _settle_latest(self, name: Path) -> None:
+        """After a removal: `latest` names the newest version left, or the empty name goes."""
+        left = [p.name for p in disk.folders(name)]
+        whole = [e for e in self.entries() if e.path.parent == name]
+        if not left:
+            (name / "latest").unlink(missing_ok=True)
+            (name / ".latest").unlink(missing_ok=True)
+            with suppress(OSError):  # somebody keeps a file of his own there
+                name.rmdir()
+            return
+        newest = max(whole, key=lambda e: e.created).path.name if whole else left[-1]
+        _point_latest(name, newest)
+
 
 def _point_latest(folder: Path, version: str) -> None:
     """Write BentoML's file with the version that `name:latest` means; the folder's lock is held."""
     draft = folder / ".latest"
-    _write(draft, version.encode())
+    disk.write(draft, version.encode())
     os.replace(draft, folder / "latest")
-    _sync_folder(folder)
-
-
-def _folders(root: Path) -> list[Path]:
-    try:
-        return sorted(p for p in root.iterdir() if not p.name.startswith(".") and p.is_dir())
-    except OSError:
-        return []
+    disk.sync_folder(folder)
 
 
 def _is_revision(manifest: Manifest, revision: str) -> bool:
@@ -302,79 +321,3 @@ def _is_revision(manifest: Manifest, revision: str) -> bool:
         return True
     is_commit = len(revision) >= 7 and re.fullmatch(r"[0-9a-f]+", revision) is not None
     return manifest.revision == revision or (is_commit and manifest.revision.startswith(revision))
-
-
-def _failed(what: str, error: OSError) -> StoreError:
-    return StoreError(
-        f"{what}: {error.strerror or error}.", hint="Free space or mend the permissions, then run it again."
-    )
-
-
-@contextmanager
-def _locked(root: Path) -> Generator[None]:
-    """A short lock around making and cleaning staging folders, so that a new one is never taken for a leftover."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _clean(root: Path) -> None:
-    """Remove what dead processes left; the root is locked."""
-    for path in root.iterdir():
-        if path.is_symlink() or not path.is_dir():
-            path.unlink(missing_ok=True)
-            continue
-        if path.name.startswith("keep-") and time.time() - path.stat().st_mtime < _RESUMABLE_S:
-            continue
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            continue  # its maker lives
-        finally:
-            os.close(fd)
-
-
-def _seal(folder: Path) -> Iterator[FileRecord]:
-    """Hash and fsync every file below, refuse links, fsync the folders below."""
-    for root, folders, files in os.walk(folder, followlinks=False):
-        folders.sort()
-        for name in sorted(folders + files):
-            path = Path(root) / name
-            mode = path.lstat().st_mode
-            relative = path.relative_to(folder).as_posix()
-            if stat.S_ISDIR(mode):
-                continue
-            if not stat.S_ISREG(mode):
-                raise CorruptModel(f"{relative} is a link or a special file; a stored model holds plain files only.")
-            if relative in (manifests.MANIFEST_FILE, manifests.MODEL_FILE):
-                continue
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with os.fdopen(fd, "rb", buffering=0) as file:
-                os.fchmod(fd, 0o644)
-                digest = hashlib.file_digest(file, hashlib.sha256).hexdigest()
-                os.fsync(fd)
-                facts = os.fstat(fd)
-            yield FileRecord(relative, facts.st_size, digest, facts.st_mtime_ns)
-        if Path(root) != folder:
-            _sync_folder(Path(root))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write and fsync: without it a full disk may show only at the close, where the error is lost."""
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -39,6 +39,13 @@ def folder_version(folder: Path) -> str:
     return _sha1(str(os.path.getmtime(folder)))
 
 
+def folder_tag(folder: Path, *, backend: str = "pt", in_bento: bool = False) -> str:
+    """Tag of a folder that is served where it is: that of its import, or in a Bento the end of its path, `name/version`."""
+    if in_bento:
+        return f"{normalise(folder.parent.name)}:{normalise(folder.name)}"
+    return f"{tag_name(backend, folder)}:{folder_version(folder)}"
+
+
 def _sha1(text: str) -> str:
     return hashlib.sha1(os.fsencode(text), usedforsecurity=False).hexdigest()
 
