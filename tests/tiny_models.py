@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 VOCAB_SIZE = 384
-CONTEXT = 256
+CONTEXT = 512
 BOS, EOS, PAD = 1, 2, 0
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 CORPUS = (

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.openllm.backends.torch.conftest import load_model
 from tests.openllm.backends.torch.drive import PROMPTS, request, tokens
-from tests.tiny_models import BOS, EOS, tiny_checkpoint
+from tests.tiny_models import CONTEXT, BOS, EOS, tiny_checkpoint
 from torch import nn
 
 from openllm.backends.torch import checkpoint as checkpoint_module
@@ -60,7 +60,7 @@ def test_info(folder: Path) -> None:
     backend = open_backend(folder, max_num_seqs=5)
     info = backend.info
     backend.close()
-    assert (info.max_model_len, info.max_prompt_len, info.vocab_size, info.max_batch) == (256, 255, 384, 5)
+    assert (info.max_model_len, info.max_prompt_len, info.vocab_size, info.max_batch) == (CONTEXT, CONTEXT - 1, 384, 5)
     assert info.eos_token_ids == (EOS, 7)
     assert info.bos_token_id == BOS
     assert (info.device, info.dtype, info.architecture) == ("cpu", "float32", "LlamaForCausalLM")
@@ -69,7 +69,7 @@ def test_info(folder: Path) -> None:
 
 def test_max_model_len_only_shortens(folder: Path) -> None:
     """The asked-for context counts up to the model's own."""
-    assert [open_and_ask(folder, n) for n in (100, 1000)] == [100, 256]
+    assert [open_and_ask(folder, n) for n in (100, 1000)] == [100, CONTEXT]
 
 
 def open_and_ask(folder: Path, max_model_len: int) -> int:

@@ -1,0 +1,131 @@
+"""The eleven families of 0.3.5, each from a tiny checkpoint through `openllm start FAMILY --model-id DIR`, plain weights.
+
+The checkpoints have no chat template, as the models of those families had none when they came out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.tiny_models import FAMILIES, REMOTE, SEQ2SEQ, tiny_checkpoint
+
+from .conftest import ServerProcess, openllm_start
+
+pytestmark = pytest.mark.timeout(420)
+PROMPT = "the quick brown fox — naïve"
+TOKENS = 12
+GREEDY = {"max_new_tokens": TOKENS, "min_new_tokens": 0, "temperature": 0.0, "repetition_penalty": 1.0}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment with an empty store and empty caches."""
+    folder = tmp_path_factory.mktemp("home")
+    names = ("BENTOML_HOME", "OPENLLM_HOME", "HF_HOME", "XDG_CACHE_HOME")
+    return {name: str(folder / name.lower()) for name in names} | {"HF_HUB_OFFLINE": "1"}
+
+
+def checkpoint(family: str, folder: Path) -> Path:
+    """A tiny model of the family, without a chat template."""
+    path = tiny_checkpoint(FAMILIES[family], folder)
+    config = json.loads((path / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    return path
+
+
+def reference(family: str, path: Path, prompt_ids: list[int]) -> list[int]:
+    """Greedy token ids of stock transformers."""
+    import torch
+    import transformers
+
+    name = FAMILIES[family]
+    encodes = name in SEQ2SEQ or name == "chatglm"
+    auto = transformers.AutoModelForSeq2SeqLM if encodes else transformers.AutoModelForCausalLM
+    model = auto.from_pretrained(path, trust_remote_code=name in REMOTE).eval()
+    ids = torch.tensor([prompt_ids])
+    mask = torch.ones_like(ids)
+    out = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=TOKENS)[0].tolist()
+    return out[1:] if name in SEQ2SEQ else out[len(prompt_ids) :]
+
+
+def prompt_ids(path: Path) -> list[int]:
+    """Ids of PROMPT by the model's own tokenizer, made by transformers."""
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=True)(PROMPT)["input_ids"]
+
+
+def stream(server: ServerProcess, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The data frames of an SSE answer, which must end with [DONE]."""
+    answer = httpx.post(server.url + path, json=body, timeout=240)
+    assert answer.status_code == 200, answer.text
+    frames = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert frames[-1] == "[DONE]"
+    return [json.loads(frame) for frame in frames[:-1]]
+
+
+def post(server: ServerProcess, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A JSON answer."""
+    answer = httpx.post(server.url + path, json=body, timeout=240)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_answers(family: str, home: dict[str, str], tmp_path: Path) -> None:
+    """Metadata names it; its greedy tokens are those of transformers; streamed and one-shot texts are one; it chats."""
+    path = checkpoint(family, tmp_path)
+    trust = ["--trust-remote-code"] if FAMILIES[family] in REMOTE else []
+    start = (family, "--model-id", str(path), "--backend", "pt", *trust)
+    with openllm_start(tmp_path / "log.txt", *start, environ=home) as server:
+        metadata = post(server, "/v1/metadata", {})
+        assert (metadata["model_name"], metadata["family"]) == (family.replace("-", "_"), family)
+        assert metadata["backend"] == "pt"
+
+        body = {"prompt": PROMPT, "llm_config": GREEDY}
+        whole = post(server, "/v1/generate", body | {"detail": True})
+        frames = stream(server, "/v1/generate_stream", body)
+        text = "".join(frame["text"] for frame in frames)
+        assert text == text_of(whole["responses"][0])
+        assert text.strip()
+        ids = prompt_ids(path)
+        assert whole["details"]["usage"]["prompt_tokens"] == len(ids)
+        assert [i for frame in frames for i in frame["token_ids"]] == reference(family, path, ids)
+
+        messages = [{"role": "user", "content": "Why?"}]
+        chat = {"model": path.name, "messages": messages, "max_tokens": TOKENS, "temperature": 0}
+        said = post(server, "/v1/chat/completions", chat)["choices"][0]["message"]["content"]
+        chunks = stream(server, "/v1/chat/completions", chat | {"stream": True})
+        assert (
+            "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"]) == said
+        )
+
+
+def text_of(response: Any) -> str:
+    """The text of one of `responses`, whose shape clients of 0.3.5 expect to differ by family."""
+    if isinstance(response, dict):
+        return response["generated_text"]
+    return response[0] if isinstance(response, list) else response
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if FAMILIES[family] in REMOTE])
+def test_code_of_a_models_own_is_refused_unless_trusted(family: str, home: dict[str, str], tmp_path: Path) -> None:
+    """Exit 78 before anything is loaded, and the flag that allows it; the code has not run."""
+    path = checkpoint(family, tmp_path)
+    mark = tmp_path / "it-ran"
+    for file in path.glob("*.py"):
+        file.write_text(file.read_text() + f"\nopen({str(mark)!r}, 'w').close()\n")
+    command = [sys.executable, "-m", "openllm", "start", family, "--model-id", str(path), "--backend", "pt"]
+    done = subprocess.run(command, env=os.environ | home, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 78, done.stderr
+    assert "--trust-remote-code" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not mark.exists()
