@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.openllm.backends.torch.conftest import load_model
 from tests.openllm.backends.torch.drive import PROMPTS, request, tokens
-from tests.tiny_models import CONTEXT, BOS, EOS, tiny_checkpoint
+from tests.tiny_models import BOS, CONTEXT, EOS, tiny_checkpoint
 from torch import nn
 
 from openllm.backends.torch import checkpoint as checkpoint_module
