@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "query": ("openllm.cli.query", "Ask a running server one question.", SERVE),
     "models": ("openllm.cli.models", "List model families, and the models on this machine.", MODELS),
     "import": ("openllm.cli.import_model", "Fetch a model into the store without starting it.", MODELS),
+    "bench": ("openllm.cli.bench", "Measure a server under load, alone or beside a peer's.", LOOK),
     "env": ("openllm.cli.env", "Show every setting, its value and where the value came from.", LOOK),
 }
 ALIASES = {
