@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
 
 import attrs
@@ -69,11 +70,28 @@ def test_several_keys_come_comma_separated() -> None:
 
 
 def test_engine_options_travel_as_data() -> None:
-    """The host rebuilds exactly what the server sent; a stray key is an error."""
-    options = EngineOptions(model_path="/m", engine_arg={"a": 1}, max_num_seqs=4)
+    """The host rebuilds exactly what the server sent, also through JSON."""
+    options = EngineOptions(model_path="/m", engine_arg={"a": 1, "b": ["x"]}, max_num_seqs=4, quantize="int8")
     assert from_data(as_data(options)) == options
-    with pytest.raises(TypeError):
-        from_data({"nope": 1})
+    assert from_data(json.loads(json.dumps(as_data(options)))) == options
+    assert from_data({}) == EngineOptions()
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ({"nope": 1}, "nope"),
+        ({"max_num_seqs": "4"}, r"options\.max_num_seqs"),
+        ({"threads": True}, r"options\.threads"),
+        ({"trust_remote_code": "false"}, r"options\.trust_remote_code"),
+        ({"model_path": 1, "dtype": None}, r"model_path.*dtype"),
+        ([], "options"),
+    ],
+)
+def test_other_data_is_no_engine_options(data: Any, named: str) -> None:
+    """Nothing is dropped, and nothing is turned into another type: the error names every key at fault."""
+    with pytest.raises(InvalidSetting, match=named):
+        from_data(data)
 
 
 def test_options_are_keyword_only() -> None:

@@ -4,11 +4,17 @@ The command line, `openllm env`, the configuration file and the reference page a
 EngineOptions travels to the engine host as plain data (`as_data` / `from_data`).
 """
 
-from typing import Any
+import functools
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from .errors import InvalidSetting
 from .settings import setting
+
+if TYPE_CHECKING:
+    from cattrs import Converter
 
 ENGINE = "Engine"
 SERVER = "Server"
@@ -158,5 +164,32 @@ def as_data(options: EngineOptions) -> dict[str, Any]:
 
 
 def from_data(data: dict[str, Any]) -> EngineOptions:
-    """Inverse of `as_data`; an unknown key raises TypeError, since both ends are one version."""
-    return EngineOptions(**data)
+    """Inverse of `as_data`.
+
+    Raises:
+        InvalidSetting: an unknown key, or a value of a wrong type; both ends are one version, so either is a fault.
+    """
+    try:
+        return _converter().structure(data, EngineOptions)
+    except Exception as error:  # cattrs raises a group of whatever its hooks raised
+        explain: Any = import_module("cattrs").transform_error  # cattrs leaves part of its type open
+        faults = "; ".join(explain(error, path="options"))
+        raise InvalidSetting(f"These are no engine options: {faults}.") from error
+
+
+@functools.cache
+def _converter() -> "Converter":
+    """Plain data to options, without guesses: every value has its field's type already."""
+    from cattrs import Converter  # takes longer to import than all of core, and only the host needs it
+
+    made = Converter(forbid_extra_keys=True)
+    for kind in (bool, int, float, str):
+        made.register_structure_hook(kind, _of_type)
+    return made
+
+
+def _of_type(value: Any, kind: type[Any]) -> Any:
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{value!r} is not of type {kind.__name__}")
+    return value
