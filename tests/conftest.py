@@ -97,13 +97,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lane", action="append", choices=[lane.name for lane in LANES], help="run this lane alone")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run lane after lane, or those asked for alone; the order inside a lane stays pytest's."""
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave folders and files of other lanes unread: importing torch for tests that will not run takes longer than the unit tests."""
     asked: list[str] | None = config.getoption("--lane")
-    if asked:
-        others = [item for item in items if lane_of(item.path).name not in asked]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if lane_of(item.path).name in asked]
+    if not asked:
+        return None
+    files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
+    return True if all(lane_of(path).name not in asked for path in files) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run lane after lane; the order inside a lane stays pytest's."""
     items.sort(key=lambda item: LANES.index(lane_of(item.path)))
 
 

@@ -104,10 +104,10 @@ def test_fast_lanes_have_no_network(tmp_path: Path):
 
 
 def test_one_lane_alone(tmp_path: Path):
-    """`--lane` leaves the other lanes' tests out."""
+    """`--lane` leaves the other lanes' files unread."""
     test = "def test_it(): ...\n"
     assert "1 passed" in run_suite(tmp_path / "1", test, options=("--lane", "unit")).stdout
-    assert "1 deselected" in run_suite(tmp_path / "2", test, options=("--lane", "torch")).stdout
+    assert "no tests ran" in run_suite(tmp_path / "2", test, options=("--lane", "torch")).stdout
 
 
 def test_the_summary_comes_last(tmp_path: Path):
