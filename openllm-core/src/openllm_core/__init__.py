@@ -143,6 +143,10 @@ _HOME.update({name: "config.classes" for name in __all__ if name.endswith("Confi
 def __getattr__(name: str) -> Any:
     if name == "ModelEnv":  # a name of 0.3.4, which warns
         return import_module(".config.env", __name__).ModelEnv
+    if name.startswith("START_") and name.endswith("_COMMAND_DOCSTRING"):
+        found = import_module(".families.registry", __name__).get(name[len("START_") : -len("_COMMAND_DOCSTRING")])
+        if found is not None:
+            return found.start_docstring
     if name in _HOME:
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
     if name in __all__:

@@ -82,3 +82,17 @@ def test_the_old_name_warns() -> None:
         assert openllm_core.ModelEnv is EnvVarMixin
     with pytest.raises(AttributeError, match="nope"):
         env.nope  # noqa: B018
+
+
+def test_a_family_says_how_it_is_started() -> None:
+    """By its environment and, under the names of 0.3.5, by the package; an unknown family says nothing."""
+    import openllm_core
+
+    text = EnvVarMixin("flan_t5").start_docstring
+    assert "openllm start flan-t5" in text and "google/flan-t5-xxl" in text
+    assert text == openllm_core.START_FLAN_T5_COMMAND_DOCSTRING
+    falcon = openllm_core.START_FALCON_COMMAND_DOCSTRING
+    assert "--trust-remote-code" in falcon and "einops, xformers" in falcon
+    assert EnvVarMixin("nope").start_docstring == ""
+    with pytest.raises(AttributeError, match="START_NOPE"):
+        openllm_core.START_NOPE_COMMAND_DOCSTRING  # noqa: B018

@@ -58,6 +58,8 @@ class EnvVarMixin(Mapping[str, Any]):
 
     `env["model_id"]` is the variable's name, `env["model_id_value"]` its value: the environment's, else the argument's.
 
+    A mapping of the names; `start_docstring` is an attribute alone.
+
     Args:
         model_name: family in snake case.
         backend, model_id, quantize: values when the environment has none.
@@ -81,6 +83,14 @@ class EnvVarMixin(Mapping[str, Any]):
         self.model_name = model_name
         self._given: dict[str, str | None] = {"backend": backend, "model_id": model_id, "quantize": quantize}
         self._environ = environ
+
+    @property
+    def start_docstring(self) -> str:
+        """Help of `openllm start` for the family; empty where it is not known."""
+        from ..families import registry  # whose specs need this module
+
+        family = registry.get(self.model_name)
+        return family.start_docstring if family is not None else ""
 
     def __getitem__(self, item: str) -> Any:
         environ = os.environ if self._environ is None else self._environ

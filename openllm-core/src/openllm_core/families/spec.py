@@ -116,6 +116,22 @@ class FamilySpec:
         """Template of the default format; None when the family has none."""
         return self.prompt_format(self.prompt.default_format) if self.prompt.formats else None
 
+    @property
+    def start_docstring(self) -> str:
+        """Help of `openllm start` for this family: how it is started, which model by default, and which it knows."""
+        notes = [f"Also install: {', '.join(self.requirements)}."] if self.requirements else []
+        notes += ["Its models bring code of their own: add --trust-remote-code."] if self.trust_remote_code else []
+        ids = "\n".join(f"  {model_id}" for model_id in self.model_ids)
+        return "\n".join(
+            [
+                f"Serve a {self.name} model over HTTP: openllm start {self.name} --model-id ID",
+                "",
+                f"Without --model-id it is {self.default_id}. Known ids:",
+                ids,
+                *notes,
+            ]
+        )
+
     def prompt_format(self, name: str) -> PromptTemplate:
         """Template of a named format.
 
