@@ -35,6 +35,27 @@ class Detokenizer(Protocol):
         ...
 
 
+class Decoder(Protocol):
+    """What `WindowDetokenizer` asks of a tokenizer."""
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids left out of the text."""
+        ...
+
+    def knows(self, token_id: int) -> bool:
+        """Whether an id stands for a token."""
+        ...
+
+    def is_byte_token(self, token_id: int) -> bool:
+        """True for a token that is one raw byte of a character."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids in one shot."""
+        ...
+
+
 class Tokenizer:
     """One model's tokenizer with what its configuration files say about it.
 
@@ -45,7 +66,10 @@ class Tokenizer:
         eos_token_ids: of tokenizer, config and generation config together, sorted.
         max_token_bytes: no token stands for more bytes of text; None where that cannot be said. Bounds the number of
             tokens of a text from below, before it is tokenised.
+        in_host: its work is done in the engine host (`openllm.python_tokenizer`).
     """
+
+    in_host = False
 
     def __init__(
         self,
@@ -92,18 +116,11 @@ class Tokenizer:
             inner = tokenizers.Tokenizer.from_file(str(source))
         except Exception as error:  # the library raises bare Exception
             raise CorruptModel(f"tokenizer.json of {folder.name} cannot be read: {str(error)[:200]}") from error
-        config = _read_json(folder / "tokenizer_config.json")
-        special = _special_tokens(config, _read_json(folder / "special_tokens_map.json"))
-        eos = _eos_ids(_read_json(folder / "config.json"), _read_json(folder / "generation_config.json"))
+        special, eos, template = config_facts(folder)
         named = inner.token_to_id(special["eos_token"]) if "eos_token" in special else None
         if named is not None:
-            eos.add(named)
-        return cls(
-            inner,
-            special_tokens=special,
-            eos_token_ids=tuple(sorted(eos)),
-            chat_template=_chat_template(folder, config),
-        )
+            eos = tuple(sorted({*eos, named}))
+        return cls(inner, special_tokens=special, eos_token_ids=eos, chat_template=template)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; releases the GIL, so a thread may do it."""
@@ -127,11 +144,15 @@ class Tokenizer:
         if token is None:
             return b""
         if token_id not in self._added:
-            if (byte := _fallback_byte(token)) is not None and "ByteFallback" in self._kind:
+            if (byte := fallback_byte(token)) is not None and "ByteFallback" in self._kind:
                 return bytes([byte])
             if "Metaspace" in self._kind or "Replace" in self._kind:
                 return token.replace("▁", " ").encode()
         return token.encode()
+
+    def knows(self, token_id: int) -> bool:
+        """Whether an id stands for a token; models have columns that no token uses."""
+        return self.inner.id_to_token(token_id) is not None
 
     def token_text(self, token_id: int) -> str:
         """A token on its own, for people; bytes that form no character show as U+FFFD."""
@@ -140,7 +161,7 @@ class Tokenizer:
     def is_byte_token(self, token_id: int) -> bool:
         """True for a token that is one raw byte of a character (`<0xE2>`), whose text depends on its neighbours."""
         token = self.inner.id_to_token(token_id) if token_id not in self._added else None
-        return token is not None and _fallback_byte(token) is not None and "ByteFallback" in self._kind
+        return token is not None and fallback_byte(token) is not None and "ByteFallback" in self._kind
 
     def _byte_table(self) -> list[bytes]:
         """id -> bytes, as the ByteLevel decoder maps each token by itself."""
@@ -194,7 +215,7 @@ class WindowDetokenizer:
 
     __slots__ = ("_context", "_context_text", "_pending", "_tokenizer")
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Decoder) -> None:
         self._tokenizer = tokenizer
         self._context: list[int] = []
         self._context_text = ""
@@ -204,7 +225,7 @@ class WindowDetokenizer:
         """Text that no later token can change."""
         tokenizer, out = self._tokenizer, ""
         for token_id in ids:
-            if token_id in tokenizer.special_ids or tokenizer.inner.id_to_token(token_id) is None:
+            if token_id in tokenizer.special_ids or not tokenizer.knows(token_id):
                 continue
             self._pending.append(token_id)
             if not tokenizer.is_byte_token(token_id):
@@ -251,13 +272,26 @@ def _decoder_kinds(decoder: dict[str, Any] | None) -> tuple[str, ...]:
     return (decoder["type"],)
 
 
-def _fallback_byte(token: str) -> int | None:
+def fallback_byte(token: str) -> int | None:
+    """The byte that a token like `<0xE2>` stands for; None for any other."""
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         try:
             return int(token[3:5], 16)
         except ValueError:
             return None
     return None
+
+
+def config_facts(folder: Path) -> tuple[dict[str, str], tuple[int, ...], str | None]:
+    """What a model's JSON files say of its tokenizer: (special tokens, end-of-text ids, chat template or None).
+
+    Raises:
+        CorruptModel: a file is not what it should be.
+    """
+    config = _read_json(folder / "tokenizer_config.json")
+    special = _special_tokens(config, _read_json(folder / "special_tokens_map.json"))
+    eos = _eos_ids(_read_json(folder / "config.json"), _read_json(folder / "generation_config.json"))
+    return special, tuple(sorted(eos)), _chat_template(folder, config)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
