@@ -27,6 +27,7 @@ PROCESS_TESTS = (
     "client/test_import.py",
     "client/test_sockets.py",
     "core/families/test_adding.py",
+    "core/test_speed.py",
     "core/typing",
     "openllm/cli/test_chat.py",
     "openllm/cli/test_cli.py",
