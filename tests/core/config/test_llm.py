@@ -139,6 +139,27 @@ def test_items_are_found_in_many_places() -> None:
         config[None]  # type: ignore[index]
 
 
+def test_items_are_found_in_one_order() -> None:
+    """Facts of the model, own fields, generation fields, sampling fields, fine-tune strategies, extras: each beats the
+    extra of its name, and fields cannot take another's.
+    """
+    names = {"architecture": "x", "lora": "x", "extra": "x"}
+    config = LLMConfig.for_model("opt", environ={}, format_outputs=True, top_k=3, n=2, **names)
+    assert config["extras"] == names
+    assert config["architecture"] == "OPTForCausalLM"
+    assert (config["format_outputs"], config["top_k"], config["n"]) == (True, 3, 2)
+    assert config["lora"]["r"] == 16
+    assert config["extra"] == "x"
+    for taken in ("architecture", "top_k", "generation_config"):
+        namespace = {
+            "__config__": {"default_id": "a", "model_ids": ["a"], "architecture": "A"},
+            "__annotations__": {taken: int},
+            taken: 1,
+        }
+        with pytest.raises(TypeError, match=taken):
+            type("TakenConfig", (LLMConfig,), namespace)
+
+
 @pytest.mark.parametrize("family", registry.all(), ids=lambda family: family.name)
 def test_no_field_hides_a_fact(family: Any) -> None:
     """Fields and facts of the family share one name space without meeting."""
