@@ -22,7 +22,6 @@ from openllm_core.families import registry as families
 from openllm_core.fields import settle, to_sampling_params
 from openllm_core.options import EngineOptions, StoreOptions
 from openllm_core.schema import Delta, LogprobEntry, Usage
-from openllm_core.settings import read
 
 from .backends import registry as backends
 from .backends.base import BackendInfo
@@ -30,6 +29,7 @@ from .engine.engine import Engine
 from .engine.request import EngineRequest
 from .engine.stream import RequestStream
 from .engine.supervisor import launch_embedded
+from .stored import StoredModel
 from .tokenizer import Tokenizer, byte_tokenizer
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class Generation:
         return self.text
 
 
-class LLM:
+class LLM(StoredModel):
     """One model, loaded on first use (or by `start`, or `with`), until `close`.
 
     Safe to use from several threads and event loops at once: all requests share one running batch.
@@ -104,10 +104,8 @@ class LLM:
         for name in engine_options:
             if name not in known:
                 raise InvalidSetting(f"LLM() has no option {name!r}.", hint=f"Options: {', '.join(sorted(known))}.")
-        self._model, self._model_id = model, model_id
-        self._store = store
+        super().__init__(model, model_id=model_id, store=store, engine_options=engine_options)
         self._embedded = embedded
-        self._options: EngineOptions = read(EngineOptions, explicit=engine_options).options
         self._config: LLMConfig | None = None
         self._known = False
         self._engine: Engine | None = None
@@ -291,16 +289,9 @@ class LLM:
         options = self._options
         if options.backend == "echo":
             return attrs.evolve(options, model_id="echo"), byte_tokenizer(), None
-        from .serialisation import ensure_tokenizer, resolve
+        from .serialisation import ensure_tokenizer
 
-        store = self._store if self._store is not None else read(StoreOptions).options
-        found = resolve(
-            self._model,
-            model_id=self._model_id,
-            options=store,
-            trust_remote_code=options.trust_remote_code,
-            allow_pickle_weights=options.allow_pickle_weights,
-        )
+        found = self.resolved()
         backend, _ = backends.choose(options, found.architecture)
         options = attrs.evolve(
             options,
@@ -308,6 +299,7 @@ class LLM:
             model_id=found.model_id,
             family=found.family or "",
             backend=backend,
+            quantize=options.quantize or found.quantize,
         )
         return options, Tokenizer.from_folder(ensure_tokenizer(found.path)), found.family
 

@@ -14,17 +14,40 @@ if TYPE_CHECKING:
 
     from openllm_core.options import StoreOptions
 
+    from .archive import export
     from .formats import ensure_tokenizer
+    from .importing import Recipe
+    from .loading import bento_model, get, load_model, load_tokenizer
     from .lookup import ResolvedModel, import_model, resolve
     from .store import StoreEntry
 
-__all__ = ["ResolvedModel", "StoreEntry", "ensure_tokenizer", "get", "import_model", "list_models", "resolve", "verify"]
+__all__ = [
+    "Recipe",
+    "ResolvedModel",
+    "StoreEntry",
+    "bento_model",
+    "ensure_tokenizer",
+    "export",
+    "get",
+    "import_model",
+    "list_models",
+    "load_model",
+    "load_tokenizer",
+    "resolve",
+    "verify",
+]
 
 _HOMES = {
+    "Recipe": "importing",
     "ResolvedModel": "lookup",
     "StoreEntry": "store",
+    "bento_model": "loading",
     "ensure_tokenizer": "formats",
+    "export": "archive",
+    "get": "loading",
     "import_model": "lookup",
+    "load_model": "loading",
+    "load_tokenizer": "loading",
     "resolve": "lookup",
 }
 
@@ -41,17 +64,6 @@ def list_models(options: StoreOptions) -> list[StoreEntry]:
     from .store import Store
 
     return Store(options).entries()
-
-
-def get(text: str, options: StoreOptions) -> StoreEntry:
-    """The stored model of a tag (`name`, `name:version`, backend prefix given or not) or hub id.
-
-    Raises:
-        ModelNotFound: the store has no such model.
-    """
-    from .store import Store
-
-    return Store(options).get(text)
 
 
 def verify(text: str, options: StoreOptions) -> Path:

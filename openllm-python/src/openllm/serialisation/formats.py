@@ -27,6 +27,7 @@ from .store import Progress
 
 INDEX_FILE = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".tar.xz", ".tar.bz2", ".bentomodel")
 OTHER_SUFFIXES = (".h5", ".msgpack", ".onnx", ".ot", ".tflite", ".npz")
 # What Trainer and friends leave beside the weights: pickles we never read.
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")

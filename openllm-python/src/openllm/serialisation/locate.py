@@ -54,6 +54,9 @@ def locate(text: str, store: Store) -> Located:
         return Located(text=text, folder=folder)
     hub_id = hub.HubId.parse(text)
     if hub_id is None:
+        from . import removal  # only where nothing else was found
+
+        removal.refuse_earlier(store, text)
         raise UnknownModel(f"{text[:200]!r} names no model.", hint=near_names(text, store))
     return Located(text=text, hub_id=hub_id)
 

@@ -130,10 +130,8 @@ def _serve(store: Store, located: Located, trust: Trust, progress: Progress | No
 
 def _from_path(store: Store, path: Path, trust: Trust, progress: Progress | None) -> ResolvedModel:
     if path.is_file():
-        _must_be_gguf(path)
-        return _from_entry(
-            store, importing.from_folder(store, path, trust=trust, progress=progress), "GGUF file", trust
-        )
+        what = "archive" if path.name.endswith(formats.ARCHIVE_SUFFIXES) else "GGUF file"
+        return _from_entry(store, _bring_path(store, path, trust, PLAIN, progress), what, trust)
     try:
         safety.check_code(path, trust_remote_code=trust.remote_code)
         contents = formats.inspect(path)
@@ -171,7 +169,9 @@ def _manifest_of(path: Path) -> Manifest | None:
 
 def _must_be_gguf(path: Path) -> None:
     if path.suffix != ".gguf":
-        raise CorruptModel(f"{path.name} is a file; a model is a folder or a .gguf file.", hint=f"Give {path.parent}.")
+        raise CorruptModel(
+            f"{path.name} is a file; a model is a folder, a .gguf file or an archive.", hint=f"Give {path.parent}."
+        )
 
 
 def _only_one(contents: formats.Contents) -> None:
@@ -295,6 +295,10 @@ def _at_version(hub_id: hub.HubId, recipe: Recipe) -> hub.HubId:
 
 
 def _bring_path(store: Store, path: Path, trust: Trust, recipe: Recipe, progress: Progress | None) -> StoreEntry:
+    if path.is_file() and path.name.endswith(formats.ARCHIVE_SUFFIXES):
+        from . import archive  # tar and its compressions, which a start needs to know nothing of
+
+        return archive.import_archive(store, path, progress)
     if path.is_file():
         _must_be_gguf(path)
     else:

@@ -124,7 +124,7 @@ class Store:
         if wrong:
             raise CorruptModel(
                 f"{entry.tag}: {wrong[0]}" + (f", and {len(wrong) - 1} more." if wrong[1:] else "."),
-                hint=f"Remove {entry.path} and import the model again.",
+                hint=f"openllm prune {entry.tag}, then import the model again.",
             )
 
     # writing
@@ -283,7 +283,7 @@ class Store:
         """Delete one version of a model: unlisted by one rename, then freed. Who has its files open keeps them.
 
         Args:
-            folder: `models/<name>/<version>`, whole or not.
+            folder: `models/<name>/<version>`, whole or not, or a Bento of the same home.
 
         Raises:
             StoreBusy, StoreError: the lock is held, or the disk refused.
@@ -292,11 +292,11 @@ class Store:
         with self.lock(name.name), self.staging() as trash:
             os.rename(folder, trash / "removed")
             self._settle_latest(name)
-            disk.sync_folder(self.models)
+            disk.sync_folder(name.parent)
 
     def _settle_latest(self, name: Path) -> None:
         """After a removal: `latest` names the newest version left, or the empty name goes."""
-        left = [p.name for p in disk.folders(name)]
+        left = sorted(disk.folders(name), key=lambda p: p.stat().st_mtime_ns)
         whole = [e for e in self.entries() if e.path.parent == name]
         if not left:
             (name / "latest").unlink(missing_ok=True)
@@ -304,7 +304,7 @@ class Store:
             with suppress(OSError):  # somebody keeps a file of his own there
                 name.rmdir()
             return
-        newest = max(whole, key=lambda e: e.created).path.name if whole else left[-1]
+        newest = max(whole, key=lambda e: e.created).path.name if whole else left[-1].name
         _point_latest(name, newest)
 
 

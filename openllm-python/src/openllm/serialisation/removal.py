@@ -1,0 +1,159 @@
+"""What `openllm prune` finds and takes away: models of this program, whole or not, of this release or an earlier one, and Bentos.
+
+Called by the command line. Touches nothing that other programs keep in the same store. YAML is read only for entries
+that have no manifest of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+
+from openllm_core.errors import CorruptModel, ModelNotFound, StoreError
+from openllm_core.families import registry
+
+from . import disk
+from . import manifest as manifests
+from .store import Store
+from .tags import normalise, without_backend
+
+EARLIER = "stored by an earlier release"
+INCOMPLETE = "incomplete"
+_YAML_LIMIT = 4 << 20
+
+
+@attrs.frozen(kw_only=True)
+class Removable:
+    """One folder of the store that may go.
+
+    Attributes:
+        kind: `model` or `bento`.
+        note: what is special about it: an earlier release made it, it is incomplete; empty else.
+        names: what a user may call it, lower case with dashes.
+    """
+
+    kind: str
+    tag: str
+    path: Path
+    size_bytes: int
+    note: str = ""
+    names: frozenset[str] = frozenset()
+
+
+def find(store: Store, text: str | None = None, *, include_bentos: bool = False) -> list[Removable]:
+    """What `text` names (family, id, tag or its name; None for everything), models first.
+
+    Raises:
+        ModelNotFound: nothing here is named so, and it is no family either.
+    """
+    found = list(_models(store))
+    if include_bentos:
+        found += _bentos(store)
+    if text is None:
+        return found
+    wanted = _plain(text)
+    family = registry.get(text)
+    names = {wanted, family.name if family is not None and family.name == wanted else wanted}
+    same = [item for item in found if item.names & names]
+    if not same and family is None:
+        raise ModelNotFound(
+            f"The store {store.models} has no {text!r}.", hint="`openllm list-models` lists what it has."
+        )
+    return same
+
+
+def remove(store: Store, item: Removable) -> None:
+    """Delete it: unlisted at once, freed then; a server that runs it goes on with the files it has open."""
+    store.remove(item.path)
+
+
+def refuse_earlier(store: Store, text: str) -> None:
+    """Say so where `text` names nothing we can use but an entry that an earlier release stored.
+
+    Raises:
+        StoreError: it does; the hint is the command that clears such entries.
+    """
+    wanted = {_plain(text), normalise(text.partition(":")[0])}
+    old = next((item.tag for item in _models(store) if item.note == EARLIER and item.names & wanted), None)
+    if old is not None:
+        raise StoreError(
+            f"{old} was stored by an earlier release, in a form that this one does not read.",
+            hint="openllm prune -y --include-bentos, then import the model again.",
+            param="model",
+        )
+
+
+def _plain(text: str) -> str:
+    return text.strip().lower().replace("_", "-")
+
+
+def _names(tag: str, *others: str | None) -> frozenset[str]:
+    name = tag.partition(":")[0]
+    version = tag.partition(":")[2]
+    bare = without_backend(name)
+    words = [tag, name, bare, f"{bare}:{version}", *others]
+    return frozenset(_plain(word) for word in words if word)
+
+
+def _models(store: Store) -> Iterator[Removable]:
+    whole = {entry.path: entry for entry in store.entries()}
+    for name in disk.folders(store.models):
+        for folder in disk.folders(name):
+            tag = f"{name.name}:{folder.name}"
+            if (entry := whole.get(folder)) is not None:
+                names = _names(tag, entry.model_id, entry.family)
+                yield Removable(kind="model", tag=tag, path=folder, size_bytes=entry.size_bytes, names=names)
+            elif (item := _unusable(tag, folder)) is not None:
+                yield item
+
+
+def _unusable(tag: str, folder: Path) -> Removable | None:
+    """An entry of ours that cannot be served; None for what another program stored."""
+    size = _size(folder)
+    try:
+        manifest = manifests.read(folder)
+    except CorruptModel:
+        if (folder / manifests.MANIFEST_FILE).exists():
+            return Removable(kind="model", tag=tag, path=folder, size_bytes=size, note=INCOMPLETE, names=_names(tag))
+    else:
+        names = _names(tag, manifest.model_id, manifest.family)
+        return Removable(kind="model", tag=tag, path=folder, size_bytes=size, note=INCOMPLETE, names=names)
+    labels = _labels(folder / manifests.MODEL_FILE)
+    if labels.get("framework") != "openllm":
+        return None
+    names = _names(tag, labels.get("model_name"))
+    return Removable(kind="model", tag=tag, path=folder, size_bytes=size, note=EARLIER, names=names)
+
+
+def _bentos(store: Store) -> Iterator[Removable]:
+    for name in disk.folders(store.home / "bentos"):
+        for folder in disk.folders(name):
+            labels = _labels(folder / "bento.yaml")
+            ours = labels.get("bundler") == "openllm.bundle" or {"_type", "_framework"} <= set(labels)
+            if ours:
+                tag = f"{name.name}:{folder.name}"
+                names = _names(tag, labels.get("start_name"), labels.get("base_name_or_path"))
+                yield Removable(kind="bento", tag=tag, path=folder, size_bytes=_size(folder), names=names)
+
+
+def _labels(path: Path) -> dict[str, str]:
+    """The labels of a model.yaml or bento.yaml; none where it cannot be read."""
+    import yaml
+
+    try:
+        if path.stat().st_size > _YAML_LIMIT:
+            return {}
+        data: Any = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    labels: Any = cast("dict[str, Any]", data).get("labels") if isinstance(data, dict) else None
+    if not isinstance(labels, dict):
+        return {}
+    return {str(key): str(value) for key, value in cast("dict[Any, Any]", labels).items()}
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
