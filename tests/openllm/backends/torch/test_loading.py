@@ -17,7 +17,7 @@ from tests.openllm.backends.torch.drive import PROMPTS, request, tokens
 from tests.tiny_models import BOS, CONTEXT, EOS, tiny_checkpoint
 from torch import nn
 
-from openllm.backends.torch import checkpoint as checkpoint_module
+from openllm.backends import checkpoint as checkpoint_module
 from openllm.backends.torch import launch, load
 from openllm.backends.torch.backend import TorchBackend
 from openllm.backends.torch.linears import FusedRMSNorm, PackedLinear, available, pack_linears, widen_rest

@@ -13,7 +13,7 @@ import torch
 from tests.openllm.backends.torch.conftest import load_model
 from tests.tiny_models import tiny_checkpoint
 
-from openllm.backends.torch import checkpoint as checkpoint_module
+from openllm.backends import checkpoint as checkpoint_module
 from openllm.backends.torch import measure, tuning
 from openllm.backends.torch.tuning import Choice
 from openllm_core.errors import InvalidSetting

@@ -21,7 +21,7 @@ from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
 from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
-from . import checkpoint as checkpoints
+from .. import checkpoint as checkpoints
 from . import embedding, launch, loading, tuning
 from .model import LoadedModel
 from .scheduler import Limits, Scheduler

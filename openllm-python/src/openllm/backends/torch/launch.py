@@ -12,7 +12,7 @@ from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
 from ..base import MemoryEstimate
-from . import checkpoint as checkpoints
+from .. import checkpoint as checkpoints
 
 RUNTIME_BYTES = 600 * 1024 * 1024  # torch, transformers and their working buffers, resident after import
 MIN_CONTEXT = 512  # tokens of cache without which a start makes no sense

@@ -18,7 +18,7 @@ from openllm_core.options import EngineOptions
 
 from ..base import Progress
 from . import attention
-from .checkpoint import Checkpoint, refuse_untrusted_code
+from ..checkpoint import Checkpoint, refuse_untrusted_code
 from .linears import fuse_norms, pack_linears, widen_rest
 from .model import LoadedModel
 from .tuning import Choice

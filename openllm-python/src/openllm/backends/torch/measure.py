@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import attention
-from .checkpoint import Checkpoint
+from ..checkpoint import Checkpoint
 from .linears import PackedLinear
 from .untyped import sdpa_forward
 

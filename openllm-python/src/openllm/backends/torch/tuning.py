@@ -25,7 +25,7 @@ from openllm_core.resources import detect
 
 from ..base import Progress
 from . import verify
-from .checkpoint import Checkpoint
+from ..checkpoint import Checkpoint
 from .linears import KINDS, available
 from .measure import DTYPES, Shape, attention_seconds, linear_seconds
 from .model import LoadedModel

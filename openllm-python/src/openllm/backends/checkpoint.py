@@ -1,6 +1,7 @@
 """What a model folder says of itself, read without torch: config, weight files, sizes, end-of-sequence ids.
 
-Called by `launch` (in the server process) and by `loading` (in the engine host), so that both decide from the same
+Called by each backend: by `launch` (in the server process) and where it loads (in the engine host), so that both decide
+from the same
 facts. Reads JSON and safetensors headers only; never a weight.
 """
 
