@@ -69,6 +69,25 @@ def test_several_keys_come_comma_separated() -> None:
     assert read(ServerOptions, environ={"OPENLLM_API_KEY": "a,b"}).options.api_key == ("a", "b")
 
 
+@pytest.mark.parametrize(
+    ("cls", "variable", "text", "name", "value"),
+    [
+        (EngineOptions, "OPENLLM_BACKEND", "pt", "backend", "pt"),
+        (EngineOptions, "OPENLLM_QUANTIZE", "int8", "quantize", "int8"),
+        (ServerOptions, "OPENLLM_CORS", "True", "cors", True),
+        (StoreOptions, "BENTOML_HOME", "/models", "home", "/models"),
+        (StoreOptions, "OPENLLM_USE_LOCAL_LATEST", "1", "fast", True),
+        (StoreOptions, "BENTO_PATH", "/home/bentoml/bento", "bento_path", "/home/bentoml/bento"),
+    ],
+)
+def test_variables_of_0_3_5_still_count(cls: Any, variable: str, text: str, name: str, value: Any) -> None:
+    """Each sets its knob, an explicit value beats it, and unset it leaves the default."""
+    assert getattr(read(cls, environ={variable: text}).options, name) == value
+    assert read(cls, environ={variable: text}).sources[name] == "environment"
+    assert read(cls, explicit={name: value}, environ={variable: "other"}).sources[name] == "explicit"
+    assert read(cls, environ={}).sources[name] == "default"
+
+
 def test_engine_options_travel_as_data() -> None:
     """The host rebuilds exactly what the server sent, also through JSON."""
     options = EngineOptions(model_path="/m", engine_arg={"a": 1, "b": ["x"]}, max_num_seqs=4, quantize="int8")

@@ -54,6 +54,7 @@ def test_every_family_has_a_class(name: str, class_name: str) -> None:
     assert type(LLMConfig.for_model(name)) is type(AutoConfig.for_model(name)) is made
     for field in config.own:
         assert getattr(config, field) == config[field]
+    assert config["serialisation"] == "safetensors"
     with pytest.raises(KeyError):
         config["use_pipeline"]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from openllm_core import LLMConfig
 from openllm_core.config.env import EnvVarMixin, field_env_key, parse_value
 from openllm_core.errors import InvalidSetting
 
@@ -15,6 +16,14 @@ def test_names_have_no_model_in_them() -> None:
     assert field_env_key("temperature", "generation") == "OPENLLM_GENERATION_TEMPERATURE"
     assert field_env_key("best_of", "sampling") == "OPENLLM_SAMPLING_BEST_OF"
     assert field_env_key("use_llama2_prompt") == "OPENLLM_USE_LLAMA2_PROMPT"
+
+
+def test_names_with_a_model_in_them_are_not_read() -> None:
+    """As they were before 0.3.0."""
+    old = {"OPENLLM_OPT_GENERATION_TOP_K": "3", "OPENLLM_OPT_FORMAT_OUTPUTS": "true"}
+    config = LLMConfig.for_model("opt", environ=old)
+    assert (config["top_k"], config["format_outputs"]) == (15, False)
+    assert "environment" not in config.sources.values()
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,13 @@ def test_the_eleven_are_as_they_were(name: str) -> None:
     assert found == then
 
 
+def test_families_name_the_backends_that_run_them() -> None:
+    """All run on pt; those that 0.3.5 ran on vLLM are marked so, Falcon among them, where vLLM still has them."""
+    assert all("pt" in family.backends for family in FAMILIES)
+    assert "vllm" in registry.find("falcon").backends
+    assert "vllm" not in registry.find("flan-t5").backends
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_every_family_is_whole(family: FamilySpec) -> None:
     """Names a family of 0.3.5 clients know, runs on pt, has no own fields they do not know, and sources its facts."""
