@@ -12,6 +12,11 @@ function make(tag, attributes, ...children) {
   return node;
 }
 
+// Text in which `code` stands between backticks.
+function prose(text) {
+  return String(text || "").split("`").map((part, i) => (i % 2 ? make("code", null, part) : part));
+}
+
 function headers(body) {
   const made = body ? { "content-type": "application/json" } : {};
   if (key) made.authorization = "Bearer " + key;
@@ -38,7 +43,8 @@ function inWords(schema) {
 function bounds(schema) {
   const words = { minimum: "≥", exclusiveMinimum: ">", maximum: "≤", exclusiveMaximum: "<", minItems: "items ≥",
     maxItems: "items ≤", minLength: "length ≥", maxLength: "length ≤" };
-  return Object.entries(words).filter(([name]) => schema[name] !== undefined)
+  const exact = (number) => !Number.isInteger(number) || Number.isSafeInteger(number);  // 64-bit bounds are not, here
+  return Object.entries(words).filter(([name]) => schema[name] !== undefined && exact(schema[name]))
     .map(([name, sign]) => `${sign} ${schema[name]}`).join(", ");
 }
 
@@ -50,7 +56,7 @@ function shapeTable(shape) {
     return make("tr", null,
       make("th", { scope: "row" }, make("code", null, name)),
       make("td", null, ...inWords(schema)),
-      make("td", null, [schema.description, facts.filter(Boolean).join("; ")].filter(Boolean).join(" ")));
+      make("td", null, ...prose([schema.description, facts.filter(Boolean).join("; ")].filter(Boolean).join(" "))));
   });
   const head = make("tr", null, ...["Field", "Type", "Meaning"].map((text) => make("th", { scope: "col" }, text)));
   return make("table", null, make("thead", null, head), make("tbody", null, ...rows));
@@ -81,8 +87,9 @@ function trial(method, path, example) {
   const output = make("pre", { role: "log", "aria-live": "polite", "aria-label": "Answer", tabindex: "0", hidden: true });
   const send = make("button", { type: "submit" }, "Send");
   const stop = make("button", { type: "button", disabled: true }, "Stop");
+  const text = JSON.stringify(example, null, 2);
   const body = example === null ? null
-    : make("textarea", { "aria-label": `Body of ${method} ${path}`, spellcheck: "false" }, JSON.stringify(example, null, 2));
+    : make("textarea", { "aria-label": `Body of ${method} ${path}`, spellcheck: "false", rows: text.split("\n").length + 1 }, text);
   const form = make("form", null, body, make("div", { class: "row" }, send, stop), output);
   let running = null;
   stop.addEventListener("click", () => running && running.abort());
@@ -110,7 +117,7 @@ function answers(responses) {
   const rows = Object.entries(responses).map(([status, response]) => {
     const kinds = Object.entries(response.content || {}).flatMap(([kind, content], i) =>
       [i ? ", " : "", ...inWords(content["x-event"] || content.schema), ` as ${kind}`]);
-    return make("tr", null, make("th", { scope: "row" }, status), make("td", null, response.description),
+    return make("tr", null, make("th", { scope: "row" }, status), make("td", null, ...prose(response.description)),
       make("td", null, ...kinds));
   });
   const head = make("tr", null, ...["Status", "Meaning", "Answer"].map((text) => make("th", { scope: "col" }, text)));
@@ -123,7 +130,7 @@ function article(path, method, operation) {
   const content = operation.requestBody && operation.requestBody.content["application/json"];
   const children = [
     make("h3", { id }, make("span", { class: "method" }, method.toUpperCase()), " ", make("code", null, path)),
-    make("p", null, operation.summary),
+    make("p", null, ...prose(operation.summary)),
   ];
   if (operation.security && operation.security.length === 0) children.push(make("p", { class: "note" }, "Needs no key."));
   if (content) children.push(make("p", null, "Takes ", ...inWords(content.schema), " as JSON."));
@@ -152,7 +159,7 @@ function render(description) {
   document.getElementById("routes").replaceChildren(...sections);
   const shapes = Object.entries(description.components.schemas).sort(([a], [b]) => a.localeCompare(b));
   document.getElementById("shapes").replaceChildren(...shapes.map(([name, shape]) =>
-    make("article", { id: "shape-" + name }, make("h3", null, name), make("p", null, shape.description || ""),
+    make("article", { id: "shape-" + name }, make("h3", null, name), make("p", null, ...prose(shape.description)),
       shapeTable(shape))));
   document.getElementById("version").textContent = description.info.version;
 }
