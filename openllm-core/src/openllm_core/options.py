@@ -55,7 +55,7 @@ class EngineOptions:
     )
     compile: str = setting(
         "auto",
-        "Compile the decode step where a backend can; pt cannot and refuses `on`.",
+        "Compile the decode step; auto: pt measures at first start whether compiled feed-forward blocks pay.",
         env="OPENLLM_COMPILE",
         choices=("auto", "on", "off"),
         group=ENGINE,
@@ -74,11 +74,24 @@ class EngineOptions:
         False, "Run Python code that the model folder carries.", typed_only=True, env="TRUST_REMOTE_CODE", group=ENGINE
     )
     allow_pickle_weights: bool = setting(
-        False, "Read weights stored as pickle, which can run code.", typed_only=True, group=ENGINE
+        False, "Convert weights stored as pickle, which can run code.", typed_only=True, group=ENGINE
+    )
+    serialisation: str = setting(
+        "safetensors",
+        "What weights may be stored as where they come from; legacy = --allow-pickle-weights.",
+        typed_only=True,
+        env="OPENLLM_SERIALIZATION",
+        choices=("safetensors", "legacy"),
+        group=ENGINE,
     )
     engine_arg: dict[str, Any] = setting(
         attrs.Factory(dict), "KEY=VALUE for the backend itself; repeatable.", flag="--engine-arg", group=ENGINE
     )
+
+    @property
+    def converts_pickle(self) -> bool:
+        """Whether weights stored as pickle may be read, once, to be converted."""
+        return self.allow_pickle_weights or self.serialisation == "legacy"
 
 
 @attrs.frozen(kw_only=True)
@@ -120,6 +133,12 @@ class ServerOptions:
     max_body: int = setting(10 * 1024 * 1024, "Bytes of a request body.", env="OPENLLM_MAX_BODY", ge=1024, group=LIMITS)
     drain_grace: float = setting(
         30.0, "Seconds streams may go on after SIGTERM.", env="OPENLLM_DRAIN_GRACE", ge=0, le=3600, group=SERVER
+    )
+    engines: str = setting(
+        "1",
+        "Engines behind the port, each on devices of its own, the least busy first: a number, or all.",
+        env="OPENLLM_ENGINES",
+        group=ENGINE,
     )
     restarts: int = setting(
         3, "Engine restarts within 10 minutes before giving up.", env="OPENLLM_RESTARTS", ge=0, le=100, group=SERVER
