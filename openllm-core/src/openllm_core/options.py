@@ -29,7 +29,7 @@ class EngineOptions:
     model_path: str = setting("", "Folder of the model, resolved before the host starts.", flag="")
     model_id: str = setting("", "Id or folder as the user gave it; for messages.", flag="")
     family: str = setting("", "Family name the model resolved to.", flag="")
-    backend: str = setting("auto", "pt, echo, or auto: the fastest one installed.", env="OPENLLM_BACKEND", group=ENGINE)
+    backend: str = setting("auto", "pt, vllm, echo, or auto: the fastest one installed.", env="OPENLLM_BACKEND", group=ENGINE)
     device: str = setting(
         "auto", "auto, cpu, or CUDA indices as in CUDA_VISIBLE_DEVICES.", env="OPENLLM_DEVICE", group=ENGINE
     )
@@ -44,7 +44,7 @@ class EngineOptions:
         None, "Context length in tokens; default: the model's.", env="OPENLLM_MAX_MODEL_LEN", ge=8, group=ENGINE
     )
     max_num_seqs: int | None = setting(
-        None, "Sequences run at once; default 64 on pt.", env="OPENLLM_MAX_NUM_SEQS", ge=1, le=4096, group=ENGINE
+        None, "Sequences run at once; default 64 on pt, 256 on vllm.", env="OPENLLM_MAX_NUM_SEQS", ge=1, le=4096, group=ENGINE
     )
     attention: str = setting(
         "auto",
@@ -68,6 +68,44 @@ class EngineOptions:
         "Quantisation while loading.",
         env="OPENLLM_QUANTIZE",
         choices=("int8", "int4", "gptq", "awq"),
+        group=ENGINE,
+    )
+    quantization: str | None = setting(
+        None,
+        "Method the checkpoint is quantised with (gptq, awq, fp8, ...), where its config.json does not say; vllm.",
+        env="OPENLLM_QUANTIZATION",
+        group=ENGINE,
+    )
+    startup: str = setting(
+        "balanced",
+        "vllm: fast starts uncompiled; balanced compiles and keeps it for the next start; throughput favours many streams.",
+        env="OPENLLM_STARTUP",
+        choices=("fast", "balanced", "throughput"),
+        group=ENGINE,
+    )
+    enforce_eager: bool = setting(
+        False, "vllm: run the model as it is, neither compiled nor captured.", env="OPENLLM_ENFORCE_EAGER", group=ENGINE
+    )
+    gpu_memory_utilization: float | None = setting(
+        None,
+        "vllm: share of a GPU's (or NUMA node's) whole memory to use; default: sized from what is free.",
+        env="OPENLLM_GPU_MEMORY_UTILIZATION",
+        ge=0.01,
+        le=1,
+        group=ENGINE,
+    )
+    tensor_parallel_size: int | None = setting(
+        None,
+        "vllm: GPUs (or NUMA nodes) that share each layer; default: all devices of the engine.",
+        env="OPENLLM_TENSOR_PARALLEL_SIZE",
+        ge=1,
+        le=1024,
+        group=ENGINE,
+    )
+    speculative_config: dict[str, Any] = setting(
+        attrs.Factory(dict),
+        "vllm: speculative decoding, as its JSON object ({\"method\": \"ngram\", ...}).",
+        env="OPENLLM_SPECULATIVE_CONFIG",
         group=ENGINE,
     )
     trust_remote_code: bool = setting(
