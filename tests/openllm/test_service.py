@@ -72,6 +72,7 @@ class FakeEngine:
     """Remembers what it was asked, answers with fresh streams, refuses the prompts it is told to."""
 
     state: str = "ready"
+    ready_of: tuple[int, int] = (1, 1)
     info: Any = None
     failure: Any = None
     progress: tuple[str, float | None] = ("reading weights", 0.4)

@@ -351,6 +351,8 @@ class Health:
     """Answer of the health routes when all is well."""
 
     status: Literal["alive", "ready"] = field(help="What holds.")
+    engines_ready: int | None = field(default=None, help="Engines that answer, where there are several.")
+    engines: int | None = field(default=None, help="Engines there are, where there are several.")
 
 
 # -- streamed and detailed answers of /v1/generate* -----------------------------------------------------------------

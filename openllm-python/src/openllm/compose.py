@@ -6,6 +6,7 @@ returns.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import attrs
@@ -14,6 +15,8 @@ from prometheus_client import CollectorRegistry
 from openllm.backends import registry as backends
 from openllm.chat import ChatRenderer
 from openllm.engine.engine import Engine
+from openllm.engine.placement import place
+from openllm.engine.pool import AnyEngine, EnginePool
 from openllm.service import ServedModel, Service
 from openllm.tokenizer import Tokenizer, byte_tokenizer
 from openllm_core.config.llm import LLMConfig
@@ -41,7 +44,7 @@ class Composed:
         notes: one line per family default that the backend cannot do and that is therefore ignored.
     """
 
-    engine: Engine
+    engine: AnyEngine
     service: Service
     app: ASGIApp
     notes: tuple[str, ...] = ()
@@ -64,6 +67,7 @@ def build(
     Raises:
         UnknownBackend, MissingDependency: no such backend, or none that can run the model.
         UnknownModel: no model, and the backend needs one.
+        InvalidSetting, NoSuitableDevice: `--engines` is no number, or more than there are devices for.
     """
     backend, _ = backends.choose(engine_options, model.architecture if model else None)
     if model is None and backend != ECHO:
@@ -86,15 +90,7 @@ def build(
         family=family,
     )
     registry = CollectorRegistry()
-    engine = Engine(
-        options,
-        tokenizer,
-        max_queue=server_options.max_queue,
-        queue_timeout_s=server_options.queue_timeout,
-        restarts=server_options.restarts,
-        launch=launch,
-        registry=registry,
-    )
+    engine = _engines(options, server_options, tokenizer, registry, launch)
     chat = ChatRenderer.of(tokenizer, family.prompt_template if family else None)
     service = Service(engine, tokenizer, model=served, server_options=server_options, chat=chat)
     from openllm.server.app import create_app
@@ -102,6 +98,31 @@ def build(
     return Composed(
         engine=engine, service=service, app=create_app(service, server_options, registry), notes=tuple(notes)
     )
+
+
+def _engines(
+    options: EngineOptions,
+    server_options: ServerOptions,
+    tokenizer: Tokenizer,
+    registry: CollectorRegistry,
+    launch: Launcher | None,
+) -> AnyEngine:
+    """One engine, or as many as `--engines` says, which share the length of the waiting line."""
+    placed = place(options, server_options.engines)
+    most = server_options.max_queue
+    made = [
+        Engine(
+            own,
+            tokenizer,
+            max_queue=most if most is None else math.ceil(most / len(placed)),
+            queue_timeout_s=server_options.queue_timeout,
+            restarts=server_options.restarts,
+            launch=launch,
+            registry=registry if len(placed) == 1 else None,
+        )
+        for own in placed
+    ]
+    return made[0] if len(made) == 1 else EnginePool(made, registry)
 
 
 def served_names(options: ServerOptions, model: ResolvedModel | None) -> tuple[str, ...]:

@@ -23,8 +23,20 @@ def sequence_of(stream: RequestStream) -> Sequence:
     return Sequence(stream, 0, BackendRequest("r", [1], TokenSampling(max_tokens=9)), TOKENIZER)
 
 
-def ignore(stream: RequestStream) -> None:
-    """Nobody to tell."""
+class Listener:
+    """Stands for the engine a request is in, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.closed: list[RequestStream] = []
+
+    def on_stream_closed(self, stream: RequestStream) -> None:
+        self.closed.append(stream)
+
+    def on_deadline(self, stream: RequestStream) -> None:
+        raise AssertionError("no deadline runs here")
+
+    def on_queue_timeout(self, stream: RequestStream) -> None:
+        raise AssertionError("nothing waits in line here")
 
 
 async def drained(stream: RequestStream) -> list[Delta]:
@@ -44,7 +56,7 @@ def test_tokens_per_step_change_nothing(text: str, stop: tuple[str, ...], cuts: 
 
     def run(sizes: list[int]) -> tuple[str, list[int], object, list[int]]:
         async def inner() -> tuple[str, list[int], object, list[int]]:
-            stream = RequestStream(request("p", stop=stop, logprobs=0), [1], ignore)
+            stream = RequestStream(request("p", stop=stop, logprobs=0), [1], Listener())
             sequence = sequence_of(stream)
             ids = [*text.encode(), 257] if reason == "stop" else [*text.encode(), ord("z")]
             while ids:
@@ -72,7 +84,7 @@ def test_tokens_per_step_change_nothing(text: str, stop: tuple[str, ...], cuts: 
 
 async def test_a_waiting_reader_is_woken() -> None:
     """A reader that waits gets the delta put later, the end, and nothing after it."""
-    stream = RequestStream(request(), [1], ignore)
+    stream = RequestStream(request(), [1], Listener())
     reader = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
     stream.put(Delta(0, "a", [1]))
@@ -86,7 +98,7 @@ async def test_a_waiting_reader_is_woken() -> None:
 
 async def test_an_error_comes_after_what_was_before() -> None:
     """Deltas put before the failure are read first; then every read raises it."""
-    stream = RequestStream(request(), [1], ignore)
+    stream = RequestStream(request(), [1], Listener())
     stream.put(Delta(0, "a", [1]))
     stream.end(EngineUnavailable("gone"))
     assert (await anext(stream)).text == "a"
@@ -97,7 +109,7 @@ async def test_an_error_comes_after_what_was_before() -> None:
 
 async def test_a_cancelled_read_loses_nothing() -> None:
     """Cancelling a waiting read leaves the stream usable."""
-    stream = RequestStream(request(), [1], ignore)
+    stream = RequestStream(request(), [1], Listener())
     reader = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
     reader.cancel()
@@ -108,20 +120,20 @@ async def test_a_cancelled_read_loses_nothing() -> None:
 
 async def test_closing_tells_the_engine_once() -> None:
     """The engine hears of the first close of an unfinished stream, and of no other."""
-    told: list[RequestStream] = []
-    stream = RequestStream(request(), [1], told.append)
+    engine = Listener()
+    stream = RequestStream(request(), [1], engine)
     await stream.aclose()
     await stream.aclose()
-    assert told == [stream]
-    done = RequestStream(request(), [1], told.append)
+    assert engine.closed == [stream]
+    done = RequestStream(request(), [1], engine)
     done.end()
     await done.aclose()
-    assert told == [stream]
+    assert engine.closed == [stream]
 
 
 async def test_joined_deltas_keep_choices_apart() -> None:
     """Beyond the bound text is joined to the newest waiting delta of the same choice."""
-    stream = RequestStream(request(n=2), [1], ignore)
+    stream = RequestStream(request(n=2), [1], Listener())
     for number in range(MERGE_ABOVE * 3):
         stream.put(Delta(number % 2, str(number % 10), [number]))
     stream.put(Delta(0, "!", [999], "stop", None, "x"))

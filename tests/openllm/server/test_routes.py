@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -207,6 +208,20 @@ async def test_health_routes(served: Served) -> None:
     assert (await served.http.get("/livez")).json() == {"status": "alive"}
     assert (await served.http.get("/readyz")).json() == {"status": "ready"}
     assert (await served.http.get("/healthz")).json() == {"status": "ready"}
+
+
+async def test_several_engines_are_counted_where_readiness_is_told() -> None:
+    """With `--engines 2` the routes are the same; /readyz says how many answer, metrics tell them apart."""
+    async with serving(options={"engines": "2"}, reply="hi") as served:
+        while served.composed.engine.ready_of != (2, 2):
+            await asyncio.sleep(0.01)
+        assert (await served.http.get("/readyz")).json() == {"status": "ready", "engines_ready": 2, "engines": 2}
+        assert (await served.http.get("/livez")).json() == {"status": "alive"}
+        reply = await served.post("/v1/completions", {"model": "echo", "prompt": "x"})
+        assert reply.json()["choices"][0]["text"] == "hi"
+        text = (await served.http.get("/metrics")).text
+        assert 'openllm_engine_ready{engine="0"} 1.0' in text
+        assert 'openllm_engine_ready{engine="1"} 1.0' in text
 
 
 async def test_metrics_count_requests_and_tokens_in_closed_labels(served: Served) -> None:

@@ -88,6 +88,25 @@ class Dispatcher:
         """Seconds until a newcomer would get a slot, by how long requests took lately."""
         return self._service_s * (1 + self.queue_depth) / max(1, self.slots)
 
+    @property
+    def load(self) -> float:
+        """Sequences under way and about to be, in line and in the host, per slot."""
+        return (len(self.sequences) + self._reserved) / max(1, self.slots)
+
+    @property
+    def in_line(self) -> int:
+        """Sequences that have not been handed to the host."""
+        return sum(map(len, self._lines))
+
+    @property
+    def has_idle_slot(self) -> bool:
+        """Whether the host could run more than there is."""
+        return self.in_host < self.slots and not self.in_line
+
+    def fits(self, count: int) -> bool:
+        """Whether so many more sequences may come in."""
+        return len(self.sequences) + self._reserved + count <= self.slots + self.max_queue
+
     def reserve(self, count: int) -> None:
         """Hold places for a request while it is tokenised; `release` gives them back.
 
@@ -98,7 +117,7 @@ class Dispatcher:
         capacity = self.slots + self.max_queue
         if count > capacity:
             raise InvalidRequest(f"n must be <= {capacity} here.", param="n", code="integer_above_max_value")
-        if len(self.sequences) + self._reserved + count > capacity:
+        if not self.fits(count):
             raise Overloaded(f"The waiting line is full ({self.queue_depth}).")
         self._reserved += count
 
@@ -122,6 +141,20 @@ class Dispatcher:
             sequence = Sequence(stream, index, backend_request, self._tokenizer)
             stream.sequences.append(sequence)
             self.sequences[request_id] = line[request_id] = sequence
+
+    def waiting(self) -> list[RequestStream]:
+        """Requests of which no choice has been handed to the host, first come first, interactive before background."""
+        streams = {id(s.stream): s.stream for line in self._lines for s in line.values()}
+        return [stream for stream in streams.values() if all(s.state == "waiting" for s in stream.sequences)]
+
+    def move(self, stream: RequestStream, other: Dispatcher) -> None:
+        """Put a request of `waiting` at the end of another dispatcher's line."""
+        for sequence in stream.sequences:
+            request_id = sequence.backend_request.request_id
+            del self.sequences[request_id]
+            self._line_of(stream).pop(request_id)
+            other.sequences[request_id] = sequence
+            other._line_of(stream)[request_id] = sequence
 
     def pump(self) -> None:
         """Hand sequences to the host, first come first, interactive before background, while it has room."""

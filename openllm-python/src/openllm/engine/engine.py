@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -46,6 +46,18 @@ STEP_STALL_S = 600.0
 MAX_RETRY_AFTER_S = 60.0
 
 
+class Neighbours(Protocol):
+    """Other engines of the same model, among which requests that nobody has begun may move."""
+
+    def take_over(self, engine: Engine) -> None:
+        """This engine cannot go on for now: take what waits there."""
+        ...
+
+    def fill(self, engine: Engine) -> None:
+        """This engine has idle slots: bring it what waits elsewhere."""
+        ...
+
+
 class Engine:
     """Runs one model behind one host.
 
@@ -56,6 +68,7 @@ class Engine:
         progress: (what is being loaded, share done 0..1 or None).
         dispatcher: the requests under way.
         metrics: counters; registered in the registry that was given.
+        neighbours: where requests may move to and come from; None for an engine alone.
     """
 
     def __init__(
@@ -96,6 +109,7 @@ class Engine:
         self._eos: frozenset[int] = frozenset()
         self._threads = ThreadPoolExecutor(2, "tokenize")
         self._changed = asyncio.Event()
+        self.neighbours: Neighbours | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -162,6 +176,11 @@ class Engine:
     # -- load ---------------------------------------------------------------------------------------------------------
 
     @property
+    def ready_of(self) -> tuple[int, int]:
+        """(engines that are ready, engines there are): of itself alone."""
+        return int(self._state == "ready"), 1
+
+    @property
     def max_queue(self) -> int:
         """Sequences that may wait beyond the backend's slots."""
         return self.dispatcher.max_queue
@@ -206,10 +225,10 @@ class Engine:
             self._require_ready()
         finally:
             self.dispatcher.release(count)
-        stream = RequestStream(request, ids, self._on_stream_closed)
+        stream = RequestStream(request, ids, self)
         self.dispatcher.enter(stream, sampling)
         stream.admitted_at = admitted_at
-        stream.deadline = stream.loop.call_later(request.deadline_s, self._on_deadline, stream)
+        stream.start_deadline()
         self._pump()
         if stream.sequences[0].state == "waiting":
             await self._wait_in_line(stream)
@@ -249,7 +268,7 @@ class Engine:
 
     async def _wait_in_line(self, stream: RequestStream) -> None:
         left = stream.left_line = stream.loop.create_future()
-        timer = stream.loop.call_later(self._queue_timeout_s, self._on_queue_timeout, stream)
+        timer = stream.loop.call_later(self._queue_timeout_s, lambda: stream.home.on_queue_timeout(stream))
         try:
             await left
         except BaseException:
@@ -263,17 +282,32 @@ class Engine:
         """Let waiting sequences into the host, if there is one that takes them."""
         if self._state in ("ready", "draining") and self.info is not None:
             self.dispatcher.pump()
+            if self.neighbours is not None and self._state == "ready" and self.dispatcher.has_idle_slot:
+                self.neighbours.fill(self)
+
+    def give(self, stream: RequestStream, other: Engine) -> None:
+        """Hand a request that nobody has begun to another engine, whose line it joins.
+
+        Args:
+            stream: one of `dispatcher.waiting()`.
+        """
+        self.dispatcher.move(stream, other.dispatcher)
+        stream.home = other
 
     def _send(self, frame: Submit | Abort) -> None:
         self._supervisor.send(frame)
 
-    def _on_stream_closed(self, stream: RequestStream) -> None:
+    # -- what a request's stream tells ----------------------------------------------------------------------------------
+
+    def on_stream_closed(self, stream: RequestStream) -> None:
+        """Its caller has left: free what it holds."""
         self.dispatcher.withdraw(stream, "abort")
         stream.leave_line(RequestAborted("The request was closed while it waited."))
         self._pump()
         self._change()
 
-    def _on_deadline(self, stream: RequestStream) -> None:
+    def on_deadline(self, stream: RequestStream) -> None:
+        """It took longer than it may."""
         limit = stream.request.deadline_s
         self.dispatcher.fail(
             stream, DeadlineExceeded(f"The request was not finished within its deadline of {limit:g} s.")
@@ -281,7 +315,8 @@ class Engine:
         self._pump()
         self._change()
 
-    def _on_queue_timeout(self, stream: RequestStream) -> None:
+    def on_queue_timeout(self, stream: RequestStream) -> None:
+        """It waited longer than a request may."""
         self.metrics.refused_waited += 1
         self.dispatcher.fail(
             stream,
@@ -353,13 +388,19 @@ class Engine:
             self.failure = error
             if self._state not in ("draining", "closed"):
                 self._set_state("failed")
+            self._pass_on()
             self.dispatcher.fail_all(lambda: self._unavailable(error, None))
         else:
             self.metrics.restarts += 1
             self.progress = ("restarting", None)
             if self._state == "ready":
                 self._set_state("restarting")
+            self._pass_on()
         self._change()
+
+    def _pass_on(self) -> None:
+        if self.neighbours is not None and self._state in ("restarting", "failed"):
+            self.neighbours.take_over(self)
 
     def _unavailable(self, error: OpenLLMError, retry_in_s: float | None) -> EngineError:
         retry = None if retry_in_s is None else max(1.0, retry_in_s)

@@ -10,18 +10,35 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Protocol
 
 from openllm_core.errors import EngineError, OpenLLMError, RequestAborted, from_dict
 from openllm_core.schema import Delta, LogprobEntry, Usage
 
 from ..backends.base import BackendRequest, SequenceDelta, TokenLogprob
+from ..python_tokenizer import HostDetokenizer
 from ..tokenizer import Tokenizer
 from .detokenizer import TextStream
 from .request import EngineRequest
 
 MERGE_ABOVE = 32
 """Deltas a slow reader may leave before further text of a choice is joined to its last one."""
+
+
+class Home(Protocol):
+    """The engine that has a request now; a request that nobody has begun may move to another one."""
+
+    def on_stream_closed(self, stream: RequestStream) -> None:
+        """Its caller wants no more of it."""
+        ...
+
+    def on_deadline(self, stream: RequestStream) -> None:
+        """Its time is over."""
+        ...
+
+    def on_queue_timeout(self, stream: RequestStream) -> None:
+        """It stood in line for too long."""
+        ...
 
 
 class RequestStream:
@@ -35,13 +52,11 @@ class RequestStream:
         prompt_token_ids: [prompt_len] as the model got them.
         completion_tokens: generated so far, all choices together, stop tokens included.
 
-    The engine's own: `sequences`, `open` (choices not ended), `admitted_at` (monotonic seconds), `deadline`, `left_line`
-    (set while it waits in line).
+    The engine's own: `home`, `sequences`, `open` (choices not ended), `admitted_at` (monotonic seconds), `deadline`,
+    `left_line` (set while it waits in line).
     """
 
-    def __init__(
-        self, request: EngineRequest, prompt_token_ids: list[int], on_close: Callable[[RequestStream], None]
-    ) -> None:
+    def __init__(self, request: EngineRequest, prompt_token_ids: list[int], home: Home) -> None:
         self.request_id = request.request_id
         self.request = request
         self.prompt_token_ids = prompt_token_ids
@@ -52,7 +67,7 @@ class RequestStream:
         self.deadline: asyncio.TimerHandle | None = None
         self.left_line: asyncio.Future[None] | None = None
         self.loop = asyncio.get_running_loop()
-        self._on_close = on_close
+        self.home = home
         self._deltas: deque[Delta] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._error: OpenLLMError | None = None
@@ -109,7 +124,11 @@ class RequestStream:
         self._error = None
         if not self._ended:
             self.end()
-            self._on_close(self)
+            self.home.on_stream_closed(self)
+
+    def start_deadline(self) -> None:
+        """Let the request's time run, from now on."""
+        self.deadline = self.loop.call_later(self.request.deadline_s, lambda: self.home.on_deadline(self))
 
     def listen(self, sink: Callable[[Delta], bool]) -> None:
         """Hand deltas to `sink` as they come, without waking the reader; it still gets those that `sink` refuses.
@@ -182,6 +201,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "_detokenizer",
         "_ids",
         "_logprobs",
         "_tokenizer",
@@ -202,7 +222,8 @@ class Sequence:
         self.stream = stream
         self.index = index
         self.backend_request = backend_request
-        self.text = TextStream(tokenizer.detokenizer(), sampling.stop, sampling.min_tokens)
+        self._detokenizer = tokenizer.detokenizer()
+        self.text = TextStream(self._detokenizer, sampling.stop, sampling.min_tokens)
         self.state: Literal["waiting", "submitted", "started", "done"] = "waiting"
         self.requeued = False
         self.last_token_at = 0.0
@@ -218,6 +239,8 @@ class Sequence:
             True when a stop string ended the sequence here, so that the backend must be told to drop it.
         """
         ids, reason, text = delta.token_ids, delta.finish_reason, self.text
+        if delta.text is not None and isinstance(self._detokenizer, HostDetokenizer):
+            self._detokenizer.feed(delta.text.pieces, delta.text.tokens)
         if len(ids) > 1 and text.searches:
             return self._take_one_by_one(delta)
         self.stream.completion_tokens += len(ids)

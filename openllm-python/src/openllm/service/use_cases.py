@@ -47,7 +47,7 @@ from .answers import Answer, Choice, collect
 from .requests import check_completion, check_sampling, check_stream_options, plain_messages, prompts_of
 
 if TYPE_CHECKING:
-    from openllm.engine.engine import Engine
+    from openllm.engine.pool import AnyEngine
     from openllm.engine.stream import RequestStream
     from openllm.tokenizer import Tokenizer
 
@@ -117,7 +117,7 @@ class Service:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: AnyEngine,
         tokenizer: Tokenizer,
         *,
         model: ServedModel,
@@ -152,7 +152,8 @@ class Service:
         """
         engine = self.engine
         if engine.state == "ready":
-            return Health(status="ready")
+            ready, count = engine.ready_of
+            return Health(status="ready") if count == 1 else Health(status="ready", engines_ready=ready, engines=count)
         retry = POLL_S  # asking again costs nothing, and loading ends when it ends
         text, share = engine.progress
         doing = text if share is None else f"{text}, {share:.0%}"

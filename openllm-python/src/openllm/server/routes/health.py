@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 from openllm.service import Service
 from openllm_core.options import ServerOptions
 from openllm_core.schema import Health
-from openllm_core.serde import dumps
+from openllm_core.serde import dumps, unstructure
 
 from ..operation import Operation
 
@@ -20,10 +20,10 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
     """The routes of this file."""
 
     async def livez(request: Request) -> ASGIApp:
-        return Response(dumps(Health(status="alive")), media_type="application/json")
+        return Response(_brief(Health(status="alive")), media_type="application/json")
 
     async def readyz(request: Request) -> ASGIApp:
-        return Response(dumps(service.ready()), media_type="application/json")
+        return Response(_brief(service.ready()), media_type="application/json")
 
     return [
         Operation(
@@ -55,3 +55,8 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             errors=NOT_READY,
         ),
     ]
+
+
+def _brief(health: Health) -> bytes:
+    """Without what there is nothing to say of."""
+    return dumps(unstructure(health, omit_none=True))
