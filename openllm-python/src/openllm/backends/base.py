@@ -209,7 +209,8 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
 class Launch(Protocol):
     """What a backend's `launch` module offers; importable without the backend's framework.
 
-    `machine` is whatever the caller knows of the machine; None lets the module look by itself.
+    `machine` is whatever the caller knows of the machine; None lets the module look by itself. A module may also have
+    `PRELOAD`, the dotted name of a module to import when the host starts, before its options are there.
     """
 
     def environment(self, options: EngineOptions, machine: Any) -> dict[str, str]:

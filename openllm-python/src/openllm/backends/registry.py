@@ -47,6 +47,12 @@ class RegisteredBackend:
         factory = cast(BackendFactory, importlib.import_module(self.package))
         return factory.load(options, progress)
 
+    def preload(self) -> None:
+        """Import what `load` will need, where the backend's `launch` names it; only ever called where the backend runs."""
+        module = getattr(self._launch(), "PRELOAD", None)
+        if module is not None:
+            importlib.import_module(module)
+
     def environment(self, options: EngineOptions, machine: Any = None) -> dict[str, str]:
         """Variables to set for the host process."""
         return self._launch().environment(options, machine)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from openllm.cli.command import Command, Session
@@ -21,6 +22,7 @@ from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 if TYPE_CHECKING:
     from openllm.backends.base import BackendInfo
     from openllm.compose import Composed
+    from openllm.engine.supervisor import Launcher
     from openllm.serialisation import ResolvedModel
 
 POLL_S = 0.1
@@ -66,11 +68,24 @@ def serve(settings: Settings, model: str | None, model_id: str | None, out: Outp
     from openllm.server.run import check_port
 
     check_port(settings.server)
-    resolved = find_model(settings, model, model_id, out)
+    resolved, backend = find_model(settings, model, model_id, out)
+    engine = attrs.evolve(settings.engine, backend=backend)
+    from openllm.engine.process import EarlyHost
+
+    early = EarlyHost(engine)  # imports its framework while this process imports what it needs itself
+    try:
+        return _serve(settings, engine, resolved, early.launch, out)
+    finally:
+        early.close()
+
+
+def _serve(
+    settings: Settings, engine: EngineOptions, resolved: ResolvedModel | None, launch: Launcher, out: Output
+) -> int:
     from openllm.compose import build
     from openllm.server.run import serve as run
 
-    composed = build(settings.engine, settings.server, resolved)
+    composed = build(engine, settings.server, resolved, launch=launch)
     for note in composed.notes:
         out.fact("Ignored", note)
     show = Startup(composed, settings, out)
@@ -84,14 +99,16 @@ def serve(settings: Settings, model: str | None, model_id: str | None, out: Outp
     return code
 
 
-def find_model(settings: Settings, model: str | None, model_id: str | None, out: Output) -> ResolvedModel | None:
-    """The model's folder, fetched and converted where need be; None for the echo backend, which has none."""
+def find_model(
+    settings: Settings, model: str | None, model_id: str | None, out: Output
+) -> tuple[ResolvedModel | None, str]:
+    """The model's folder, fetched and converted where need be, and the backend; no folder for echo, which has none."""
     from openllm.backends import registry
     from openllm.serialisation import resolve
 
     if settings.engine.backend == "echo" and model is None and model_id is None:
         out.fact("Model", "echo", "answers with its prompt; no weights")
-        return None
+        return None, "echo"
     if settings.engine.backend != "auto":
         registry.get(settings.engine.backend)  # a wrong name is told before anything is fetched
     with out.progress() as progress:
@@ -100,13 +117,13 @@ def find_model(settings: Settings, model: str | None, model_id: str | None, out:
             model_id=model_id,
             options=settings.store,
             trust_remote_code=settings.engine.trust_remote_code,
-            allow_pickle_weights=settings.engine.allow_pickle_weights,
+            allow_pickle_weights=settings.engine.converts_pickle,
             progress=progress,
         )
     out.fact("Model", resolved.served_name, resolved.how)
     backend, why = registry.choose(settings.engine, resolved.architecture)
     out.fact("Backend", backend, why)
-    return resolved
+    return resolved, backend
 
 
 class Startup:

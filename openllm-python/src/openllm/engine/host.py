@@ -1,16 +1,18 @@
-"""The engine host: a process that runs one backend and nothing else. `… -m openllm.engine.host FD [PARENT [LIFELINE]]`.
+"""The engine host: a process that runs one backend. `… -m openllm.engine.host FD [PARENT [LIFELINE [BACKEND]]]`.
 
-Started by the supervisor in a session of its own, with one end of a socketpair as FD. The first frame brings the
-options; the model loads in a thread; then one frame per engine step goes back. It dies with the server: by end of file,
-and by the kernel's parent-death signal; what its backend started dies by the watchdog, which waits for the end of the
-pipe LIFELINE. `HostSession` is also run inside the server process when embedded.
+Started by the supervisor in a session of its own, with one end of a socketpair as FD. BACKEND's framework is
+imported at once; the first frame brings the options; the model loads in a thread; then one frame per engine step goes
+back. It dies with the server: by end of file, and by the kernel's parent-death signal; what its backend started dies by the
+watchdog, which waits for the end of the pipe LIFELINE. `HostSession` is also run inside the server process when embedded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import faulthandler
+import gc
 import os
 import signal
 import socket
@@ -226,11 +228,28 @@ async def _serve(descriptor: int) -> int:
     return status
 
 
+def preload(backend: str) -> None:
+    """Import a backend's framework before the options are here.
+
+    Imports make no garbage, and modules live as long as the process: collecting waits until they are done, and then leaves
+    them alone. An import that fails is told by `load`, which tries it again.
+    """
+    gc.disable()
+    try:
+        with contextlib.suppress(Exception):
+            registry.get(backend).preload()
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def main(arguments: list[str]) -> int:
     """Run until the server is gone, says so, or the backend fails."""
     die_with_parent(int(arguments[1]) if len(arguments) > 1 else None)
     if len(arguments) > 2:
         watchdog.start(int(arguments[2]))
+    if len(arguments) > 3:
+        threading.Thread(target=preload, args=(arguments[3],), name="preload", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()  # a crash in native code says where it was
     return asyncio.run(_serve(int(arguments[0])))

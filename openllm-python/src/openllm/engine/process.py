@@ -1,6 +1,6 @@
 """One engine host process: spawned in its own session, watched by pidfd and end of file, killed as a group, reaped.
 
-Only the supervisor uses it. What the host prints is kept (the last lines) and logged, so that the root cause of a failed
+The supervisor uses it; `openllm start` starts the first one early. What the host prints is kept (the last lines) and logged, so that the root cause of a failed
 start can be told in one line. Must be called on the event loop's thread: the parent-death signal follows the thread.
 """
 
@@ -39,7 +39,7 @@ KILL_WAIT_S = 10.0
 
 
 class HostProcess:
-    """A running host; made by `launch_process`."""
+    """A running host; made by `Spawned.adopt`."""
 
     cause: BaseException | None = None  # it is raised over there
 
@@ -199,34 +199,95 @@ class HostProcess:
             self._process.stdout.close()
 
 
+class Spawned:
+    """A host that runs and waits for its options; what it needs from outside is done while it imports.
+
+    Attributes:
+        environment: it was started with.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        """Start `python -m openllm.engine.host` with the backend's environment.
+
+        Raises:
+            UnknownBackend: no such backend.
+            OSError: the system refuses another process.
+        """
+        self.environment = registry.get(options.backend).environment(options)
+        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        watched, self._lifeline = os.pipe()
+        arguments = [str(theirs.fileno()), str(os.getpid()), str(watched), options.backend]
+        try:
+            self._process = subprocess.Popen(
+                # -P: the folder the user happens to be in must not shadow an installed package.
+                [sys.executable, "-P", "-m", "openllm.engine.host", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(), watched),
+                start_new_session=True,
+                env=os.environ | self.environment,
+            )
+        except BaseException:
+            self._sock.close()
+            os.close(self._lifeline)
+            raise
+        finally:
+            theirs.close()
+            os.close(watched)
+
+    async def adopt(self, options: EngineOptions, on_frame: OnFrame, on_lost: OnLost) -> Life:
+        """Hand it its options; from here on it is watched."""
+        host = HostProcess(self._process, self._lifeline, on_lost)
+        try:
+            await host.connect(self._sock, options, on_frame)
+        except BaseException:
+            await host.stop(0)
+            raise
+        return host
+
+    def discard(self) -> None:
+        """End it: nobody will adopt it."""
+        self._sock.close()
+        os.close(self._lifeline)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
 async def launch_process(options: EngineOptions, on_frame: OnFrame, on_lost: OnLost) -> Life:
-    """Start `python -m openllm.engine.host` with the backend's environment and hand it the options."""
-    environment = os.environ | registry.get(options.backend).environment(options)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    watched, lifeline = os.pipe()
-    arguments = [str(theirs.fileno()), str(os.getpid()), str(watched)]
-    try:
-        process = subprocess.Popen(
-            # -P: the folder the user happens to be in must not shadow an installed package.
-            [sys.executable, "-P", "-m", "openllm.engine.host", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(theirs.fileno(), watched),
-            start_new_session=True,
-            env=environment,
-        )
-    except BaseException:
-        ours.close()
-        os.close(lifeline)
-        raise
-    finally:
-        theirs.close()
-        os.close(watched)
-    host = HostProcess(process, lifeline, on_lost)
-    try:
-        await host.connect(ours, options, on_frame)
-    except BaseException:
-        await host.stop(0)
-        raise
-    return host
+    """Start a host process and hand it the options."""
+    return await Spawned(options).adopt(options, on_frame, on_lost)
+
+
+class EarlyHost:
+    """A launcher whose first host starts now, so that its framework is imported while the server puts itself together.
+
+    Used by `openllm start` between finding the model and composing. Must be made on the thread that later runs the event
+    loop: the parent-death signal follows the thread.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        """Args:
+        options: `backend` is a name, not `auto`; what decides the host's environment is settled.
+        """
+        self._backend = options.backend
+        self._spawned: Spawned | None = Spawned(options)
+
+    async def launch(self, options: EngineOptions, on_frame: OnFrame, on_lost: OnLost) -> Life:
+        """A `Launcher`: the first life takes the host that is there, unless it needs another one; later lives are new."""
+        spawned, self._spawned = self._spawned, None
+        if spawned is not None:
+            environment = registry.get(options.backend).environment(options)
+            if (options.backend, environment) == (self._backend, spawned.environment):
+                return await spawned.adopt(options, on_frame, on_lost)
+            spawned.discard()
+        return await launch_process(options, on_frame, on_lost)
+
+    def close(self) -> None:
+        """End the host if nobody took it."""
+        spawned, self._spawned = self._spawned, None
+        if spawned is not None:
+            spawned.discard()

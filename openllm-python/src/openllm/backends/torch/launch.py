@@ -11,9 +11,10 @@ from openllm_core.errors import OutOfMemory
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
-from ..base import MemoryEstimate
 from .. import checkpoint as checkpoints
+from ..base import MemoryEstimate
 
+PRELOAD = "openllm.backends.torch.backend"  # imports torch and transformers
 RUNTIME_BYTES = 600 * 1024 * 1024  # torch, transformers and their working buffers, resident after import
 MIN_CONTEXT = 512  # tokens of cache without which a start makes no sense
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
