@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
 from openllm.engine.dispatch import LOOK_AHEAD
-from openllm.engine.engine import INLINE_CHARS, Engine
+from openllm.engine.engine import Engine
 from openllm.engine.supervisor import launch_embedded
+from openllm.engine.text import INLINE_CHARS
 from openllm.tokenizer import byte_tokenizer
 from openllm_core.errors import (
     AdapterNotFound,

@@ -63,6 +63,18 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[int, float], ...] = ()  # most likely first
 
 
+class DeltaText(msgspec.Struct, frozen=True, array_like=True):
+    """Text that the host puts beside the tokens where the model's tokenizer runs there.
+
+    Attributes:
+        pieces: text that each new id made certain, and with the sequence's last delta one more: what was held back.
+        tokens: text of single tokens, of those that `logprobs` names.
+    """
+
+    pieces: list[str]
+    tokens: dict[int, str] = {}
+
+
 class SequenceDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """What one engine step added to one sequence.
 
@@ -72,6 +84,7 @@ class SequenceDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=
         stop_token_id: the id that ended the sequence when `finish_reason` is "stop".
         error: `OpenLLMError.as_dict()` when `finish_reason` is "error".
         logprobs: one per new id when the request asked for them.
+        text: never set by a backend (see `DeltaText`).
     """
 
     request_id: str
@@ -80,6 +93,7 @@ class SequenceDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=
     stop_token_id: int | None = None
     error: dict[str, Any] | None = None
     logprobs: list[TokenLogprob] | None = None
+    text: DeltaText | None = None
 
 
 class StepOutput(msgspec.Struct, frozen=True, array_like=True):

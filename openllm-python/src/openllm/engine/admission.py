@@ -76,6 +76,11 @@ def encode(request: EngineRequest, info: BackendInfo, tokenizer: Tokenizer) -> l
         ids = prompt
         if ids and not 0 <= min(ids) <= max(ids) < info.vocab_size:
             raise InvalidRequest(f"A token id of the prompt is not within 0..{info.vocab_size - 1}.", param="prompt")
+    return fitting(ids, info)
+
+
+def fitting(ids: list[int], info: BackendInfo) -> list[int]:
+    """The ids of a prompt as the model gets them; see `encode` for the errors."""
     if not ids:
         if info.bos_token_id is None:
             raise InvalidRequest("The prompt is empty.", param="prompt")

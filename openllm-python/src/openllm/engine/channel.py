@@ -51,6 +51,28 @@ class Ping(_Frame, frozen=True, tag="ping"):
     number: int
 
 
+class OpenTokenizer(_Frame, frozen=True, tag="open_tokenizer"):
+    """Open the tokenizer of the model in `folder`, which exists as Python code alone; from here on steps carry text."""
+
+    folder: str
+    trust_remote_code: bool
+
+
+class AskIds(_Frame, frozen=True, tag="ask_ids"):
+    """Asks for the token ids of a text."""
+
+    number: int
+    text: str
+    special: bool
+
+
+class AskText(_Frame, frozen=True, tag="ask_text"):
+    """Asks for the text of token ids."""
+
+    number: int
+    ids: list[int]
+
+
 class Shutdown(_Frame, frozen=True, tag="shutdown"):
     """Close the backend and end."""
 
@@ -90,8 +112,23 @@ class Pong(_Frame, frozen=True, tag="pong"):
     error: dict[str, Any] | None = None
 
 
-ToHost = Start | Submit | Abort | Ping | Shutdown
-ToServer = Loading | Ready | Failed | Step | Pong
+class TokenizerOpened(_Frame, frozen=True, tag="tokenizer_opened"):
+    """Answer to `OpenTokenizer`: ids that end a text."""
+
+    eos_token_ids: tuple[int, ...]
+
+
+class Answer(_Frame, frozen=True, tag="answer"):
+    """Answer to `AskIds` or `AskText`; `error` is why there is none."""
+
+    number: int
+    ids: list[int] | None = None
+    text: str = ""
+    error: dict[str, Any] | None = None
+
+
+ToHost = Start | Submit | Abort | Ping | OpenTokenizer | AskIds | AskText | Shutdown
+ToServer = Loading | Ready | Failed | Step | Pong | TokenizerOpened | Answer
 Frame = ToHost | ToServer
 
 OnFrame = Callable[[Any], None]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NoReturn, Protocol
 
 from prometheus_client import CollectorRegistry
@@ -36,11 +35,10 @@ from .process import launch_process
 from .request import EngineRequest, new_request_id
 from .stream import RequestStream, error_of
 from .supervisor import Launcher, Supervisor, Watch
+from .text import Texts
 
 State = Literal["loading", "ready", "restarting", "failed", "draining", "closed"]
 
-INLINE_CHARS = 1024
-"""Prompts up to this length are tokenised on the loop: half a millisecond, less than a thread's detour under load."""
 STEP_STALL_S = 600.0
 """A backend with work that finished no step for so long is given up; long prompts on a CPU take minutes."""
 MAX_RETRY_AFTER_S = 60.0
@@ -104,10 +102,10 @@ class Engine:
         self._queue_timeout_s = queue_timeout_s
         self._step_stall_s = step_stall_s
         self._supervisor = Supervisor(options, launch or launch_process, watch or Watch(restarts=restarts), self)
+        self._texts = Texts(tokenizer, self._supervisor.send)
         self._state: State = "loading"
         self._warm_up_id: str | None = None
         self._eos: frozenset[int] = frozenset()
-        self._threads = ThreadPoolExecutor(2, "tokenize")
         self._changed = asyncio.Event()
         self.neighbours: Neighbours | None = None
 
@@ -170,7 +168,7 @@ class Engine:
         self._set_state("closed")
         self.dispatcher.fail_all(lambda: ShuttingDown("The engine was closed."))
         await self._supervisor.aclose()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._texts.close()
         self.metrics.close()
 
     # -- load ---------------------------------------------------------------------------------------------------------
@@ -220,7 +218,7 @@ class Engine:
         admission.check_length(request, info, self.tokenizer)
         self._reserve(count)
         try:
-            ids = await self._encode(request, info)
+            ids = await self._texts.ids(request, info)
             sampling = admission.token_sampling(request, len(ids), info, self._eos)
             self._require_ready()
         finally:
@@ -260,11 +258,10 @@ class Engine:
             error.retry_after_s = self.retry_after_s()
             raise
 
-    async def _encode(self, request: EngineRequest, info: BackendInfo) -> list[int]:
-        if not isinstance(request.prompt, str) or len(request.prompt) <= INLINE_CHARS:
-            return admission.encode(request, info, self.tokenizer)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, admission.encode, request, info, self.tokenizer)
+    async def decode(self, ids: list[int]) -> str:
+        """Text of token ids, special tokens left out; errors as `add`."""
+        self._require_ready()
+        return await self._texts.text(ids)
 
     async def _wait_in_line(self, stream: RequestStream) -> None:
         left = stream.left_line = stream.loop.create_future()
@@ -332,6 +329,8 @@ class Engine:
     def on_frame(self, frame: Any) -> None:
         """One frame of the host; called by the supervisor."""
         if not isinstance(frame, Step):
+            if self._texts.on_frame(frame) and self.info is not None:
+                self._warm_up(self.info)
             return
         if self._warm_up_id is not None:
             for delta in frame.output.deltas:
@@ -348,8 +347,12 @@ class Engine:
     def on_ready(self, ready: Ready) -> None:
         """The model is loaded: draw one real token before saying so."""
         self.info = info = ready.info
-        self.progress = ("warming up", None)
         self.dispatcher.slots = info.max_batch
+        if not self._texts.open(self.options.trust_remote_code):
+            self._warm_up(info)
+
+    def _warm_up(self, info: BackendInfo) -> None:
+        self.progress = ("warming up", None)
         self._eos = frozenset(info.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
         start = info.bos_token_id if info.bos_token_id is not None else min(self._eos, default=0)
         if not info.capabilities.generate:
@@ -383,6 +386,7 @@ class Engine:
     def on_down(self, error: OpenLLMError, retry_in_s: float | None) -> None:
         """The host is gone: fail what it had begun, put back once what it had not."""
         self._warm_up_id = None
+        self._texts.fail(lambda: self._unavailable(error, retry_in_s))
         self.dispatcher.host_lost(lambda: self._unavailable(error, retry_in_s))
         if retry_in_s is None:
             self.failure = error
