@@ -27,9 +27,28 @@ from openllm_core.errors import EngineError, EngineUnavailable, MissingDependenc
 
 from ..backends import registry
 from ..backends.base import Backend
+from ..python_tokenizer import PythonTokenizer
 from . import watchdog
 from .cause import fix_for
-from .channel import Abort, Channel, Failed, Loading, Ping, Pong, Ready, Shutdown, SocketChannel, Start, Step, Submit
+from .channel import (
+    Abort,
+    AskIds,
+    AskText,
+    Channel,
+    Failed,
+    Loading,
+    OpenTokenizer,
+    Ping,
+    Pong,
+    Ready,
+    Shutdown,
+    SocketChannel,
+    Start,
+    Step,
+    Submit,
+    TokenizerOpened,
+)
+from .text import HostText
 
 PR_SET_PDEATHSIG = 1
 EXIT_FAILED = 70  # the reason went over the channel
@@ -46,6 +65,7 @@ class HostSession:
         self.cause: BaseException | None = None  # what the backend raised, for a caller in the same process
         self._on_end = on_end
         self._backend: Backend | None = None
+        self._text: HostText | None = None  # where the model's tokenizer runs here
         self._task: asyncio.Task[None] | None = None
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._ended = False
@@ -61,15 +81,23 @@ class HostSession:
         backend = self._backend
         match frame:
             case Submit():
+                if self._text is not None:
+                    self._text.submit(frame.requests)
                 if backend is not None:
                     for request in frame.requests:
                         backend.submit(request)
             case Abort():
+                if self._text is not None:
+                    self._text.abort(frame.request_ids)
                 if backend is not None:
                     for request_id in frame.request_ids:
                         backend.abort(request_id)
             case Ping():
                 self._spawn(self._answer(frame.number))
+            case OpenTokenizer():
+                self._spawn(self._open_tokenizer(frame))
+            case AskIds() | AskText():
+                self._spawn(self._answer_ask(frame))
             case Start():
                 self._task = asyncio.get_running_loop().create_task(self._run(frame))
             case Shutdown():
@@ -98,7 +126,7 @@ class HostSession:
             self._backend = backend
             channel.send(Ready(backend.info))
             async for output in backend.steps():
-                channel.send(Step(output))
+                channel.send(Step(output if self._text is None else self._text.with_text(output)))
                 await channel.writable()
             raise EngineUnavailable("The backend stopped stepping.")
         except asyncio.CancelledError:
@@ -145,6 +173,21 @@ class HostSession:
                 error = _as_data(unhealthy)
         if self.channel is not None:
             self.channel.send(Pong(number, error))
+
+    async def _open_tokenizer(self, frame: OpenTokenizer) -> None:
+        try:
+            trust = frame.trust_remote_code
+            tokenizer = await asyncio.to_thread(PythonTokenizer.open, frame.folder, trust_remote_code=trust)
+        except OpenLLMError as error:
+            self._fail(error)
+            return
+        self._text = HostText(tokenizer)
+        if self.channel is not None:
+            self.channel.send(TokenizerOpened(tokenizer.eos_token_ids))
+
+    async def _answer_ask(self, frame: AskIds | AskText) -> None:
+        if self._text is not None and self.channel is not None:
+            self.channel.send(await self._text.answer(frame))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
