@@ -74,6 +74,7 @@ LANES = [
     Lane("e2e", ("e2e",), 6, network=True),
     Lane("docs", ("docs",), 4, network=True),
     Lane("packaging", ("packaging",), 3, network=True),
+    Lane("pythons", ("packaging/test_pythons.py",), 3, network=True),
 ]
 TOTAL_BUDGET_MIN = 40
 

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("e2e/test_start.py", "e2e"),
         ("docs/test_links.py", "docs"),
         ("packaging/test_wheels.py", "packaging"),
+        ("packaging/test_pythons.py", "pythons"),
     ],
 )
 def test_lane_of(path: str, lane: str):
