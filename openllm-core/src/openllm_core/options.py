@@ -55,7 +55,7 @@ class EngineOptions:
     )
     compile: str = setting(
         "auto",
-        "Compile the decode step where a backend can; pt cannot and refuses `on`.",
+        "Compile the decode step; auto: pt measures at first start whether compiled feed-forward blocks pay.",
         env="OPENLLM_COMPILE",
         choices=("auto", "on", "off"),
         group=ENGINE,

@@ -42,6 +42,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[Any, float]:
 
     monkeypatch.setattr(tuning, "linear_seconds", linear)
     monkeypatch.setattr(tuning, "attention_seconds", attention)
+
+    def compiled(shape: measure.Shape, dtype: str, kind: str, clock: measure.Clock) -> dict[str, float]:
+        counted.append("compiled")
+        return {kind: 1.0, "compiled": seconds.get("compiled", 1.0)}
+
+    monkeypatch.setattr(tuning.compiling, "seconds", compiled)
     monkeypatch.setattr(tuning, "SMALL", 0)
     monkeypatch.setattr(tuning.detect, "machine", lambda **_: MACHINE)
     seconds["counted"] = counted  # type: ignore[assignment]
@@ -88,19 +94,49 @@ def test_bfloat16_only_where_the_cpu_computes_in_it(
 def test_options_win(measured: dict[Any, float], checkpoints: Path) -> None:
     """What the operator fixed is not measured."""
     path = tiny_checkpoint("llama", checkpoints)
-    choice = choose(path, attention="eager", threads=3, engine_arg={"linear": "plain"})
+    choice = choose(path, attention="eager", threads=3, compile="off", engine_arg={"linear": "plain"})
     assert (choice.attention, choice.threads, choice.linear) == ("eager", 3, "plain")
     assert set(measured["counted"]) == {("float32", "plain")}  # type: ignore[arg-type]
     with pytest.raises(InvalidSetting, match="linear"):
         choose(path, engine_arg={"linear": "magic"})
 
 
-@pytest.mark.parametrize("options", [{"quantize": "int8"}, {"compile": "on"}])
+@pytest.mark.parametrize("options", [{"quantize": "int8"}, {"compile": "on", "engine_arg": {"linear": "packed16"}}])
 def test_what_cannot_be_done_is_refused(checkpoints: Path, options: dict[str, str]) -> None:
     """An option this backend cannot honour is refused by its flag's name, never ignored."""
     with pytest.raises(InvalidSetting) as refused:
         choose(tiny_checkpoint("llama", checkpoints), **options)
     assert refused.value.param == f"--{next(iter(options))}"
+
+
+def test_compilation_is_chosen_by_measurement(measured: dict[Any, float], checkpoints: Path) -> None:
+    """Compiled blocks are taken with plain layers when they are clearly faster; the figures stand in the line."""
+    path = tiny_checkpoint("llama", checkpoints, dtype="bfloat16")
+    measured[("float32", "packed16")] = 0.5
+    measured["compiled"] = 0.95
+    assert (choose(path).compile, choose(path).linear) == (False, "packed16")
+    measured["compiled"] = 0.5
+    choice = choose(path)
+    assert (choice.compile, choice.linear) == (True, "plain")
+    assert choice.decisions[-1] == "compile: on (relative speed: packed16 1.00, compiled 2.00)"
+    asked = measured["counted"].count("compiled")  # type: ignore[attr-defined]
+    assert choose(path, compile="off").compile is False
+    assert choose(path, compile="on").compile is True
+    assert measured["counted"].count("compiled") == asked  # type: ignore[attr-defined]
+
+
+def test_where_nothing_compiles_the_choice_says_so(
+    measured: dict[Any, float], checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a compiler the start goes on and names the reason."""
+
+    def fail(*_: Any) -> dict[str, float]:
+        raise tuning.compiling.CannotCompile("no C++ compiler")
+
+    monkeypatch.setattr(tuning.compiling, "seconds", fail)
+    choice = choose(tiny_checkpoint("llama", checkpoints))
+    assert choice.compile is False
+    assert choice.decisions[-1] == "compile: off (torch.compile does not work here: no C++ compiler)"
 
 
 def test_a_second_start_measures_nothing(measured: dict[Any, float], checkpoints: Path) -> None:

@@ -13,12 +13,19 @@ import transformers
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from openllm_core.errors import CorruptModel, MissingDependency, NoSuitableDevice, OpenLLMError, UnsupportedFeature
+from openllm_core.errors import (
+    CorruptModel,
+    InvalidSetting,
+    MissingDependency,
+    NoSuitableDevice,
+    OpenLLMError,
+    UnsupportedFeature,
+)
 from openllm_core.options import EngineOptions
 
 from ..base import Progress
-from . import attention
 from ..checkpoint import Checkpoint, refuse_untrusted_code
+from . import attention, compiling
 from .linears import fuse_norms, pack_linears, widen_rest
 from .model import LoadedModel
 from .tuning import Choice
@@ -146,6 +153,8 @@ def load(
             widen_rest(module)
     if device.type == "cpu" and compute == torch.float32:
         fuse_norms(module)
+    if choice.compile:
+        _compile(options, checkpoint, module, progress)
     config = module.config
     generation: Any = getattr(module, "generation_config", None)
     start = getattr(generation, "decoder_start_token_id", None)
@@ -159,3 +168,22 @@ def load(
         seq2seq=checkpoint.seq2seq,
         start_token_id=int(start or 0),
     )
+
+
+def _compile(options: EngineOptions, checkpoint: Checkpoint, module: nn.Module, progress: Progress) -> None:
+    """Compile the feed-forward blocks.
+
+    Raises:
+        InvalidSetting: `--compile on`, and it cannot be done.
+    """
+    progress("compiling", None)
+    try:
+        count = compiling.compile_blocks(module)
+    except compiling.CannotCompile as reason:
+        raise compiling.refused(reason) from reason
+    if not count and options.compile == "on":
+        raise InvalidSetting(
+            f"--compile on: {checkpoint.architecture} has no feed-forward block that can be compiled.",
+            hint="Leave --compile at auto.",
+            param="--compile",
+        )

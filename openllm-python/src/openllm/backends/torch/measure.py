@@ -16,8 +16,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from . import attention
 from ..checkpoint import Checkpoint
+from . import attention
 from .linears import PackedLinear
 from .untyped import sdpa_forward
 
@@ -87,7 +87,7 @@ def linear_seconds(shape: Shape, candidates: Sequence[tuple[str, str]], clock: C
 
         return once
 
-    return _compare({pair: [one(pair, rows) for rows in BATCHES] for pair in candidates}, clock)
+    return compare({pair: [one(pair, rows) for rows in BATCHES] for pair in candidates}, clock)
 
 
 def _plain(weight: Tensor) -> Callable[[Tensor], Tensor]:
@@ -123,11 +123,11 @@ def attention_seconds(shape: Shape, names: Sequence[str], dtype: str, clock: Clo
 
         return once
 
-    return _compare({name: [one(name, rows) for rows in BATCHES] for name in names}, clock)
+    return compare({name: [one(name, rows) for rows in BATCHES] for name in names}, clock)
 
 
 @torch.inference_mode()
-def _compare(candidates: dict[K, list[Once]], clock: Clock) -> dict[K, float]:
+def compare(candidates: dict[K, list[Once]], clock: Clock) -> dict[K, float]:
     """Shortest time of each candidate, geometric mean over its parts; they take turns, so that a busy spell hits all."""
     best = {key: [float("inf")] * len(parts) for key, parts in candidates.items()}
     end = time.perf_counter() + BUDGET_S * len(candidates)

@@ -24,14 +24,15 @@ from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
 from ..base import Progress
-from . import verify
 from ..checkpoint import Checkpoint
+from . import compiling, verify
 from .linears import KINDS, available
-from .measure import DTYPES, Shape, attention_seconds, linear_seconds
+from .measure import DTYPES, Clock, Shape, attention_seconds, linear_seconds
 from .model import LoadedModel
 
-VERSION = 1  # of the file's meaning; a change forgets what was remembered
+VERSION = 2  # of the file's meaning; a change forgets what was remembered
 SMALL = 8_000_000  # parameters under which nothing is worth a measurement
+COMPILE_FROM = 1.1  # times faster a compiled block must be, as every start then waits for the compiler
 BUSY = 0.6  # load per core above which threads are not measured
 
 
@@ -44,6 +45,7 @@ class Choice:
         linear: kind of the linear layers, see `linears.KINDS`.
         attention: grouped, sdpa or eager.
         threads: compute threads.
+        compile: the feed-forward blocks are compiled.
         windowed: rows may share a window; None until `confirm` has looked.
         decisions: one line each, with what was measured.
     """
@@ -52,6 +54,7 @@ class Choice:
     linear: str
     attention: str
     threads: int
+    compile: bool = False
     windowed: bool | None = None
     decisions: tuple[str, ...] = ()
 
@@ -63,7 +66,7 @@ def choose(options: EngineOptions, checkpoint: Checkpoint, device: torch.device,
         InvalidSetting: `--engine-arg linear=` names no kind, or an option asks for what this backend cannot do.
     """
     _refuse_unsupported(options)
-    linear = _asked_linear(options)
+    linear = "plain" if options.compile == "on" else _asked_linear(options)
     if device.type != "cpu":
         return _for_gpu(options, checkpoint, device)
     if 0 < checkpoint.num_parameters < SMALL:
@@ -72,6 +75,7 @@ def choose(options: EngineOptions, checkpoint: Checkpoint, device: torch.device,
             linear=linear or "plain",
             attention="grouped" if options.attention == "auto" else options.attention,
             threads=options.threads or 1,
+            compile=options.compile == "on",
             decisions=("threads: 1, float32, plain layers (a model this small is not worth a measurement)",),
         )
     machine = detect.machine(probe=tuple)
@@ -96,6 +100,9 @@ def confirm(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, mode
     if name != choice.attention:
         lines = [line for line in lines if not line.startswith("attention")]
         lines.append(f"attention: {name} ({choice.attention} does not give this architecture's own results)")
+    if choice.compile and not compiling.blocks(model.module):
+        lines = [line for line in lines if not line.startswith("compile")]
+        lines.append("compile: off (this architecture has no feed-forward block that can be compiled)")
     if not shared:
         lines.append("batching: one sequence at a time (this architecture's state cannot share a window)")
     choice = attrs.evolve(choice, attention=name, windowed=shared, decisions=tuple(lines))
@@ -139,10 +146,10 @@ def _refuse_unsupported(options: EngineOptions) -> None:
         raise InvalidSetting(
             f"--quantize {options.quantize} is not supported by the pt backend yet.", param="--quantize"
         )
-    if options.compile == "on":
+    if options.compile == "on" and _asked_linear(options) not in (None, "plain"):
         raise InvalidSetting(
-            "--compile on is not supported by the pt backend: its packed layers cannot be compiled.",
-            hint="Leave it at auto.",
+            "--compile on and --engine-arg linear exclude each other: only plain linear layers can be compiled.",
+            hint="Leave --compile at auto.",
             param="--compile",
         )
 
@@ -167,6 +174,7 @@ def _for_gpu(options: EngineOptions, checkpoint: Checkpoint, device: torch.devic
         linear="plain",
         attention=name,
         threads=options.threads or 1,
+        compile=options.compile == "on",
         decisions=(f"dtype: {dtype} (the checkpoint's)", f"attention: {name}"),
     )
 
@@ -205,14 +213,30 @@ def _measure(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mac
     if name == "auto":
         speeds = attention_seconds(shape, ("grouped", "sdpa"), dtype, clock)
         name, why_attention = min(speeds, key=lambda name: speeds[name]), _relative(speeds)
+    compiled, why_compiled = _compile(options, shape, dtype, kind, clock)
+    if compiled:
+        kind = "plain"
     lines = (
         f"dtype: {dtype} ({_why_dtype(options, checkpoint, machine)})",
         f"linear layers: {kind} ({_relative(seconds)})",
         f"threads: {threads} ({why_threads})",
         f"attention: {name} ({why_attention})",
-        "compile: off (packed layers cannot be compiled, and little else is left to gain)",
+        f"compile: {'on' if compiled else 'off'} ({why_compiled})",
     )
-    return Choice(dtype=dtype, linear=kind, attention=name, threads=threads, decisions=lines)
+    return Choice(dtype=dtype, linear=kind, attention=name, threads=threads, compile=compiled, decisions=lines)
+
+
+def _compile(options: EngineOptions, shape: Shape, dtype: str, kind: str, clock: Clock) -> tuple[bool, str]:
+    """Whether to compile the feed-forward blocks, and why."""
+    if options.compile != "auto":
+        return options.compile == "on", "asked for"
+    if _asked_linear(options) not in (None, "plain"):
+        return False, f"linear layers asked for are {kind}, which cannot be compiled"
+    try:
+        speeds = compiling.seconds(shape, dtype, kind, clock)
+    except compiling.CannotCompile as reason:
+        return False, f"torch.compile does not work here: {reason}"
+    return speeds[kind] > COMPILE_FROM * speeds["compiled"], _relative(speeds)
 
 
 def _relative(seconds: Mapping[Any, float]) -> str:
@@ -271,7 +295,7 @@ def memory_file() -> Path:
 
 def _key(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> str:
     shape = Shape.of(checkpoint)
-    asked = (options.dtype, options.attention, options.threads, options.engine_arg.get("linear"))
+    asked = (options.dtype, options.attention, options.threads, options.compile, options.engine_arg.get("linear"))
     facts = (
         VERSION, machine.cpu_model, machine.cores, torch.__version__, transformers.__version__,
         checkpoint.architecture, checkpoint.dtype, *attrs.astuple(shape), *asked,
