@@ -184,7 +184,8 @@ async def test_an_endless_template_is_killed_and_the_loop_stays_alive() -> None:
             longest = max(longest, time.monotonic() - mark)
         with pytest.raises(InvalidRequest, match="took longer than 1 s"):
             hung.result()
-        assert time.monotonic() - began < 5 and longest < 0.5
+        assert time.monotonic() - began < 30  # the loops themselves would take minutes
+        assert longest < 0.9  # a renderer that blocked the loop would do so for the whole second
         assert await renderer.render([{}]) == "ok"
     finally:
         await renderer.aclose()

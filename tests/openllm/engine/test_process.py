@@ -69,7 +69,7 @@ async def test_kill_9_mid_stream(make_engine: MakeEngine) -> None:
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(EngineUnavailable) as caught:
         await read(stream)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5  # the answer would have taken ten seconds
     assert "SIGKILL" in caught.value.message
     assert caught.value.retry_after_s is not None
     assert engine.state == "restarting"
@@ -206,7 +206,7 @@ async def test_closing_while_loading_leaves_nothing(make_engine: MakeEngine) -> 
     assert pid is not None
     started = time.monotonic()
     await engine.aclose()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15  # loading takes a minute
     assert not Path(f"/proc/{pid}").exists()
 
 
@@ -245,7 +245,7 @@ def test_the_host_dies_with_its_parent() -> None:
         assert alive(pid)
         os.kill(pid, signal.SIGSTOP)  # even a stopped one
         parent.kill()
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 10
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not alive(pid)
