@@ -56,6 +56,16 @@ def test_trust_from_the_environment_is_refused() -> None:
     assert read(EngineOptions, explicit={"trust_remote_code": True}, environ={}).options.trust_remote_code
 
 
+def test_pickle_is_read_only_when_asked_for_by_either_flag() -> None:
+    """--serialisation legacy is another name of --allow-pickle-weights, and counts only when typed, too."""
+    assert not EngineOptions().converts_pickle
+    assert EngineOptions(allow_pickle_weights=True).converts_pickle
+    assert read(EngineOptions, explicit={"serialisation": "legacy"}, environ={}).options.converts_pickle
+    assert not read(EngineOptions, environ={"OPENLLM_SERIALIZATION": "safetensors"}).options.converts_pickle
+    with pytest.raises(UnsafeConfiguration, match="OPENLLM_SERIALIZATION"):
+        read(EngineOptions, environ={"OPENLLM_SERIALIZATION": "legacy"})
+
+
 @pytest.mark.parametrize("status", ["429", "503"])
 def test_overload_status_is_one_of_two(status: str) -> None:
     """Only the two statuses clients understand."""
