@@ -143,6 +143,15 @@ def run() -> Callable[..., Result]:
     return invoke
 
 
+def interrupt(child: pexpect.spawn[str], shows: str) -> None:
+    """Press Ctrl-C until `shows` appears: a line editor takes a signal that came between two of its waits at the next key."""
+    for _ in range(20):
+        child.sendintr()
+        if child.expect_exact([shows, pexpect.TIMEOUT], timeout=1) == 0:
+            return
+    raise AssertionError(f"{shows!r} did not come after Ctrl-C")
+
+
 @pytest.fixture
 def terminal() -> Iterator[Callable[..., pexpect.spawn[str]]]:
     """Run a command line on a real terminal of 100 columns."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import pexpect
 import pytest
 from click.testing import Result
+from tests.openllm.cli.conftest import interrupt
 
 if TYPE_CHECKING:
     from .conftest import ScriptedServer
@@ -125,9 +125,7 @@ def test_ctrl_c_at_the_prompt_clears_the_line(terminal: Terminal, server: Script
     child.expect_exact("› ")
     child.send("half a li")
     child.expect_exact("half a li")
-    time.sleep(0.1)  # until the line editor waits for keys again: a signal between two of its waits is seen at the next
-    child.sendintr()
-    child.expect_exact("Ctrl-D or /exit leaves.")
+    interrupt(child, "Ctrl-D or /exit leaves.")
     child.sendline("whole")
     child.expect_exact("Hello there.")
     child.sendline("/exit")

@@ -16,6 +16,7 @@ import httpx
 import pexpect
 import pytest
 from click.testing import Result
+from tests.openllm.cli.conftest import interrupt
 
 from openllm.cli.ready import Ready, curl_line, openai_arguments, python_snippet
 from openllm.cli.start import reachable
@@ -199,9 +200,7 @@ def test_run_serves_and_chats_and_leaves_nothing(terminal: Callable[..., pexpect
     assert child.match
     endpoint = child.match.group(1)
     child.expect_exact("› ")
-    time.sleep(0.1)
-    child.sendintr()
-    child.expect_exact("Ctrl-D or /exit leaves.")
+    interrupt(child, "Ctrl-D or /exit leaves.")
     child.sendline("over and out")
     child.expect_exact("over and out")
     child.expect("first after")
