@@ -17,6 +17,20 @@ from openllm_core.options import EngineOptions
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
+class TokenGuide(msgspec.Struct, frozen=True, array_like=True):
+    """What the tokens of one sequence must spell; for backends whose `capabilities.structured` is set.
+
+    Attributes:
+        kind: what `value` is; `json_object` is any JSON object and needs none.
+        value: a JSON schema as JSON text, a regular expression, a grammar in EBNF, or the texts to choose from.
+        param: the request's field, for messages.
+    """
+
+    kind: Literal["json", "json_object", "regex", "choice", "grammar"]
+    value: str | list[str] = ""
+    param: str = "response_format"
+
+
 class TokenSampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """How to draw tokens for one sequence; validated before it gets here.
 
@@ -36,6 +50,7 @@ class TokenSampling(msgspec.Struct, frozen=True, omit_defaults=True):
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()  # the model's own EOS ids included, unless `ignore_eos` was asked for
     logprobs: int | None = None  # None = none; k = the drawn token's and the k most likely ones'
+    guide: TokenGuide | None = None
 
 
 class BackendRequest(msgspec.Struct, frozen=True, omit_defaults=True):
