@@ -79,7 +79,7 @@ class StoredModel:
                     model_id=self._model_id,
                     options=self.store_options,
                     trust_remote_code=self.trust_remote_code,
-                    allow_pickle_weights=self._options.allow_pickle_weights,
+                    allow_pickle_weights=self._options.converts_pickle,
                 )
             return self._resolved
 
@@ -97,7 +97,7 @@ class StoredModel:
             model_id=self._model_id,
             options=self.store_options,
             trust_remote_code=trust_remote_code,
-            allow_pickle_weights=self._options.allow_pickle_weights,
+            allow_pickle_weights=self._options.converts_pickle,
             recipe=serialisation.Recipe(quantize=attrs.get("quantize")),
         )
 

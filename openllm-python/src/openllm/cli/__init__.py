@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "query": ("openllm.cli.query", "Ask a running server one question.", SERVE),
     "models": ("openllm.cli.models", "List model families, and the models on this machine.", MODELS),
     "import": ("openllm.cli.import_model", "Fetch a model into the store without starting it.", MODELS),
+    "export": ("openllm.cli.export_model", "Write a stored model into one file, for another machine.", MODELS),
+    "models verify": ("openllm.cli.models_verify", "Compare stored models with the hashes of their import.", MODELS),
+    "list-models": ("openllm.cli.list_models", "List the stored models with tag and size.", MODELS),
+    "prune": ("openllm.cli.prune", "Delete stored models.", MODELS),
     "bench": ("openllm.cli.bench", "Measure a server under load, alone or beside a peer's.", LOOK),
     "env": ("openllm.cli.env", "Show every setting, its value and where the value came from.", LOOK),
 }
@@ -38,6 +42,7 @@ ALIASES = {
     "download": "import",
     "pull": "import",
     "ls": "models",
+    "rm": "prune",
 }
 
 
@@ -60,6 +65,9 @@ class CommandTable(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; a wrong name is answered with the near ones."""
         word = normalise(args[0])
+        two = " ".join(map(normalise, args[:2]))
+        if two in COMMANDS and len(args) > 1:
+            return two, self.get_command(ctx, two), args[2:]
         if word not in COMMANDS and word not in ALIASES and not word.startswith("-"):
             near = get_close_matches(word, [*COMMANDS, *ALIASES], n=2)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""

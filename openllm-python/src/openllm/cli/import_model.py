@@ -8,32 +8,45 @@ from typing import Any
 import click
 
 from openllm.cli.command import Command, Session
-from openllm.cli.options import config_option, read_settings, setting_options
+from openllm.cli.options import Settings, config_option, read_settings, setting_options
 from openllm.cli.output import Output, output_option, size_text
-from openllm_core.options import StoreOptions
+from openllm_core.errors import UnknownBackend
+from openllm_core.options import EngineOptions, StoreOptions
+
+SETTINGS = ("backend", "quantize", "serialisation", "allow_pickle_weights", "trust_remote_code")
 
 
 @click.command("import", cls=Command)
 @click.argument("model", required=False)
 @click.argument("model_id", required=False)
-@click.option("--trust-remote-code", is_flag=True, default=None, help="Accept models that carry Python code.")
 @click.option(
-    "--allow-pickle-weights", is_flag=True, default=None, help="Convert weights stored as pickle, which can run code."
+    "--model-version",
+    metavar="TEXT",
+    help="Version of the tag, for a folder; for a hub id the revision to fetch.",
 )
 @output_option
 @config_option
+@setting_options(EngineOptions, only=SETTINGS)
 @setting_options(StoreOptions)
 @click.pass_obj
 def command(
-    session: Session, model: str | None, model_id: str | None, output: str, config: Path | None, **typed: Any
+    session: Session,
+    model: str | None,
+    model_id: str | None,
+    model_version: str | None,
+    output: str,
+    config: Path | None,
+    **typed: Any,
 ) -> None:
     """Fetch MODEL into the store, so that `openllm start` needs no network.
 
-    MODEL is a hub id, a folder or a family name, then with MODEL_ID as the id; without it the default model is fetched.
+    MODEL is a hub id (with `:revision` where you want one), a folder, a .gguf file, an archive of `openllm export`, or a
+    family name, then with MODEL_ID as the id; without it the default model is fetched. The store always holds safetensors.
     """
-    from openllm.serialisation import import_model, list_models
+    from openllm.serialisation import Recipe, import_model, list_models
 
     settings = read_settings(typed, config)
+    backend = tag_prefix(settings)
     out = Output(output, session)
     before = {entry.tag for entry in list_models(settings.store)}
     with out.progress() as progress:
@@ -42,14 +55,32 @@ def command(
             model_id=model_id or settings.model_id,
             options=settings.store,
             trust_remote_code=settings.engine.trust_remote_code,
-            allow_pickle_weights=settings.engine.allow_pickle_weights,
+            allow_pickle_weights=settings.engine.converts_pickle,
+            recipe=Recipe(backend=backend, version=model_version, quantize=settings.engine.quantize),
             progress=progress,
         )
     if output == "json":
         data = {"tag": entry.tag, "model_id": entry.model_id, "size_bytes": entry.size_bytes, "path": str(entry.path)}
-        out.json(data | {"previously_setup": entry.tag in before})
+        facts = {"backend": backend, "quantize": entry.manifest.quantize or None, "serialisation": "safetensors"}
+        out.json(data | facts | {"previously_setup": entry.tag in before})
     elif output == "porcelain":
         out.data(entry.tag)
     else:
         out.say("Already in the store." if entry.tag in before else "Imported.", dim=True)
         out.data(f"{entry.tag}  {size_text(entry.size_bytes)}  {entry.path}")
+
+
+def tag_prefix(settings: Settings) -> str:
+    """What the tag begins with: the backend asked for. The files are the same for all of them.
+
+    Raises:
+        UnknownBackend: no backend is called so.
+    """
+    from openllm.serialisation.tags import BACKEND_PREFIXES
+
+    backend = settings.engine.backend
+    if backend == "auto":
+        return "pt"
+    if backend not in BACKEND_PREFIXES:
+        raise UnknownBackend(f"There is no backend {backend!r}.", hint=f"One of {', '.join(BACKEND_PREFIXES)}.")
+    return backend

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 CLASSES: tuple[type[attrs.AttrsInstance], ...] = (EngineOptions, ServerOptions, StoreOptions)
 
 # Spellings that earlier releases had, besides the one in options.py.
-OTHER_FLAGS = {"quantize": ("--quantise",), "server_timeout": ("--timeout",)}
+OTHER_FLAGS = {"quantize": ("--quantise",), "server_timeout": ("--timeout",), "serialisation": ("--serialization",)}
 
 
 class SettingType(_ParamType):
@@ -56,13 +56,17 @@ class SettingType(_ParamType):
         return [CompletionItem(choice) for choice in self.fact.choices or () if choice.startswith(incomplete)]
 
 
-def setting_options(*classes: type[attrs.AttrsInstance]) -> Callable[[F], F]:
-    """Add one option per setting that has a flag; the command gets them as keyword arguments, None when not typed."""
+def setting_options(*classes: type[attrs.AttrsInstance], only: Collection[str] = ()) -> Callable[[F], F]:
+    """Add one option per setting that has a flag; the command gets them as keyword arguments, None when not typed.
+
+    Args:
+        only: names of the settings to add; default: all.
+    """
 
     def decorate(function: F) -> F:
         rows = [(name, *row) for cls in classes for name, row in settings_of(cls).items()]
         for name, attribute, fact in reversed(rows):
-            if flag_of(name, fact):
+            if flag_of(name, fact) and (not only or name in only):
                 function = _option(name, attribute, fact)(function)
         return function
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .loading import bento_model, get, load_model, load_tokenizer
     from .lookup import ResolvedModel, import_model, resolve
     from .store import StoreEntry
+    from .tokenizers import open_tokenizer
 
 __all__ = [
     "Recipe",
@@ -33,6 +34,7 @@ __all__ = [
     "list_models",
     "load_model",
     "load_tokenizer",
+    "open_tokenizer",
     "resolve",
     "verify",
 ]
@@ -48,6 +50,7 @@ _HOMES = {
     "import_model": "lookup",
     "load_model": "loading",
     "load_tokenizer": "loading",
+    "open_tokenizer": "tokenizers",
     "resolve": "lookup",
 }
 

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from openllm_core.errors import CorruptModel, MissingDependency, OpenLLMError
 
-from . import gguf_file, pickled, sandbox
+from . import formats, gguf_file, pickled, sandbox
 
 # Names under which GGUF files of chat models keep the tokens that end a turn (keys of the metadata).
 _END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
@@ -95,7 +95,8 @@ def tokenizer(source: Path, out: Path) -> None:
     if source.is_dir():
         made = transformers.AutoTokenizer.from_pretrained(str(source), local_files_only=True, trust_remote_code=False)
         if not getattr(made, "is_fast", False):
-            raise CorruptModel(f"{type(made).__name__} has no form that tokenizer.json can hold.")
+            text = f"{type(made).__name__} has no form that tokenizer.json can hold."
+            raise CorruptModel(text, param=formats.PYTHON_ONLY)
         made.save_pretrained(str(out))
         return
     made = transformers.AutoTokenizer.from_pretrained(

@@ -35,6 +35,8 @@ TOKENIZER_SOURCES = (
     *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json"),
     *("vocab.json", "vocab.txt", "tokenizer.tiktoken", "merges.txt"),
 )
+PYTHON_ONLY = "tokenizer_class"
+"""`param` of the error that says: the tokenizer is sound, and exists as Python code alone."""
 _HEADER_LIMIT = 100 * 1024 * 1024
 _JSON_LIMIT = 64 * 1024 * 1024
 _CONVERT_LIMIT_S = 3600
@@ -347,7 +349,7 @@ def _finish(child: subprocess.Popen[bytes], name: str) -> None:
         raise CorruptModel(f"{name} cannot be converted: {cause}") from None
     if isinstance(error, (MissingDependency, UnsafeConfiguration)):
         raise error
-    raise CorruptModel(f"{name} cannot be converted: {error.message}", hint=error.hint)
+    raise CorruptModel(f"{name} cannot be converted: {error.message}", hint=error.hint, param=error.param)
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -123,10 +123,10 @@ def load_tokenizer(llm: Described, **attrs: Any) -> Any:
 
 
 def _tokenizer_folder(llm: Described) -> str:
-    from .formats import ensure_tokenizer
+    from .tokenizers import tokenizer_folder
 
     folder: Path = llm.resolved().path
-    return str(ensure_tokenizer(folder))
+    return str(tokenizer_folder(folder, trust_remote_code=llm.trust_remote_code) or folder)
 
 
 def _local(llm: Described, attrs: dict[str, Any]) -> dict[str, Any]:

@@ -52,11 +52,12 @@ def locate(text: str, store: Store) -> Located:
         return Located(text=text, hub_id=hub.HubId(family.default_id), family=family.name)
     if (folder := _existing(text, bento)) is not None:
         return Located(text=text, folder=folder)
-    hub_id = hub.HubId.parse(text)
-    if hub_id is None:
+    if "/" not in text:
         from . import removal  # only where nothing else was found
 
         removal.refuse_earlier(store, text)
+    hub_id = hub.HubId.parse(text)
+    if hub_id is None:
         raise UnknownModel(f"{text[:200]!r} names no model.", hint=near_names(text, store))
     return Located(text=text, hub_id=hub_id)
 

@@ -1,4 +1,4 @@
-"""What `openllm prune` finds and takes away: models of this program, whole or not, of this release or an earlier one, and Bentos.
+"""What `openllm prune` and `openllm models verify` find: models of this program, whole or not, of this release or an earlier one, and Bentos.
 
 Called by the command line. Touches nothing that other programs keep in the same store. YAML is read only for entries
 that have no manifest of ours.
