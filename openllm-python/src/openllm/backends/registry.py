@@ -22,7 +22,7 @@ from openllm_core.options import EngineOptions
 from .base import Backend, BackendFactory, Launch, MemoryEstimate, Progress
 
 GROUP = "openllm.backends"
-OURS = {"echo": "openllm.backends.echo", "pt": "openllm.backends.torch"}
+OURS = {"echo": "openllm.backends.echo", "pt": "openllm.backends.torch", "vllm": "openllm.backends.vllm"}
 ALIASES = {"torch": "pt", "pytorch": "pt"}
 
 
