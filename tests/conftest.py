@@ -71,7 +71,7 @@ LANES = [
     Lane("process", PROCESS_TESTS, 3),
     Lane("torch", ("openllm/backends/torch", "openllm/serialisation/convert"), 4),
     Lane("contract", ("contract",), 2),
-    Lane("e2e", ("e2e",), 6, network=True),
+    Lane("e2e", ("e2e", "openllm/test_chat_golden.py"), 6, network=True),
     Lane("docs", ("docs",), 4, network=True),
     Lane("packaging", ("packaging",), 3, network=True),
     Lane("pythons", ("packaging/test_pythons.py",), 3, network=True),
