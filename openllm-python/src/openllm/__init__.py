@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import client
     from .client import AsyncHTTPClient, HTTPClient
     from .llm import LLM, Choice, Generation
+    from .store import import_model, list_models
 
     __version__: str
 
@@ -36,6 +37,8 @@ __all__ = [
     "__version__",
     "client",
     "errors",
+    "import_model",
+    "list_models",
 ]
 
 _HOMES = {
@@ -51,6 +54,8 @@ _HOMES = {
     "LLMConfig": "openllm_core.config.llm",
     "OpenLLMError": "openllm_core.errors",
     "SamplingParams": "openllm_core.config.sampling",
+    "import_model": "openllm.store",
+    "list_models": "openllm.store",
 }
 # <families> written by tools/gen_family_exports.py
 if TYPE_CHECKING:

@@ -50,6 +50,16 @@ def test_list_models_by_family(run: Run, home: Path) -> None:
     assert run("list-models", "lama").exit_code == 66
 
 
+def test_models_json_has_size_and_path(run: Run, home: Path) -> None:
+    """Each family's entry lists its stored models; those of no family stand in `store`, with --show-available."""
+    tiny = add(run, "tiny-llama")
+    add(run, "strange", architectures=["StrangeForCausalLM"])
+    data = json.loads(run("models", "-o", "json").stdout)
+    assert data["llama"]["stored"] == [{key: tiny[key] for key in ("tag", "size_bytes", "path")}]
+    assert data["opt"]["stored"] == []
+    assert len(json.loads(run("models", "-o", "json", "--show-available").stdout)["store"]) == 2
+
+
 def test_prune_asks_and_deletes(run: Run, home: Path) -> None:
     """Each model is asked for by tag and size; no keeps it, yes deletes it and says so."""
     first, second = add(run, "a")["tag"], add(run, "b")["tag"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def command(session: Session, family: str | None, show_available: bool, output: 
     out = Output(output, session)
     families = [registry.find(family)] if family else list(registry.all())
     if output == "json":
-        out.json(_as_data(families) | (_local_data() if show_available else {}))
+        out.json(as_data(families) | (local_data() if show_available else {}))
     elif output == "porcelain":
         for name in [entry.tag for entry in _stored()] if show_available else [spec.name for spec in families]:
             out.data(name)
@@ -62,7 +63,12 @@ def installation(spec: FamilySpec) -> str:
     return " ".join(["openllm", *spec.requirements])
 
 
-def _as_data(families: list[FamilySpec]) -> dict[str, Any]:
+def as_data(families: Sequence[FamilySpec] | None = None) -> dict[str, Any]:
+    """Families by name, as JSON has them, with the stored models of each; all of them unless given."""
+    stored: dict[str | None, list[dict[str, Any]]] = {}
+    for entry in _stored():
+        facts = {"tag": entry.tag, "size_bytes": entry.size_bytes, "path": str(entry.path)}
+        stored.setdefault(entry.family, []).append(facts)
     return {
         spec.name: {
             "architecture": spec.architectures[0],
@@ -71,12 +77,14 @@ def _as_data(families: list[FamilySpec]) -> dict[str, Any]:
             "backend": runtimes(spec),
             "installation": installation(spec),
             "verified": spec.verified,
+            "stored": stored.get(spec.name, []),
         }
-        for spec in families
+        for spec in (registry.all() if families is None else families)
     }
 
 
-def _local_data() -> dict[str, Any]:
+def local_data() -> dict[str, Any]:
+    """What is on this machine: tags by family (`local`), and each model with id, size in bytes and path (`store`)."""
     tags: dict[str, list[str]] = {}
     entries: list[dict[str, Any]] = []
     for entry in _stored():
