@@ -17,7 +17,6 @@ from openllm.service import ServedModel, Service
 from openllm.service.answers import Answer, collect
 from openllm.service.requests import plain_messages, prompts_of
 from openllm.service.use_cases import _as_family, _sent_at
-from openllm.tokenizer import byte_tokenizer
 from openllm_core.config.llm import LLMConfig
 from openllm_core.errors import ContextLengthExceeded, EngineError, InvalidRequest, Overloaded
 from openllm_core.families import registry
@@ -120,7 +119,6 @@ def service_of(engine: FakeEngine, family: str | None = None, **options: Any) ->
     )
     return Service(
         engine,  # type: ignore[arg-type]
-        byte_tokenizer(),
         model=model,
         server_options=ServerOptions(**options),
         chat=PlainChat(),

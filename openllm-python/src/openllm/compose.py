@@ -17,6 +17,7 @@ from openllm.chat import ChatRenderer
 from openllm.engine.engine import Engine
 from openllm.engine.placement import place
 from openllm.engine.pool import AnyEngine, EnginePool
+from openllm.serialisation import open_tokenizer
 from openllm.service import ServedModel, Service
 from openllm.tokenizer import Tokenizer, byte_tokenizer
 from openllm_core.config.llm import LLMConfig
@@ -67,7 +68,7 @@ def build(
     Raises:
         UnknownBackend, MissingDependency: no such backend, or none that can run the model.
         UnknownModel: no model, and the backend needs one.
-        InvalidSetting, NoSuitableDevice: `--engines` is no number, or more than there are devices for.
+        InvalidSetting, NoSuitableDevice: `--engines` or `--workers-per-resource` asks for what is not there.
     """
     backend, _ = backends.choose(engine_options, model.architecture if model else None)
     if model is None and backend != ECHO:
@@ -79,8 +80,10 @@ def build(
         model_path=str(model.path) if model else "",
         model_id=model.model_id if model else ECHO,
         family=family.name if family else "",
+        quantize=engine_options.quantize or (model.quantize if model else None),
     )
-    tokenizer = Tokenizer.from_folder(model.path) if model else byte_tokenizer()
+    trust = options.trust_remote_code
+    tokenizer = open_tokenizer(model.path, trust_remote_code=trust) if model else byte_tokenizer()
     config, notes = settle(LLMConfig.for_model(family or unknown_family()), backend)
     served = ServedModel(
         model_id=model.model_id if model else ECHO,
@@ -92,7 +95,7 @@ def build(
     registry = CollectorRegistry()
     engine = _engines(options, server_options, tokenizer, registry, launch)
     chat = ChatRenderer.of(tokenizer, family.prompt_template if family else None)
-    service = Service(engine, tokenizer, model=served, server_options=server_options, chat=chat)
+    service = Service(engine, model=served, server_options=server_options, chat=chat)
     from openllm.server.app import create_app
 
     return Composed(
@@ -108,7 +111,7 @@ def _engines(
     launch: Launcher | None,
 ) -> AnyEngine:
     """One engine, or as many as `--engines` says, which share the length of the waiting line."""
-    placed = place(options, server_options.engines)
+    placed = place(options, server_options.engines, workers_per_resource=server_options.workers_per_resource)
     most = server_options.max_queue
     made = [
         Engine(

@@ -289,7 +289,7 @@ class LLM(StoredModel):
         options = self._options
         if options.backend == "echo":
             return attrs.evolve(options, model_id="echo"), byte_tokenizer(), None
-        from .serialisation import ensure_tokenizer
+        from .serialisation import open_tokenizer
 
         found = self.resolved()
         backend, _ = backends.choose(options, found.architecture)
@@ -301,7 +301,8 @@ class LLM(StoredModel):
             backend=backend,
             quantize=options.quantize or found.quantize,
         )
-        return options, Tokenizer.from_folder(ensure_tokenizer(found.path)), found.family
+        tokenizer = open_tokenizer(found.path, trust_remote_code=options.trust_remote_code)
+        return options, tokenizer, found.family
 
     # -- between threads ----------------------------------------------------------------------------------------------
 

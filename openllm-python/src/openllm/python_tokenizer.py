@@ -85,8 +85,6 @@ class HostTokenizer(Tokenizer):
     tokenizer.
     """
 
-    in_host = True
-
     def __init__(self, folder: str | Path) -> None:
         """Args:
         folder: the model's.

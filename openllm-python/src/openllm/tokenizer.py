@@ -66,10 +66,7 @@ class Tokenizer:
         eos_token_ids: of tokenizer, config and generation config together, sorted.
         max_token_bytes: no token stands for more bytes of text; None where that cannot be said. Bounds the number of
             tokens of a text from below, before it is tokenised.
-        in_host: its work is done in the engine host (`openllm.python_tokenizer`).
     """
-
-    in_host = False
 
     def __init__(
         self,

@@ -158,6 +158,10 @@ class EnginePool:
                 if not self._by_load(tried):
                     raise
 
+    async def decode(self, ids: list[int]) -> str:
+        """Text of token ids; see `Engine.decode`."""
+        return await self._likeliest()[0].decode(ids)
+
     def _by_load(self, without: Sequence[Engine] = ()) -> list[Engine]:
         """Engines that take requests, the least busy first."""
         ready = [engine for engine in self.engines if engine.state == "ready" and engine not in without]

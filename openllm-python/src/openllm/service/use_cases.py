@@ -49,7 +49,6 @@ from .requests import check_completion, check_sampling, check_stream_options, pl
 if TYPE_CHECKING:
     from openllm.engine.pool import AnyEngine
     from openllm.engine.stream import RequestStream
-    from openllm.tokenizer import Tokenizer
 
 
 POLL_S = 1.0
@@ -118,7 +117,6 @@ class Service:
     def __init__(
         self,
         engine: AnyEngine,
-        tokenizer: Tokenizer,
         *,
         model: ServedModel,
         server_options: ServerOptions,
@@ -126,7 +124,6 @@ class Service:
     ) -> None:
         self.engine = engine
         self.model = model
-        self._tokenizer = tokenizer
         self._options = server_options
         self._chat = chat
 
@@ -276,7 +273,7 @@ class Service:
         sampling = check_sampling(sampling_from_openai(request, defaults=self.model.config, backend=self.model.backend))
         prompts = prompts_of(request, sampling.n)
         streams = await self._add_all([self._engine_request(prompt, sampling) for prompt in prompts])
-        echoed = [p if isinstance(p, str) else self._tokenizer.decode(p) for p in prompts] if request.echo else []
+        echoed = [p if isinstance(p, str) else await self.engine.decode(p) for p in prompts] if request.echo else []
         return Answer("cmpl", request.model, sampling.n, streams, echoed)
 
     # -- to the engine ------------------------------------------------------------------------------------------------
