@@ -16,6 +16,7 @@ Uses the standard library alone. Must not know what the installed program does.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import os
@@ -24,6 +25,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -43,6 +45,7 @@ NOISE = re.compile(r"Location '.*' is ignored|Looking in (indexes|links)|notice\
 NO_NETWORK = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeoutError|Temporary failure in name resolution|Network is unreach"
 )
+NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
 
 
 class Refused(Exception):
@@ -64,6 +67,11 @@ def main(argv: list[str]) -> int:
         return verbs[verb](rest)
     except Refused as refused:
         print(f"\nerror: {refused}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"\nerror: {disk_full()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. Run the same command again to go on.", file=sys.stderr)
@@ -307,7 +315,19 @@ def pip(venv: Path, what: str, arguments: list[str]) -> None:
             "pip reached no package index. Check the network, or name an index or proxy that this machine can reach:\n"
             "  PIP_INDEX_URL=https://…  PIP_PROXY=http://…  python3 tools/dev.py …"
         )
-    raise Refused("pip failed:\n" + "\n".join(f"  {line}" for line in lines[-15:]) + f"\n  All of it: {log}")
+    if NO_SPACE.search(text):
+        raise disk_full()
+    told = [line for line in lines if re.match(r"\s*(ERROR|error)\b", line)] or lines
+    raise Refused("pip failed:\n" + "\n".join(f"  {line[:300]}" for line in told[-12:]) + f"\n  All of it: {log}")
+
+
+def disk_full() -> Refused:
+    """What to say when a write found no room."""
+    free = {folder: shutil.disk_usage(folder).free >> 20 for folder in (str(ROOT), tempfile.gettempdir())}
+    listed = ", ".join(f"{folder} has {megabytes} MB free" for folder, megabytes in free.items())
+    return Refused(
+        f"the disk is full: {listed}.\n  Make room, or name another temporary folder with TMPDIR; then run the same again."
+    )
 
 
 def pip_environment() -> dict[str, str]:

@@ -163,6 +163,20 @@ def test_a_failed_pip_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert str(tmp_path / "install.log") in str(refused.value)
 
 
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not pip's last fifteen lines, but what to make room for."""
+    dev = load()
+    fake_venv(tmp_path)
+    (tmp_path / "bin" / "python").write_text(
+        "#!/bin/sh\necho 'ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device'\nexit 1\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "bin" / "python").chmod(0o755)
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    with pytest.raises(dev.Refused, match=r"the disk is full: .* MB free"):
+        dev.pip(tmp_path, "packages", ["x"])
+
+
 def test_no_network_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """When pip reaches nothing, the message says so and how to name an index or a proxy."""
     dev = load()
