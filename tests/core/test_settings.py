@@ -218,3 +218,14 @@ def test_a_literal_type_allows_its_values_only() -> None:
     assert convert("a", Literal["a", "b"], fact, origin="x") == "a"
     with pytest.raises(InvalidSetting, match="not one of a, b"):
         convert("c", Literal["a", "b"], fact, origin="x")
+
+
+def test_a_joined_setting_takes_a_list() -> None:
+    """Texts of a repeatable setting are one, with commas between."""
+
+    @attrs.frozen(kw_only=True)
+    class Joined:
+        device: str = setting("auto", "Device.", joined=True)
+
+    for given, expected in ((["0", "2,7"], "0,2,7"), ((1,), "1"), ("cpu", "cpu")):
+        assert read(Joined, explicit={"device": given}, environ={}).options.device == expected

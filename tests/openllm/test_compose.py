@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from openllm.backends import registry as backends
 from openllm.compose import build, served_names, unknown_family
+from openllm.engine.engine import Engine
 from openllm.serialisation import ResolvedModel
 from openllm.tokenizer import byte_tokenizer
 from openllm_core.errors import UnknownBackend, UnknownModel
 from openllm_core.options import EngineOptions, ServerOptions
+from openllm_core.resources import detect
 
 
 @pytest.fixture
@@ -86,3 +89,16 @@ def test_two_servers_in_one_process_count_apart() -> None:
     first, second = (build(EngineOptions(backend="echo"), ServerOptions()) for _ in range(2))
     first.engine.metrics.generation_tokens += 5
     assert second.engine.metrics.generation_tokens == 0
+
+
+def test_devices_of_worker_0_reach_the_hosts_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--workers-per-resource 0.5` on GPUs 0,1,2: the host sees 0 and 1, and no other."""
+    gpus = [detect.Gpu(index=i, uuid=f"GPU-{i}", name="A", memory_total_bytes=1, memory_free_bytes=1) for i in range(3)]
+    found = detect.Machine(cores=2, memory_total_bytes=1, memory_available_bytes=1, gpus=tuple(gpus))
+    monkeypatch.setattr(detect, "machine", lambda: found)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    options = EngineOptions(backend="echo", device="0,1,2")
+    engine = build(options, ServerOptions(workers_per_resource="0.5")).engine
+    assert isinstance(engine, Engine)
+    environment = backends.get("pt").environment(engine.options, found)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "0,1"

@@ -29,9 +29,15 @@ class EngineOptions:
     model_path: str = setting("", "Folder of the model, resolved before the host starts.", flag="")
     model_id: str = setting("", "Id or folder as the user gave it; for messages.", flag="")
     family: str = setting("", "Family name the model resolved to.", flag="")
-    backend: str = setting("auto", "pt, vllm, echo, or auto: the fastest one installed.", env="OPENLLM_BACKEND", group=ENGINE)
+    backend: str = setting(
+        "auto", "pt, vllm, echo, or auto: the fastest one installed.", env="OPENLLM_BACKEND", group=ENGINE
+    )
     device: str = setting(
-        "auto", "auto, cpu, or CUDA indices as in CUDA_VISIBLE_DEVICES.", env="OPENLLM_DEVICE", group=ENGINE
+        "auto",
+        "auto, cpu, all, or GPUs as in CUDA_VISIBLE_DEVICES: numbers or ids, comma separated; repeatable.",
+        env="OPENLLM_DEVICE",
+        joined=True,
+        group=ENGINE,
     )
     dtype: str = setting(
         "auto",
@@ -44,7 +50,12 @@ class EngineOptions:
         None, "Context length in tokens; default: the model's.", env="OPENLLM_MAX_MODEL_LEN", ge=8, group=ENGINE
     )
     max_num_seqs: int | None = setting(
-        None, "Sequences run at once; default 64 on pt, 256 on vllm.", env="OPENLLM_MAX_NUM_SEQS", ge=1, le=4096, group=ENGINE
+        None,
+        "Sequences run at once; default 64 on pt, 256 on vllm.",
+        env="OPENLLM_MAX_NUM_SEQS",
+        ge=1,
+        le=4096,
+        group=ENGINE,
     )
     attention: str = setting(
         "auto",
@@ -104,7 +115,7 @@ class EngineOptions:
     )
     speculative_config: dict[str, Any] = setting(
         attrs.Factory(dict),
-        "vllm: speculative decoding, as its JSON object ({\"method\": \"ngram\", ...}).",
+        'vllm: speculative decoding, as its JSON object ({"method": "ngram", ...}).',
         env="OPENLLM_SPECULATIVE_CONFIG",
         group=ENGINE,
     )
@@ -176,6 +187,12 @@ class ServerOptions:
         "1",
         "Engines behind the port, each on devices of its own, the least busy first: a number, or all.",
         env="OPENLLM_ENGINES",
+        group=ENGINE,
+    )
+    workers_per_resource: str | None = setting(
+        None,
+        "GPUs of one engine: round_robin = 1 = one, conserved = all, 0.5 = two, 2 = two engines a GPU; default: all.",
+        env="OPENLLM_WORKERS_PER_RESOURCE",
         group=ENGINE,
     )
     restarts: int = setting(

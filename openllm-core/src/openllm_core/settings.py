@@ -40,6 +40,7 @@ class Setting:
     le: float | None = None
     typed_only: bool = False  # counts only when typed on this process's command line
     secret: bool = False  # value never printed
+    joined: bool = False  # may be repeated; the texts are one, with commas between
     group: str = "Options"
 
 
@@ -149,6 +150,8 @@ def convert(value: Any, target: Any, fact: Setting, *, origin: str) -> Any:
     Raises:
         InvalidSetting: naming `origin` and the text.
     """
+    if fact.joined and isinstance(value, (list, tuple)):
+        value = ",".join(map(str, cast("Sequence[Any]", value)))
     try:
         converted = _convert(value, target)
     except (ValueError, TypeError) as error:

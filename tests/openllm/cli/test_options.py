@@ -44,6 +44,17 @@ def test_every_setting_with_a_flag_is_an_option_of_start(run: Run):
                 assert fact.typed_only or fact.env is None or f"env: {fact.env}" in text
 
 
+def test_devices_may_be_listed_or_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """`--device 0 --device 2,7`, the variable `0,2,7` and a list in the file mean the same."""
+    file = tmp_path / "openllm.toml"
+    file.write_text("device = [0, 2, 7]\n")
+    assert _read("--device", "0", "--device", "2,7").engine.device == "0,2,7"
+    assert _read("--config", str(file)).engine.device == "0,2,7"
+    monkeypatch.setenv("OPENLLM_DEVICE", "0,2,7")
+    assert _read().engine.device == "0,2,7"
+    assert _read("--device", "cpu").engine.device == "cpu"
+
+
 def test_flags_win_over_environment_over_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Precedence: typed, then variable, then file, then default."""
     file = tmp_path / "openllm.toml"

@@ -89,3 +89,60 @@ def test_what_is_no_number_is_refused(text: str) -> None:
     with pytest.raises(InvalidSetting, match="--engines") as caught:
         place(EngineOptions(), text, machine())
     assert repr(text) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("device", "share", "expected"),
+    [
+        ("auto", None, "auto"),  # nothing asked for, nothing changed
+        ("0,1,2", None, "0,1,2"),
+        ("all", None, "0,1,2,3"),
+        ("auto", "round_robin", "0"),
+        ("auto", "RoundRobin", "0"),
+        ("0,1,2", "0.5", "0,1"),
+        ("auto", "conserved", "0,1,2,3"),
+        ("2,0", "conserved", "2,0"),
+        ("auto", "0.25", "0,1,2,3"),
+        ("1,2", "2", "1"),
+        ("3", "1", "3"),
+    ],
+)
+def test_one_engine_gets_the_gpus_of_worker_0(device: str, share: str | None, expected: str) -> None:
+    """`--workers-per-resource` decides how many of the devices the one engine takes; `conserved` respects `--device`."""
+    assert [own.device for own in place(EngineOptions(device=device), "1", machine(gpus=4), share)] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("share", "error", "message"),
+    [
+        (
+            "0.1",
+            NoSuitableDevice,
+            "--workers-per-resource 0.1 takes 10 GPUs for one engine, and 4 are visible (0, 1, 2, 3).",
+        ),
+        ("1.5", InvalidSetting, "--workers-per-resource: 1.5 is neither a whole number nor at most 1."),
+        ("sometimes", InvalidSetting, "--workers-per-resource: 'sometimes' is neither"),
+        ("0", InvalidSetting, "--workers-per-resource: '0' is neither"),
+        ("-1", InvalidSetting, "--workers-per-resource: '-1' is neither"),
+    ],
+)
+def test_a_share_that_cannot_be_is_refused(share: str, error: type[Exception], message: str) -> None:
+    """The refusal names the flag and what was typed."""
+    with pytest.raises(error) as caught:
+        place(EngineOptions(), "1", machine(gpus=4), share)
+    assert message in str(caught.value)
+
+
+def test_without_gpus_a_share_means_little() -> None:
+    """On a CPU words and whole numbers change nothing; a share of GPUs is refused; `all` is what there is."""
+    for share in ("round_robin", "conserved", "1", "2"):
+        assert place(EngineOptions(), "1", machine(), share) == [EngineOptions()]
+    assert place(EngineOptions(device="all"), "1", machine()) == [EngineOptions()]
+    with pytest.raises(InvalidSetting, match=r"--workers-per-resource: 0\.5 shares out GPUs, and none is visible"):
+        place(EngineOptions(), "1", machine(), "0.5")
+
+
+def test_a_gpu_that_is_not_there_is_refused_by_the_flags_name() -> None:
+    """What `--device` names is looked for where it decides."""
+    with pytest.raises(NoSuitableDevice, match="--device: GPU 7 is not on this machine"):
+        place(EngineOptions(device="7"), "1", machine(gpus=4), "1")

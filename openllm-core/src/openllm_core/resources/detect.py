@@ -175,10 +175,12 @@ def visible_gpus(found: Machine, device: str = "auto", environ: Mapping[str, str
     for name in visible_devices.parse(device.removeprefix("cuda:")):
         match = [gpu for gpu in found.gpus if name == str(gpu.index) or gpu.uuid.startswith(name)]
         if not match:
-            raise NoSuitableDevice(f"GPU {name} is not on this machine.", hint=_what_is_there(found), param="device")
+            raise NoSuitableDevice(
+                f"--device: GPU {name} is not on this machine.", hint=_what_is_there(found), param="device"
+            )
         chosen.append(match[0])
     if not chosen and device != "-1":
-        raise NoSuitableDevice(f"{device[:80]!r} names no GPU.", hint=_what_is_there(found), param="device")
+        raise NoSuitableDevice(f"--device: {device[:80]!r} names no GPU.", hint=_what_is_there(found), param="device")
     return tuple(chosen)
 
 

@@ -82,7 +82,7 @@ def _option(name: str, attribute: attrs.Attribute[Any], fact: Setting) -> Callab
         facts["is_flag"] = True
     else:
         declarations = [*filter(None, [fact.short]), flag, *OTHER_FLAGS.get(name, ())]
-        facts["multiple"] = typing.get_origin(target) in (tuple, dict)
+        facts["multiple"] = fact.joined or typing.get_origin(target) in (tuple, dict)
         facts["type"] = SettingType(_member(target), fact, flag)
         facts["metavar"] = _metavar(target, fact)
     return click.option(*declarations, name, cls=GroupedOption, **facts)

@@ -70,9 +70,12 @@ def serve(settings: Settings, model: str | None, model_id: str | None, out: Outp
     check_port(settings.server)
     resolved, backend = find_model(settings, model, model_id, out)
     engine = attrs.evolve(settings.engine, backend=backend)
+    from openllm.engine.placement import place
     from openllm.engine.process import EarlyHost
 
-    early = EarlyHost(engine)  # imports its framework while this process imports what it needs itself
+    server = settings.server
+    first = place(engine, server.engines, workers_per_resource=server.workers_per_resource)[0]
+    early = EarlyHost(first)  # imports its framework while this process imports what it needs itself
     try:
         return _serve(settings, engine, resolved, early.launch, out)
     finally:

@@ -1,7 +1,7 @@
-"""`--engines`: which devices each engine gets, as options of its own. Called by `compose`, and by the checks of a start.
+"""`--engines` and `--workers-per-resource`: which devices each engine gets, as options of its own.
 
-Engine i gets what worker i would (`openllm_core.resources.workers`): its own GPUs, or on a CPU its share of the cores.
-Pure: machine in, options out.
+Called by `compose`, and by the checks of a start. Engine i gets what worker i would
+(`openllm_core.resources.workers`): its own GPUs, or on a CPU its share of the cores. Pure: machine in, options out.
 """
 
 from __future__ import annotations
@@ -13,46 +13,92 @@ from openllm_core.options import EngineOptions
 from openllm_core.resources import detect, workers
 
 FLAG = "--engines"
+SHARE_FLAG = "--workers-per-resource"
 
 
 def place(
-    options: EngineOptions, engines: str, machine: detect.Machine | None = None, workers_per_resource: float = 1.0
+    options: EngineOptions,
+    engines: str = "1",
+    machine: detect.Machine | None = None,
+    workers_per_resource: str | float | None = None,
 ) -> list[EngineOptions]:
     """Options of each engine.
 
     Args:
         options: of one engine; `device` names the devices of all together.
         engines: a number, or `all`: as many as there are devices for (one on a CPU).
-        machine: looked at only where there may be several engines; None looks now.
-        workers_per_resource: as `workers.parse` gives it: 0.5 = two GPUs each, 2 = two on each GPU.
+        machine: looked at only where that decides something; None looks now.
+        workers_per_resource: `round_robin` or 1 = one GPU each, `conserved` = all GPUs, 0.5 = two GPUs each, 2 = two
+            engines on each GPU. None: all devices where there is one engine, else one GPU each.
 
     Raises:
-        InvalidSetting: neither a number of at least 1 nor `all`.
+        InvalidSetting: a number or word that `engines` or `workers_per_resource` cannot be.
         NoSuitableDevice: fewer GPUs or cores than that takes, or the named GPU is not there.
     """
     wanted = _count(engines)
-    if wanted == 1:
+    if isinstance(workers_per_resource, str):
+        workers.parse(workers_per_resource)  # wrong on every machine, so refused on every machine
+    if wanted == 1 and workers_per_resource is None and options.device != "all":
         return [options]
     found = machine or detect.machine()
     gpus = [
         str(gpu.index) for gpu in detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device)
     ]
+    share = _share(workers_per_resource, gpus, options.device)
     if not gpus:
-        return _on_cores(options, wanted or 1, found)
-    per_gpu = int(workers_per_resource) if workers_per_resource > 1 else 1
-    each = 1 if workers_per_resource > 1 else round(1 / workers_per_resource)
+        plain = attrs.evolve(options, device="auto") if options.device == "all" else options
+        return _on_cores(plain, wanted or 1, found)
+    if wanted == 1 and share is None:
+        return [attrs.evolve(options, device=",".join(gpus))]
+    return _on_gpus(options, wanted, gpus, share or 1.0)
+
+
+def _share(text: str | float | None, gpus: list[str], device: str) -> float | None:
+    """The number behind `--workers-per-resource`; None where it was not given.
+
+    Raises:
+        InvalidSetting: it means nothing here.
+    """
+    if text is None:
+        return None
+    named = () if device in ("auto", "all", "cpu", "cuda") else tuple(gpus)
+    share = workers.parse(text, devices=named, gpu_count=len(gpus)) if isinstance(text, str) else text
+    if not gpus and share < 1:
+        raise InvalidSetting(
+            f"{SHARE_FLAG}: {text} shares out GPUs, and none is visible; one worker fills a CPU.",
+            hint=f"Leave {SHARE_FLAG} out, or use round_robin.",
+            param=SHARE_FLAG,
+        )
+    if share > 1 and not float(share).is_integer():
+        raise InvalidSetting(f"{SHARE_FLAG}: {share:g} is neither a whole number nor at most 1.", param=SHARE_FLAG)
+    return share
+
+
+def _on_gpus(options: EngineOptions, wanted: int | None, gpus: list[str], share: float) -> list[EngineOptions]:
+    per_gpu = int(share) if share > 1 else 1
+    each = 1 if share > 1 else round(1 / share)
     room = len(gpus) * per_gpu if per_gpu > 1 else len(gpus) // each
     count = wanted or max(1, room)
+    if each > len(gpus):
+        raise NoSuitableDevice(
+            f"{SHARE_FLAG} {share:g} takes {each} GPUs for one engine, and {_listed(gpus)}.",
+            hint=f"{SHARE_FLAG} conserved gives one engine all of them.",
+            param=SHARE_FLAG,
+        )
     if count > room:
         raise NoSuitableDevice(
-            f"{FLAG} {count} takes {count} x {each} GPUs, and {len(gpus)} are visible ({', '.join(gpus)}).",
-            hint=f"Ask for fewer: {FLAG} {room}." if room else "A worker needs more GPUs than there are.",
+            f"{FLAG} {count} takes {count} x {each} GPUs, and {_listed(gpus)}.",
+            hint=f"Ask for fewer: {FLAG} {room}.",
             param=FLAG,
         )
-    share = per_gpu if per_gpu > 1 else workers_per_resource
+    whole = per_gpu if per_gpu > 1 else share
     return [
-        attrs.evolve(options, device=",".join(workers.devices_of_worker(gpus, share, index))) for index in range(count)
+        attrs.evolve(options, device=",".join(workers.devices_of_worker(gpus, whole, index))) for index in range(count)
     ]
+
+
+def _listed(gpus: list[str]) -> str:
+    return f"{len(gpus)} {'is' if len(gpus) == 1 else 'are'} visible ({', '.join(gpus)})"
 
 
 def _on_cores(options: EngineOptions, count: int, machine: detect.Machine) -> list[EngineOptions]:
