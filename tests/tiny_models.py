@@ -111,7 +111,7 @@ REMOTE: dict[str, tuple[str, dict[str, Any]]] = {
     "chatglm": (
         "ChatGLMForConditionalGeneration",
         {
-            "padded_vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_layers": 2, "num_attention_heads": 4,
+            "padded_vocab_size": 260, "hidden_size": 32, "num_layers": 2, "num_attention_heads": 4,
             "multi_query_group_num": 2, "ffn_hidden_size": 64, "seq_length": CONTEXT,
             "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD,
             "auto_map": {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -56,11 +57,11 @@ def reference(family: str, path: Path, prompt_ids: list[int]) -> list[int]:
     return out[1:] if name in SEQ2SEQ else out[len(prompt_ids) :]
 
 
-def prompt_ids(path: Path) -> list[int]:
-    """Ids of PROMPT by the model's own tokenizer, made by transformers."""
+def own_tokenizer(path: Path) -> Any:
+    """The model's tokenizer, made by transformers."""
     import transformers
 
-    return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=True)(PROMPT)["input_ids"]
+    return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=True)
 
 
 def stream(server: ServerProcess, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -96,9 +97,13 @@ def test_a_family_answers(family: str, home: dict[str, str], tmp_path: Path) -> 
         text = "".join(frame["text"] for frame in frames)
         assert text == text_of(whole["responses"][0])
         assert text.strip()
-        ids = prompt_ids(path)
+        tokenizer = own_tokenizer(path)
+        ids = tokenizer(PROMPT)["input_ids"]
         assert whole["details"]["usage"]["prompt_tokens"] == len(ids)
-        assert [i for frame in frames for i in frame["token_ids"]] == reference(family, path, ids)
+        generated = [i for frame in frames for i in frame["token_ids"]]
+        assert generated == reference(family, path, ids)
+        plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        assert text == tokenizer.decode(generated, **plain)
 
         messages = [{"role": "user", "content": "Why?"}]
         chat = {"model": path.name, "messages": messages, "max_tokens": TOKENS, "temperature": 0}
@@ -114,6 +119,40 @@ def text_of(response: Any) -> str:
     if isinstance(response, dict):
         return response["generated_text"]
     return response[0] if isinstance(response, list) else response
+
+
+def test_a_tokenizer_that_is_python_code_alone(home: dict[str, str], tmp_path: Path) -> None:
+    """It runs in the engine host: stop strings, logprobs, echoed token ids and prompts that are no text work as ever.
+
+    When the host is killed the next one opens it again.
+    """
+    path = checkpoint("chatglm", tmp_path)
+    start = ("chatglm", "--model-id", str(path), "--backend", "pt", "--trust-remote-code")
+    with openllm_start(tmp_path / "log.txt", *start, environ=home) as server:
+        tokenizer = own_tokenizer(path)
+        ids = tokenizer("naïve", add_special_tokens=False)["input_ids"]
+        body = {"model": path.name, "prompt": ids, "max_tokens": TOKENS, "temperature": 0}
+        whole = post(server, "/v1/completions", body | {"logprobs": 2})["choices"][0]
+        said, texts = whole["text"], whole["logprobs"]["tokens"]
+        assert len(texts) == TOKENS
+        assert "".join(text for text in texts if text.isascii()) == "".join(char for char in said if char.isascii())
+        assert post(server, "/v1/completions", body | {"echo": True})["choices"][0]["text"] == "naïve" + said
+
+        first = next(text for text in texts if text.isascii())
+        stopped = post(server, "/v1/completions", body | {"stop": first})["choices"][0]
+        assert (stopped["text"], stopped["finish_reason"]) == (said[: said.index(first)], "stop")
+        bad = httpx.post(
+            server.url + "/v1/completions",
+            content=b'{"model": "chatglm", "prompt": "\\ud800"}',
+            headers={"content-type": "application/json"},
+            timeout=60,
+        )
+        assert bad.status_code == 400, bad.text
+
+        os.kill(server.host_pid(), signal.SIGKILL)
+        server.wait_for(503)
+        server.wait_for(200)
+        assert post(server, "/v1/completions", body)["choices"][0]["text"] == said
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if FAMILIES[family] in REMOTE])
