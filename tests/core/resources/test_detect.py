@@ -163,6 +163,53 @@ def test_nvidia_smi_is_read_line_by_line() -> None:
     assert gpus[2].compute_capability is None
 
 
+SMI_LIST = """GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa)
+  MIG 3g.40gb     Device  0: (UUID: MIG-1111-22)
+  MIG odd         Device  1: (UUID: MIG-3333-44)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-abbb)
+Warning: something
+"""
+
+
+@pytest.fixture
+def cut() -> Machine:
+    """A machine with two GPUs, the first of which is cut into two instances."""
+    gpus = nvidia_gpus(lambda command: SMI_LIST if command[-1] == "-L" else "\n".join(SMI.splitlines()[:2]))
+    return Machine(cores=1, memory_total_bytes=1, memory_available_bytes=1, gpus=tuple(gpus))
+
+
+@pytest.mark.parametrize("by", ["flag", "variable"])
+def test_an_instance_of_a_gpu_is_named_by_its_id(cut: Machine, by: str) -> None:
+    """It has its GPU's place and its profile's memory; other ids are those of whole GPUs."""
+    environ = {"CUDA_VISIBLE_DEVICES": "MIG-1111"} if by == "variable" else {}
+    (found,) = visible_gpus(cut, "auto" if by == "variable" else "MIG-1111", environ)
+    assert (found.index, found.uuid, found.device) == (0, "MIG-1111-22", "MIG-1111-22")
+    assert found.name == "NVIDIA H100 80GB HBM3 MIG 3g.40gb"
+    assert found.memory_total_bytes == found.memory_free_bytes == 40 * GIB
+    assert [gpu.device for gpu in visible_gpus(cut, "all")] == ["0", "1"]
+    assert [len(gpu.instances) for gpu in cut.gpus] == [2, 0]
+
+
+def test_an_instance_whose_profile_names_no_memory_may_have_all(cut: Machine) -> None:
+    """Of its GPU; and one that is not there is an error."""
+    (found,) = visible_gpus(cut, "MIG-3333-44", {})
+    assert found.memory_total_bytes == cut.gpus[0].memory_total_bytes
+    with pytest.raises(NoSuitableDevice):
+        visible_gpus(cut, "MIG-9", {})
+
+
+def test_gpus_are_found_though_their_instances_cannot_be_listed() -> None:
+    """They count as whole."""
+
+    def run(command: Sequence[str]) -> str:
+        if command[-1] == "-L":
+            raise subprocess.CalledProcessError(9, "nvidia-smi")
+        return SMI
+
+    assert [gpu.instances for gpu in nvidia_gpus(run)] == [(), (), ()]
+    assert nvidia_gpus(lambda command: "") == []
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from openllm_core.resources import detect
@@ -61,7 +62,9 @@ def test_named_gpus_must_be_there() -> None:
     """By ordinal or by the beginning of a UUID."""
     hardware = [gpu(0, "GPU-aaaa"), gpu(1, "GPU-bbbb")]
     NvidiaGpuResource.validate(["0", "GPU-bb"], lambda: hardware)
-    for name in ("2", "GPU-c"):
+    cut = attrs.evolve(hardware[0], instances=(detect.MigInstance("MIG-1", "1g.10gb"),))
+    NvidiaGpuResource.validate(["MIG-1"], lambda: [cut])
+    for name in ("2", "GPU-c", "MIG-1"):
         with pytest.raises(ValueError, match="not on this machine"):
             NvidiaGpuResource.validate([name], lambda: hardware)
 

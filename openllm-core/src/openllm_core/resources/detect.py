@@ -7,6 +7,7 @@ need no special machine. Imports no framework: GPUs are asked of `nvidia-smi` (N
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,14 +24,29 @@ MIB = 1024 * 1024
 _NO_LIMIT = 1 << 60
 
 
+@attrs.frozen
+class MigInstance:
+    """A part of an NVIDIA GPU that is cut into several: its id (`MIG-…`) and its profile (`3g.20gb`)."""
+
+    uuid: str
+    profile: str
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What the profile names; None where it names none."""
+        size = re.search(r"\.(\d+)gb", self.profile)
+        return int(size[1]) * 1024 * MIB if size else None
+
+
 @attrs.frozen(kw_only=True)
 class Gpu:
-    """One GPU.
+    """One GPU, or one MIG instance of it.
 
     Attributes:
         index: ordinal in the order the driver lists them.
-        uuid: the driver's id (`GPU-…`); the PCI address where an AMD GPU has none.
+        uuid: the driver's id (`GPU-…`, `MIG-…`); the PCI address where an AMD GPU has none.
         compute_capability: (major, minor) of NVIDIA GPUs.
+        instances: what it is cut into; a process sees one of them.
     """
 
     index: int
@@ -40,6 +56,26 @@ class Gpu:
     memory_free_bytes: int
     vendor: Literal["nvidia", "amd"] = "nvidia"
     compute_capability: tuple[int, int] | None = None
+    instances: tuple[MigInstance, ...] = ()
+
+    @property
+    def device(self) -> str:
+        """How a variable or `--device` names it: by number, an instance by its id."""
+        return self.uuid if self.uuid.startswith("MIG-") else str(self.index)
+
+    def named(self, name: str) -> Gpu | None:
+        """This GPU or the instance of it that an id, or the beginning of one, names; None if it names another's."""
+        if self.uuid.startswith(name):
+            return self
+        for part in self.instances:
+            if part.uuid.startswith(name):
+                total = part.memory_bytes or self.memory_total_bytes
+                free = min(total, self.memory_free_bytes)
+                shown = f"{self.name} MIG {part.profile}"
+                return attrs.evolve(
+                    self, uuid=part.uuid, name=shown, memory_total_bytes=total, memory_free_bytes=free, instances=()
+                )
+        return None
 
 
 @attrs.frozen(kw_only=True)
@@ -113,6 +149,7 @@ def nvidia_gpus(run: Run = _run) -> list[Gpu]:
     except (OSError, subprocess.SubprocessError):
         return []
     gpus: list[Gpu] = []
+    instances = _mig_instances(run) if table.strip() else {}
     for line in table.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
         if len(cells) != 6 or not (cells[0].isdecimal() and cells[3].isdecimal() and cells[4].isdecimal()):
@@ -126,9 +163,30 @@ def nvidia_gpus(run: Run = _run) -> list[Gpu]:
                 memory_total_bytes=int(cells[3]) * MIB,
                 memory_free_bytes=int(cells[4]) * MIB,
                 compute_capability=(int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None,
+                instances=tuple(instances.get(cells[1], ())),
             )
         )
     return gpus
+
+
+def _mig_instances(run: Run) -> dict[str, list[MigInstance]]:
+    """GPU's id -> its MIG instances, as `nvidia-smi -L` lists them below the GPU."""
+    try:
+        listing = run(["nvidia-smi", "-L"])
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    found: dict[str, list[MigInstance]] = {}
+    parent = ""
+    for line in listing.splitlines():
+        uuid = re.search(r"UUID: ([\w-]+)", line)
+        if uuid is None:
+            continue
+        words = line.split()
+        if words[0] == "MIG":
+            found.setdefault(parent, []).append(MigInstance(uuid[1], words[1]))
+        else:
+            parent = uuid[1]
+    return found
 
 
 def amd_gpus(root: Path = Path("/")) -> list[Gpu]:
@@ -173,7 +231,8 @@ def visible_gpus(found: Machine, device: str = "auto", environ: Mapping[str, str
         return _left_by_environment(found.gpus, os.environ if environ is None else environ)
     chosen: list[Gpu] = []
     for name in visible_devices.parse(device.removeprefix("cuda:")):
-        match = [gpu for gpu in found.gpus if name == str(gpu.index) or gpu.uuid.startswith(name)]
+        match = [gpu if name == str(gpu.index) else gpu.named(name) for gpu in found.gpus]
+        match = [gpu for gpu in match if gpu is not None]
         if not match:
             raise NoSuitableDevice(
                 f"--device: GPU {name} is not on this machine.", hint=_what_is_there(found), param="device"
@@ -199,7 +258,8 @@ def _left_by(gpus: Sequence[Gpu], text: str) -> list[Gpu]:
     """GPUs that a variable leaves; numbers count in the list it is given, which ends at the first that is not there."""
     left: list[Gpu] = []
     for name in visible_devices.parse(text):
-        match = [gpu for place, gpu in enumerate(gpus) if name == str(place) or gpu.uuid.startswith(name)]
+        match = [gpu if name == str(place) else gpu.named(name) for place, gpu in enumerate(gpus)]
+        match = [gpu for gpu in match if gpu is not None]
         if not match:
             break
         left.append(match[0])

@@ -84,7 +84,7 @@ class NvidiaGpuResource(_GpuResource):
             by_uuid = name.startswith(("GPU-", "MIG-"))
             if by_uuid and not gpus:
                 raise ValueError("Failed to parse available GPUs UUID")
-            there = any(gpu.uuid.startswith(name) if by_uuid else str(gpu.index) == name for gpu in gpus)
+            there = any(gpu.named(name) is not None if by_uuid else str(gpu.index) == name for gpu in gpus)
             if gpus and not there:
                 raise ValueError(f"GPU {name} is not on this machine.")
 

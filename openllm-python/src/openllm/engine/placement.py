@@ -41,9 +41,7 @@ def place(
     if wanted == 1 and workers_per_resource is None and options.device != "all":
         return [options]
     found = machine or detect.machine()
-    gpus = [
-        str(gpu.index) for gpu in detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device)
-    ]
+    gpus = [gpu.device for gpu in detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device)]
     share = _share(workers_per_resource, gpus, options.device)
     if not gpus:
         plain = attrs.evolve(options, device="auto") if options.device == "all" else options
