@@ -1,0 +1,79 @@
+"""Which model architectures the installed vLLM runs, read from its registry's source without importing it.
+
+Importing vllm takes seconds and hundreds of megabytes; the server process needs only a list of names. Called by
+`launch` and, through it, by the choice of `--backend auto`. Must not import vllm.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from pathlib import Path
+
+from openllm_core.errors import UnsupportedFeature
+
+REGISTRY = "model_executor/models/registry.py"
+GENERATING = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS")
+FORMER = "_PREVIOUSLY_SUPPORTED_MODELS"
+
+
+def installed() -> bool:
+    """Whether a `vllm` package can be imported (by its location; it is not tried)."""
+    return _registry_file() is not None
+
+
+def refuse_unsupported(architecture: str) -> None:
+    """Refuse an architecture that the installed vLLM has no code for.
+
+    Args:
+        architecture: first entry of `architectures` in config.json; an empty one is left to vLLM to judge.
+
+    Raises:
+        UnsupportedFeature: names the version that last had it, and the backend to use instead.
+    """
+    reason = unsupported(architecture)
+    if reason is not None:
+        raise UnsupportedFeature(reason, hint="Use --backend pt.", param="--backend")
+
+
+def unsupported(architecture: str) -> str | None:
+    """Why vLLM cannot run an architecture; None when it can, or when its registry cannot be read."""
+    supported, former = _names()
+    if not architecture or not supported or architecture in supported:
+        return None
+    if architecture in former:
+        return f"vLLM no longer has {architecture}; {former[architecture]} was the last version with it."
+    return f"vLLM has no {architecture}."
+
+
+def _registry_file() -> Path | None:
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    file = Path(spec.submodule_search_locations[0]) / REGISTRY
+    return file if file.is_file() else None
+
+
+@functools.cache
+def _names() -> tuple[frozenset[str], dict[str, str]]:
+    """Architectures it has, and those it once had with the last version that did."""
+    file = _registry_file()
+    if file is None:
+        return frozenset(), {}
+    supported: set[str] = set()
+    former: dict[str, str] = {}
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)):
+            continue
+        target = node.targets[0]
+        name = target.id if isinstance(target, ast.Name) else ""
+        if name in GENERATING:
+            supported |= {key.value for key in node.value.keys if isinstance(key, ast.Constant) and _is_text(key.value)}
+        elif name == FORMER:
+            former = {str(key): str(value) for key, value in ast.literal_eval(node.value).items()}
+    return frozenset(supported), former
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

@@ -1,0 +1,108 @@
+"""EngineOptions and a plan -> arguments of vLLM's engine; `--engine-arg` checked against what the engine knows.
+
+Called by `backend` in the engine host. What a plan or an option decides wins over vLLM's defaults, and an `--engine-arg`
+over both.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from openllm_core.errors import InvalidSetting, UnsupportedFeature
+from openllm_core.options import EngineOptions
+
+from .plan import Plan
+
+
+def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
+    """The engine's arguments.
+
+    Raises:
+        InvalidSetting: an `--engine-arg` that the engine does not know, or a value it does not take.
+        UnsupportedFeature: quantisation that vLLM cannot do while loading.
+        UnsafeConfiguration: an `--engine-arg` that would undo a safety setting.
+    """
+    given: dict[str, Any] = {
+        "model": options.model_path,
+        "tokenizer": options.model_path,
+        "dtype": options.dtype,
+        "max_model_len": plan.max_model_len,
+        "max_num_seqs": plan.max_num_seqs,
+        "tensor_parallel_size": plan.ranks,
+        "enforce_eager": plan.eager,
+        "enable_prefix_caching": True,
+        "trust_remote_code": options.trust_remote_code,
+        "load_format": "auto" if options.allow_pickle_weights else "safetensors",
+        "quantization": _quantization(options),
+        "generation_config": "vllm",  # the engine above decides on sampling defaults and end tokens
+        "disable_log_stats": False,  # their counters come with each step
+        "seed": 0,
+    }
+    if plan.memory_share is not None:
+        given["gpu_memory_utilization"] = plan.memory_share
+    else:
+        given["kv_cache_memory_bytes"] = plan.cache_bytes
+    if options.speculative_config:
+        given["speculative_config"] = dict(options.speculative_config)
+    if options.startup == "throughput":
+        given["performance_mode"] = "throughput"
+    given |= extra_arguments(options.engine_arg)
+    return AsyncEngineArgs(**given)
+
+
+def extra_arguments(pairs: dict[str, Any]) -> dict[str, Any]:
+    """`--engine-arg` pairs as the engine's own command line would read them.
+
+    Raises:
+        InvalidSetting: unknown (near names are told) or malformed.
+    """
+    if not pairs:
+        return {}
+    known = _known()
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(exit_on_error=False))
+    words: list[str] = []
+    for key, value in pairs.items():
+        name = key.replace("-", "_")
+        if name not in known or name in ("model", "tokenizer", "trust_remote_code"):
+            near = get_close_matches(name, known, n=3)
+            raise InvalidSetting(
+                f"--engine-arg: vLLM's engine takes no {key[:64]!r} here.",
+                hint=f"Did you mean {' or '.join(near)}?" if near else "Its arguments: vllm serve --help.",
+                param="--engine-arg",
+            )
+        words += _words(name.replace("_", "-"), value)
+    try:
+        read, left = parser.parse_known_args(words)
+    except (Exception, SystemExit) as error:
+        text = str(error) or "not a value it takes"
+        raise InvalidSetting(f"--engine-arg: {text.splitlines()[-1][:300]}", param="--engine-arg") from None
+    if left:
+        raise InvalidSetting(f"--engine-arg: {left[0][:80]!r} is not a value it takes.", param="--engine-arg")
+    return {name: getattr(read, name) for name in (key.replace("-", "_") for key in pairs)}
+
+
+def _words(flag: str, value: Any) -> list[str]:
+    text = str(value).strip()
+    if text.lower() in ("true", "yes", "on"):
+        return [f"--{flag}"]
+    if text.lower() in ("false", "no", "off"):
+        return [f"--no-{flag}"]
+    return [f"--{flag}={text}"]
+
+
+def _known() -> list[str]:
+    return sorted(AsyncEngineArgs.__dataclass_fields__)
+
+
+def _quantization(options: EngineOptions) -> str | None:
+    if options.quantize in ("int8", "int4"):
+        raise UnsupportedFeature(
+            f"vLLM cannot quantise to {options.quantize} while loading.",
+            hint="Import the model quantised (openllm import MODEL --quantize gptq), or use --backend pt.",
+            param="--quantize",
+        )
+    return options.quantization or options.quantize

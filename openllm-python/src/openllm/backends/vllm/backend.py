@@ -1,0 +1,237 @@
+"""VllmBackend: the `Backend` contract over vLLM's engine core, one `StepOutput` for each of its steps.
+
+Only the engine host uses it. What it uses of vLLM beyond its public names (the engine core and the input processor)
+stands in this package alone, and the extras pin the versions it was tested with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from vllm.config import VllmConfig
+from vllm.lora.request import LoRARequest
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.engine.input_processor import InputProcessor
+
+from openllm_core.errors import AdapterNotFound, EngineUnavailable, OpenLLMError, UnsupportedFeature
+from openllm_core.options import EngineOptions
+from openllm_core.resources import detect
+
+from .. import checkpoint as checkpoints
+from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
+from . import architectures, leftovers, plan, threads
+from .arguments import engine_arguments
+from .core import Core
+from .failure import Output, explain
+from .outputs import delta_of
+from .sampling import core_request
+
+
+class VllmBackend:
+    """Runs one model in vLLM's engine core. See `backends.base.Backend` for the contract.
+
+    Args:
+        core: loaded, not yet turning.
+        processor: makes the core's requests.
+        info: what the server is told.
+        output: what workers in processes of their own print; None where there are none.
+    """
+
+    def __init__(self, core: Core, processor: InputProcessor, info: BackendInfo, output: Output | None) -> None:
+        self.info = info
+        self._core = core
+        self._processor = processor
+        self._output = output
+        self._live: set[str] = set()  # ids whose deltas somebody waits for
+        self._steps: deque[StepOutput] = deque()
+        self._wake: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._adapters: dict[str, LoRARequest] = {}
+        self._grammars = ThreadPoolExecutor(1, "grammar")
+        self._failure: EngineUnavailable | None = None
+        self._closed = False
+        core.start(self._on_outputs, self._on_end)
+
+    @classmethod
+    def load(cls, options: EngineOptions, progress: Progress) -> VllmBackend:
+        """Load the model; see `openllm.backends.vllm.load` for the errors."""
+        checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
+        checkpoints.refuse_untrusted_code(checkpoint, options.trust_remote_code)
+        architectures.refuse_unsupported(checkpoint.architecture)
+        made = plan.make(options, checkpoint, detect.machine())
+        arguments = engine_arguments(options, made)
+        leftovers.remove()
+        output = Output() if made.ranks > 1 else None
+        began = time.monotonic()
+        progress("loading the model" if made.eager else "loading and compiling the model", None)
+        try:
+            config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+            core = Core(config)
+            processor = InputProcessor(config)
+        except Exception as error:
+            raise explain(error, list(output.lines) if output else []) from error
+        info = describe(config, checkpoint, made, time.monotonic() - began)
+        progress("ready", 1.0)
+        return cls(core, processor, info, output)
+
+    # -- the contract ------------------------------------------------------------------------------------------------
+
+    def submit(self, request: BackendRequest) -> None:
+        """Queue a sequence; it joins at the next step."""
+        self._live.add(request.request_id)
+        if request.sampling.guide is None:
+            self._add(request)
+        else:  # a schema may take long to check: in a thread, so that nobody waits for it
+            self._grammars.submit(self._add, request)
+
+    def abort(self, request_id: str) -> None:
+        """Drop a sequence; no delta of it is sent from here on."""
+        if request_id in self._live:
+            self._live.discard(request_id)
+            self._core.abort([request_id])
+
+    async def steps(self) -> AsyncIterator[StepOutput]:
+        """One item per step of the core that brought anything. Only one consumer at a time.
+
+        Raises:
+            EngineUnavailable: the core died; the message is its root cause.
+        """
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        while True:
+            while self._steps:
+                if output := self._without_aborted(self._steps.popleft()):
+                    yield output
+            if self._failure is not None:
+                raise self._failure
+            if self._closed:
+                return
+            await self._wake.wait()
+            self._wake.clear()
+
+    async def embed(self, batch: Sequence[Sequence[int]]) -> list[list[float]]:
+        """vLLM generates or embeds, not both in one engine."""
+        raise UnsupportedFeature("The vllm backend makes no embeddings.", hint="Use --backend pt.", param="model")
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Make the adapter in the folder `path` usable under `name`.
+
+        Raises:
+            UnsupportedFeature: the engine was started without adapters.
+        """
+        if not self.info.capabilities.adapters:
+            raise UnsupportedFeature("This engine was started without adapters.", hint="--engine-arg enable_lora=true")
+        request = LoRARequest(name, 1 + max((a.lora_int_id for a in self._adapters.values()), default=0), path)
+        await asyncio.to_thread(self._core.add_lora, request)
+        self._adapters[name] = request
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; sequences that use it finish first."""
+        request = self._adapters.pop(name, None)
+        if request is not None:
+            await asyncio.to_thread(self._core.remove_lora, request.lora_int_id)
+
+    async def check_health(self) -> None:
+        """Raises EngineUnavailable when the core turns no more."""
+        if self._failure is not None:
+            raise self._failure
+        if self._closed or not self._core.alive:
+            raise EngineUnavailable("vLLM's engine core has ended.")
+
+    async def aclose(self) -> None:
+        """Stop after the running step and free the model."""
+        if self._closed:
+            return
+        self._closed = True
+        self._grammars.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._core.close)
+        self._signal()
+
+    # -- to the core -------------------------------------------------------------------------------------------------
+
+    def _add(self, request: BackendRequest) -> None:
+        try:
+            lora = self._lora_of(request)
+            made = core_request(self._processor, request, self.info.eos_token_ids, lora)
+        except OpenLLMError as error:
+            refused = SequenceDelta(request.request_id, [], "error", error=error.as_dict())
+            self._steps.append(StepOutput([refused]))
+            self._signal()
+        else:
+            self._core.add(made)
+            if request.request_id not in self._live:  # aborted while its grammar was being checked
+                self._core.abort([request.request_id])
+
+    def _lora_of(self, request: BackendRequest) -> LoRARequest | None:
+        if request.adapter is None:
+            return None
+        found = self._adapters.get(request.adapter)
+        if found is None:
+            raise AdapterNotFound(f"There is no adapter {request.adapter[:96]!r}.", param="adapter_name")
+        return found
+
+    # -- from the core (its thread) ----------------------------------------------------------------------------------
+
+    def _on_outputs(self, outputs: EngineCoreOutputs, took_s: float) -> None:
+        deltas = [delta_of(output) for output in outputs.outputs if _says_something(output)]
+        stats = outputs.scheduler_stats
+        running, waiting = (stats.num_running_reqs, stats.num_waiting_reqs) if stats else (len(deltas), 0)
+        self._steps.append(StepOutput(deltas, running, waiting, took_s))
+        self._signal()
+
+    def _on_end(self, error: BaseException | None) -> None:
+        if error is not None:
+            found = explain(error, list(self._output.lines) if self._output else [])
+            self._failure = EngineUnavailable(f"vLLM's engine core ended: {found.message}", hint=found.hint)
+        self._signal()
+
+    def _signal(self) -> None:
+        if self._loop is not None and self._wake is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    def _without_aborted(self, output: StepOutput) -> StepOutput | None:
+        """What of a step somebody still waits for; None when nothing."""
+        live = self._live
+        deltas = [delta for delta in output.deltas if delta.request_id in live]
+        for delta in deltas:
+            if delta.finish_reason is not None:
+                live.discard(delta.request_id)
+        if len(deltas) == len(output.deltas):
+            return output
+        return StepOutput(deltas, output.num_running, output.num_waiting, output.step_s) if deltas else None
+
+
+def _says_something(output: EngineCoreOutput) -> bool:
+    return bool(output.new_token_ids) or output.finish_reason is not None
+
+
+def describe(config: VllmConfig, checkpoint: checkpoints.Checkpoint, made: plan.Plan, load_s: float) -> BackendInfo:
+    """Facts of an engine that was just loaded."""
+    model, cache = config.model_config, config.cache_config
+    tokens = (cache.num_gpu_blocks or 0) * (cache.block_size or 0)
+    decisions = [*made.decisions, f"engine: loaded in {load_s:.0f} s, {tokens:,} tokens of cache"]
+    if made.device == "cpu":
+        decisions.insert(0, threads.describe(os.environ))
+    return BackendInfo(
+        backend="vllm",
+        capabilities=Capabilities(adapters=config.lora_config is not None, structured=True),
+        max_model_len=model.max_model_len,
+        max_prompt_len=model.max_model_len - 1,
+        max_batch=config.scheduler_config.max_num_seqs,
+        vocab_size=model.get_vocab_size(),
+        eos_token_ids=checkpoints.eos_token_ids(checkpoint),
+        bos_token_id=checkpoints.bos_token_id(checkpoint),
+        device=made.device,
+        dtype=str(model.dtype).removeprefix("torch."),
+        architecture=checkpoint.architecture,
+        decisions=tuple(decisions),
+        memory_bytes=made.weight_bytes + made.cache_bytes + made.runtime_bytes,
+    )

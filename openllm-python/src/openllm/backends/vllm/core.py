@@ -1,0 +1,131 @@
+"""Core: vLLM's engine core, turned in a thread of this process; requests go in, one list of outputs per step comes out.
+
+vLLM's own server runs the core in a process of its own, and on a CPU the worker in a third: each imports vllm anew, and
+every token is packed and unpacked twice on its way. The engine host is a process of its own already. Called by `backend`;
+it knows of vLLM's requests and outputs, not of ours.
+"""
+
+from __future__ import annotations
+
+import gc
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from vllm.config import VllmConfig
+from vllm.lora.request import LoRARequest
+from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.executor import Executor
+
+NOTHING_RAN_S = 0.001  # pause after a step in which no sequence could run: a grammar is still being compiled
+
+OnOutputs = Callable[[EngineCoreOutputs, float], None]
+"""Gets each step's outputs and the seconds it took, in the core's thread."""
+OnEnd = Callable[[BaseException | None], None]
+"""Called once, in the core's thread: None after `close`, else what ended it."""
+
+
+class Core:
+    """One engine core and its thread.
+
+    Args:
+        config: of the engine. Making a Core loads the model and takes as long as that.
+    """
+
+    def __init__(self, config: VllmConfig) -> None:
+        self._engine = EngineCore(config, Executor.get_class(config), log_stats=True)
+        self._inbox: queue.SimpleQueue[EngineCoreRequest | list[str] | _Call | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        gc.collect()
+        gc.freeze()  # what loading made stays; looking through it again at every collection costs steps
+
+    def start(self, on_outputs: OnOutputs, on_end: OnEnd) -> None:
+        """Begin to turn."""
+        self._thread = threading.Thread(target=self._run, args=(on_outputs, on_end), name="openllm-step", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread turns."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def add(self, request: EngineCoreRequest) -> None:
+        """Queue a sequence; it joins at the next step."""
+        self._inbox.put(request)
+
+    def abort(self, request_ids: list[str]) -> None:
+        """Drop sequences between two steps; ids that are unknown are ignored."""
+        self._inbox.put(request_ids)
+
+    def call(self, function: Callable[[EngineCore], object]) -> None:
+        """Run something between two steps and wait for it; raises what it raises. Not from the core's own thread."""
+        call = _Call(function)
+        self._inbox.put(call)
+        call.done.wait()
+        if call.error is not None:
+            raise call.error
+
+    def add_lora(self, request: LoRARequest) -> None:
+        """Load an adapter."""
+        self.call(lambda engine: engine.add_lora(request))
+
+    def remove_lora(self, lora_id: int) -> None:
+        """Unload an adapter."""
+        self.call(lambda engine: engine.remove_lora(lora_id))
+
+    def close(self) -> None:
+        """Stop after the running step and free the model."""
+        self._inbox.put(None)
+        if self._thread is not None:
+            self._thread.join()
+        self._engine.shutdown()
+
+    def _run(self, on_outputs: OnOutputs, on_end: OnEnd) -> None:
+        error: BaseException | None = None
+        try:
+            while self._take_notes():
+                began = time.monotonic()
+                outputs, ran = self._engine.step_fn()
+                self._engine.post_step(model_executed=ran)
+                found = outputs.get(0) if outputs else None
+                if found is not None and found.outputs:
+                    on_outputs(found, time.monotonic() - began)
+                elif not ran:
+                    time.sleep(NOTHING_RAN_S)
+        except BaseException as raised:
+            error = raised
+        on_end(error)
+
+    def _take_notes(self) -> bool:
+        """Do what stands in the inbox; wait there while no sequence runs. False when closed."""
+        engine = self._engine
+        while True:
+            try:
+                note = self._inbox.get(block=not engine.scheduler.has_requests())
+            except queue.Empty:
+                return True
+            if note is None:
+                return False
+            if isinstance(note, EngineCoreRequest):
+                engine.add_request(*engine.preprocess_add_request(note))
+            elif isinstance(note, _Call):
+                note.run(engine)
+            else:
+                engine.abort_requests(note)
+
+
+class _Call:
+    def __init__(self, function: Callable[[EngineCore], object]) -> None:
+        self.function = function
+        self.done = threading.Event()
+        self.error: Exception | None = None
+
+    def run(self, engine: EngineCore) -> None:
+        try:
+            self.function(engine)
+        except Exception as error:
+            self.error = error
+        finally:
+            self.done.set()

@@ -1,0 +1,78 @@
+"""What must be known before the engine host of the vllm backend starts: its environment, and whether the model fits.
+
+Called by the supervisor in the server process, by the start checks, and by the backend itself. Imports no vllm.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from openllm_core.errors import OutOfMemory
+from openllm_core.options import EngineOptions
+from openllm_core.resources import detect
+
+from .. import checkpoint as checkpoints
+from ..base import MemoryEstimate
+from . import plan, threads
+
+PRELOAD = "openllm.backends.vllm.backend"
+
+
+def environment(options: EngineOptions, machine: detect.Machine | None = None) -> dict[str, str]:
+    """Variables to set before the host starts; none that the user has set is changed, save the devices."""
+    found = machine or detect.machine()
+    cache = cache_folder()
+    variables = {
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the host is the process that the engine core runs in
+        "VLLM_NO_USAGE_STATS": "1",  # nothing of this machine is told to anyone
+        "VLLM_LOGGING_LEVEL": "INFO",
+        "VLLM_CACHE_ROOT": str(cache / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",  # the folder is resolved before the host starts: nothing is fetched from here on
+    }
+    variables = {name: value for name, value in variables.items() if name not in os.environ}
+    if options.device not in ("auto", "cpu", "cuda", ""):
+        variables["CUDA_VISIBLE_DEVICES"] = options.device.removeprefix("cuda:")
+    elif options.device == "cpu":
+        variables["CUDA_VISIBLE_DEVICES"] = "-1"
+    if not detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device):
+        variables |= threads.variables(options, found, os.environ)
+    return variables
+
+
+def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> MemoryEstimate:
+    """Memory the model needs and the device has, from its files alone.
+
+    Raises:
+        CorruptModel: the folder cannot be read.
+        NoSuitableDevice, InvalidSetting: devices that are asked for are not there.
+    """
+    found = machine or detect.machine()
+    checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
+    gpus = detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device)
+    kind = "cuda" if gpus else "cpu"
+    ranks = options.tensor_parallel_size or max(1, len(gpus))
+    context = min(plan.context_of(options, checkpoint), options.max_model_len or plan.LEAST_CONTEXT)
+    parts = {
+        "weights": plan.weight_bytes(options, checkpoint) // ranks,
+        "cache": plan.cache_bytes_per_token(options, checkpoint) // ranks * context,
+        "runtime": plan.RUNTIME_BYTES[kind],
+    }
+    try:
+        made = plan.make(options, checkpoint, found)
+        device, free = made.device, made.free_bytes
+    except OutOfMemory:
+        device = f"cuda:{gpus[0].index}" if gpus else "cpu"
+        free = gpus[0].memory_free_bytes if gpus else found.memory_available_bytes
+    return MemoryEstimate(need_bytes=sum(parts.values()), have_bytes=free, parts=parts, device=device)
+
+
+def cache_folder() -> Path:
+    """Where compiled artefacts are kept: `$OPENLLM_HOME`, else `$XDG_CACHE_HOME/openllm`, else `~/.cache/openllm`."""
+    home = os.environ.get("OPENLLM_HOME")
+    if home:
+        return Path(home).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "openllm"

@@ -1,0 +1,193 @@
+"""How one engine will use this machine: devices, threads, memory, compiled or not; each decision with its reason.
+
+Pure: from options, the model's files and facts of the machine. `launch` turns a plan into variables and an estimate
+before the host starts; `backend` turns it into arguments of the engine. Must not import vllm or torch.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from openllm_core.errors import InvalidSetting, OutOfMemory
+from openllm_core.options import EngineOptions
+from openllm_core.resources import detect
+
+from ..checkpoint import Checkpoint
+
+GIB = 1 << 30
+RUNTIME_BYTES = {"cpu": 2 * GIB, "cuda": 1 * GIB}
+"""Beside weights and cache: on CPU two processes with vllm imported; on a GPU its context and working buffers."""
+CACHE_SHARE = 0.6  # of the memory that is left on a CPU's node: everything else on the machine lives there too
+GPU_SHARE = 0.95  # of what is free on a GPU
+MOST_GPU_SHARE = 0.92  # of a GPU's whole memory, as vLLM's own default
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MAX_NUM_SEQS = 256
+LEAST_CONTEXT = 512  # tokens of cache without which a start makes no sense
+UNBOUNDED_CONTEXT = 2048  # tokens, for architectures without a limit of their own
+BLOCK_TOKENS = 128  # tokens the cache is handed out by on a CPU
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What was decided.
+
+    Attributes:
+        device: `cpu`, or `cuda:` and indices.
+        ranks: devices that share each layer.
+        max_model_len: tokens; None leaves the model's own.
+        max_num_seqs: sequences run at once.
+        weight_bytes: of the weights in the type they are computed in, over all ranks.
+        cache_bytes: keys and values on each CPU node; 0 on a GPU.
+        memory_share: of each GPU's whole memory; None on a CPU, where the cache's bytes are given.
+        free_bytes: free on the device (its first rank).
+        eager: run the model uncompiled.
+        decisions: one line each.
+    """
+
+    device: str
+    ranks: int
+    max_model_len: int | None
+    max_num_seqs: int
+    weight_bytes: int
+    runtime_bytes: int
+    cache_bytes: int
+    memory_share: float | None
+    free_bytes: int
+    eager: bool
+    decisions: tuple[str, ...]
+
+
+def make(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> Plan:
+    """Decide.
+
+    Raises:
+        NoSuitableDevice: a GPU that is asked for is not there.
+        InvalidSetting: more ranks than devices.
+        OutOfMemory: the weights and a short sequence do not fit, or the context that was asked for does not.
+    """
+    gpus = detect.visible_gpus(machine, "auto" if options.device == "cuda" else options.device)
+    return _on_gpus(options, checkpoint, gpus) if gpus else _on_cpu(options, checkpoint, machine)
+
+
+def runs_eager(options: EngineOptions) -> tuple[bool, str]:
+    """Whether the model runs uncompiled, and the line that says why."""
+    if options.enforce_eager:
+        return True, "startup: not compiled (--enforce-eager)"
+    if options.compile != "auto":
+        return options.compile == "off", f"startup: {'not ' * (options.compile == 'off')}compiled (--compile)"
+    if options.startup == "fast":
+        return True, "startup: fast: not compiled; --startup balanced gives more tokens per second"
+    return False, f"startup: {options.startup}: compiled, kept for the next start; --startup fast starts sooner"
+
+
+def context_of(options: EngineOptions, checkpoint: Checkpoint) -> int:
+    """Tokens a sequence may have at most."""
+    positions = checkpoint.max_positions
+    return min(options.max_model_len or positions or UNBOUNDED_CONTEXT, positions or 1 << 30)
+
+
+def weight_bytes(options: EngineOptions, checkpoint: Checkpoint) -> int:
+    """Bytes of the weights as they will be computed in; quantised ones stay as they are stored."""
+    stored = DTYPE_BYTES.get(checkpoint.dtype, 4)
+    computed = DTYPE_BYTES.get(options.dtype, min(stored, 2) if stored == 4 else stored)
+    if checkpoint.config.get("quantization_config") or options.quantization or not checkpoint.num_parameters:
+        return checkpoint.weight_bytes
+    return checkpoint.num_parameters * computed
+
+
+def cache_bytes_per_token(options: EngineOptions, checkpoint: Checkpoint) -> int:
+    """Bytes of keys and values that one token holds, over all layers."""
+    return max(1, checkpoint.kv_elements_per_token * DTYPE_BYTES.get(options.dtype, 2))
+
+
+def _on_cpu(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> Plan:
+    nodes = machine.numa_nodes
+    ranks = options.tensor_parallel_size or 1
+    if ranks > max(1, len(nodes)):
+        raise InvalidSetting(
+            f"--tensor-parallel-size {ranks}: this machine has {max(1, len(nodes))} NUMA node(s).",
+            param="--tensor-parallel-size",
+        )
+    free = min([machine.memory_available_bytes, *(node.memory_free_bytes for node in nodes[:ranks] if node.cores)])
+    where = f"NUMA node {nodes[0].index}" if nodes else "this machine"
+    weights, runtime = weight_bytes(options, checkpoint), RUNTIME_BYTES["cpu"]
+    left = free - weights // ranks - runtime
+    per_token = cache_bytes_per_token(options, checkpoint) // ranks or 1
+    length, slots = context_of(options, checkpoint), options.max_num_seqs or MAX_NUM_SEQS
+    if options.gpu_memory_utilization is not None:
+        whole = nodes[0].memory_total_bytes if nodes else machine.memory_total_bytes
+        cache = int(whole * options.gpu_memory_utilization) - weights // ranks - runtime
+    else:
+        cache = int(min(left * CACHE_SHARE, per_token * slots * (length + BLOCK_TOKENS)))
+    fits = cache // per_token - BLOCK_TOKENS
+    _refuse(options, checkpoint, free, weights // ranks + runtime, fits, length, per_token, where)
+    shortened = length if fits >= length else fits // BLOCK_TOKENS * BLOCK_TOKENS
+    eager, startup = runs_eager(options)
+    lines = [
+        f"memory: {cache / GIB:.1f} GiB of keys and values ({cache // per_token:,} tokens) of {free / GIB:.1f} GiB free "
+        f"on {where}, beside {weights / GIB:.1f} GiB of weights",
+        startup,
+    ]
+    if shortened < length:
+        lines.append(f"context: {shortened:,} tokens, the longest whose cache fits; the model's own is {length:,}")
+    return Plan(
+        device="cpu", ranks=ranks, max_model_len=shortened, max_num_seqs=slots, weight_bytes=weights,
+        runtime_bytes=runtime, cache_bytes=cache, memory_share=None, free_bytes=free, eager=eager,
+        decisions=tuple(lines),
+    )  # fmt: skip
+
+
+def _on_gpus(options: EngineOptions, checkpoint: Checkpoint, gpus: tuple[detect.Gpu, ...]) -> Plan:
+    ranks = options.tensor_parallel_size or len(gpus)
+    if ranks > len(gpus):
+        raise InvalidSetting(
+            f"--tensor-parallel-size {ranks}: this engine has {len(gpus)} GPU(s).", param="--tensor-parallel-size"
+        )
+    used = gpus[:ranks]
+    tightest = min(used, key=lambda gpu: gpu.memory_free_bytes)
+    free, whole = tightest.memory_free_bytes, max(1, tightest.memory_total_bytes)
+    share = options.gpu_memory_utilization or min(MOST_GPU_SHARE, int(free * GPU_SHARE / whole * 1000) / 1000)
+    weights, runtime = weight_bytes(options, checkpoint), RUNTIME_BYTES["cuda"]
+    per_token = cache_bytes_per_token(options, checkpoint) // ranks or 1
+    fits = (int(whole * share) - weights // ranks - runtime) // per_token
+    length = context_of(options, checkpoint)
+    names = ",".join(str(gpu.index) for gpu in used)
+    where = f"GPU {tightest.index} ({tightest.name})"
+    _refuse(options, checkpoint, free, weights // ranks + runtime, fits, length, per_token, where)
+    shortened = min(length, fits)
+    eager, startup = runs_eager(options)
+    lines = [
+        f"memory: {share:.3f} of {whole / GIB:.1f} GiB on {where}, of which {free / GIB:.1f} GiB are free; "
+        f"{weights / GIB:.1f} GiB of weights over {ranks} GPU(s)",
+        startup,
+    ]
+    if shortened < length:
+        lines.append(f"context: {shortened:,} tokens, the longest whose cache fits; the model's own is {length:,}")
+    return Plan(
+        device=f"cuda:{names}", ranks=ranks, max_model_len=shortened if shortened < length else options.max_model_len,
+        max_num_seqs=options.max_num_seqs or MAX_NUM_SEQS, weight_bytes=weights, runtime_bytes=runtime, cache_bytes=0,
+        memory_share=share, free_bytes=free, eager=eager, decisions=tuple(lines),
+    )  # fmt: skip
+
+
+def _refuse(
+    options: EngineOptions, checkpoint: Checkpoint, free: int, fixed: int, fits: int, length: int, per_token: int,
+    where: str,
+) -> None:  # fmt: skip
+    """Refuse what will not fit, naming need, have, and the longest context that would."""
+    least = min(length, options.max_model_len or LEAST_CONTEXT)
+    if fits >= least:
+        return
+    need = fixed + least * per_token
+    name = checkpoint.path.name
+    if fits >= min(length, LEAST_CONTEXT):
+        raise OutOfMemory(
+            f"{name} with a context of {length:,} tokens needs {need:,} bytes on {where}; {free:,} are free. "
+            f"The longest context that fits is {fits:,}.",
+            hint=f"--max-model-len {fits}",
+            param="--max-model-len",
+        )
+    raise OutOfMemory(
+        f"{name} needs about {need:,} bytes on {where} ({fixed:,} for weights and runtime); {free:,} are free.",
+        hint="Free memory, choose a smaller model, or quantised weights.",
+    )
