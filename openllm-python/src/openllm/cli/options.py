@@ -150,7 +150,7 @@ def read_settings(typed: dict[str, Any] | None = None, config: Path | None = Non
     """
     explicit = {name: value for name, value in (typed or {}).items() if value is not None and value != ()}
     if "engine_arg" in explicit:
-        explicit["engine_arg"] = _pairs(explicit["engine_arg"])
+        explicit["engine_arg"] = pairs(explicit["engine_arg"], "--engine-arg")
     file = read_config(config) if config else {}
     model, model_id = (_text(file.pop(key, None), key, config) for key in ("model", "model_id"))
     readings = [read(cls, explicit=explicit, file=file) for cls in CLASSES]
@@ -165,14 +165,19 @@ def _text(value: Any, key: str, config: Path | None) -> str | None:
     return value
 
 
-def _pairs(words: Iterable[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
+def pairs(words: Iterable[str], flag: str) -> dict[str, str]:
+    """KEY=VALUE words as a dict.
+
+    Raises:
+        click.UsageError: a word is none; names the flag.
+    """
+    found: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
-            raise click.UsageError(f"--engine-arg: {word!r} is not KEY=VALUE.")
-        pairs[key] = value
-    return pairs
+            raise click.UsageError(f"{flag}: {word!r} is not KEY=VALUE.")
+        found[key] = value
+    return found
 
 
 def read_config(path: Path) -> dict[str, Any]:
