@@ -48,6 +48,16 @@ def test_without_affinity_all_cores_of_a_node_count(tmp_path: Path, monkeypatch:
     assert numa.nodes(tmp_path)[0].cores == (0, 1, 5)
 
 
+def test_nodes_whose_memory_is_not_ours_are_left_out(tmp_path: Path) -> None:
+    """As a cgroup or numactl allots it; where the kernel does not say, all count."""
+    for index in (0, 1, 2):
+        node(tmp_path, index, memory(index, 100, 40), "0\n")
+    assert [n.index for n in numa.nodes(tmp_path)] == [0, 1, 2]
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text("Name:\tpython\nMems_allowed:\t5\nMems_allowed_list:\t0,2\n")
+    assert [n.index for n in numa.nodes(tmp_path)] == [0, 2]
+
+
 def test_a_system_that_does_not_tell(tmp_path: Path) -> None:
     """Has no nodes; nor has one whose files cannot be read."""
     assert numa.nodes(tmp_path) == ()
