@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any, cast
@@ -61,6 +62,12 @@ class RegisteredBackend:
         """Memory needed against memory there, without loading."""
         return self._launch().estimate(options, machine)
 
+    def unsupported(self, architecture: str) -> str | None:
+        """Why it cannot run a model of that architecture, without importing its framework; None when nothing is known
+        against it."""
+        judge: Callable[[str], str | None] | None = getattr(self._launch(), "unsupported", None)
+        return judge(architecture) if judge is not None else None
+
     def _launch(self) -> Launch:
         return cast(Launch, importlib.import_module(self.package + ".launch"))
 
@@ -106,10 +113,21 @@ def choose(options: EngineOptions, architecture: str | None = None) -> tuple[str
     """
     if options.backend != "auto":
         return get(options.backend).name, "asked for"
+    why_not = _no_vllm(options, architecture)
+    if why_not is None:
+        return "vllm", f"installed, and runs {architecture}" if architecture else "installed"
     if importlib.util.find_spec("torch") is not None:
-        what = f" for {architecture}" if architecture else ""
-        return "pt", f"the fastest installed{what}"
+        return "pt", why_not
     raise MissingDependency(
         "No backend that can run a model is installed: torch is missing.",
         hint='pip install "openllm" torch transformers',
     )
+
+
+def _no_vllm(options: EngineOptions, architecture: str | None) -> str | None:
+    """Why `auto` does not take vLLM; None when it does."""
+    if "vllm" not in _packages() or importlib.util.find_spec("vllm") is None:
+        return f"the fastest installed{f' for {architecture}' if architecture else ''}; vllm is not"
+    if options.quantize in ("int8", "int4"):
+        return f"vLLM cannot quantise to {options.quantize} while loading"
+    return get("vllm").unsupported(architecture or "")
