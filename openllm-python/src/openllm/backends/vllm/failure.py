@@ -6,6 +6,7 @@ line that says nothing. `Output` keeps that while it passes on; `explain` reads 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -79,10 +80,8 @@ class Output:
     def _pass_on(self) -> None:
         rest = b""
         while data := os.read(self._reader, 65536):
-            try:
+            with contextlib.suppress(OSError):  # the server is gone; this process ends with it
                 os.write(self._onward, data)
-            except OSError:
-                pass  # the server is gone; this process ends with it
             *lines, rest = (rest + data).split(b"\n")
             self.lines.extend(line.decode("utf-8", "replace")[:2000] for line in lines)
             rest = rest[-4096:]

@@ -14,9 +14,10 @@ from openllm_core.resources import detect
 
 from .. import checkpoint as checkpoints
 from ..base import MemoryEstimate
-from . import plan, threads
+from . import architectures, plan, threads
 
 PRELOAD = "openllm.backends.vllm.backend"
+unsupported = architectures.unsupported
 
 
 def environment(options: EngineOptions, machine: detect.Machine | None = None) -> dict[str, str]:
