@@ -24,8 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-from bench_prompts import PROMPTS
+from openllm.bench.prompts import PROMPTS
 
 
 def encode_prompts(model: str, count: int) -> list[list[int]]:
