@@ -70,8 +70,9 @@ class PythonTokenizer:
         return 0 <= token_id < len(self._inner)
 
     def is_byte_token(self, token_id: int) -> bool:
-        """True for a token that is one raw byte of a character (`<0xE2>`), whose text depends on its neighbours."""
-        return fallback_byte(str(self._inner.convert_ids_to_tokens(token_id))) is not None
+        """True for a token whose text depends on the next one: a raw byte (`<0xE2>`), or part of a word (`wo@@`)."""
+        token = str(self._inner.convert_ids_to_tokens(token_id))
+        return fallback_byte(token) is not None or token.endswith("@@")
 
     def token_text(self, token_id: int) -> str:
         """A token on its own, for people; empty for an id that stands for none."""

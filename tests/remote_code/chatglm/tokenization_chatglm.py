@@ -22,7 +22,13 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     def __init__(self, vocab_file, **rest):
         self.vocab_file = vocab_file
         self.mask = json.loads(Path(vocab_file).read_text())["mask"]
-        rest = {"pad_token": SPECIALS[0], "eos_token": SPECIALS[2], "unk_token": SPECIALS[3], **rest}
+        rest = {
+            "pad_token": SPECIALS[0],
+            "bos_token": SPECIALS[1],
+            "eos_token": SPECIALS[2],
+            "unk_token": SPECIALS[3],
+            **rest,
+        }
         super().__init__(**rest)
 
     @property
