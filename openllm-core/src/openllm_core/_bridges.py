@@ -56,10 +56,17 @@ def vllm_sampling_params(params: SamplingParams) -> Any:
         MissingDependency: vllm is not installed.
     """
     fields = params.as_dict()
-    bias = fields.pop("logit_bias")
-    return _library("vllm", '"openllm[vllm]"').SamplingParams(
+    bias, guide = fields.pop("logit_bias"), fields.pop("guide")
+    vllm = _library("vllm", '"openllm[vllm]"')
+    if guide is not None:
+        value = True if guide["kind"] == "json_object" else guide["value"]
+        guide = import_module("vllm.sampling_params").StructuredOutputsParams(
+            **{guide["kind"]: list(value) if guide["kind"] == "choice" else value}
+        )
+    return vllm.SamplingParams(
         **{**fields, "stop": list(params.stop), "stop_token_ids": list(params.stop_token_ids)},
         logit_bias=bias or None,
+        **({} if guide is None else {"structured_outputs": guide}),
     )
 
 

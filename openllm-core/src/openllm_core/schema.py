@@ -164,6 +164,14 @@ class SamplingFields:
     stop_token_ids: list[int] | None = field(default=None, help="Ids that end the text.")
     ignore_eos: bool | None = field(default=None, help="Go on past the model's end token.")
     min_tokens: int | None = field(default=None, ge=0, help="Tokens before which no end token is drawn.")
+    response_format: dict[str, Any] | None = field(
+        default=None, help="`text`, `json_object` or `json_schema`; where the backend can guide."
+    )
+    guided_json: dict[str, Any] | str | None = field(default=None, help="JSON schema that the text must fit.")
+    guided_regex: str | None = field(default=None, help="Regular expression that the text must match.")
+    guided_choice: list[str] | None = field(default=None, help="Texts of which the answer is one.")
+    guided_grammar: str | None = field(default=None, help="Grammar (EBNF) that the text must follow.")
+    structured_outputs: dict[str, Any] | None = field(default=None, help="One of the above, in vLLM's newer form.")
     stream: bool | None = field(default=None, help="Answer as server-sent events.")
     stream_options: StreamOptions | None = field(default=None, help="Only with `stream`.")
     user: str | None = field(default=None, max_length=512, help="Caller's tag; not used.")

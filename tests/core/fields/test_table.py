@@ -69,6 +69,12 @@ ASKING: dict[str, Any] = {
     "min_p": 0.2,
     "logit_bias": {"4": 2.0},
     "stop_token_ids": [6],
+    "response_format": {"type": "json_object"},
+    "guided_json": {"type": "object"},
+    "guided_regex": "[ab]+",
+    "guided_choice": ["yes", "no"],
+    "guided_grammar": 'root ::= "a"',
+    "structured_outputs": {"regex": "[ab]+"},
 }
 
 FAMILY = {"pt": "opt", "vllm": "opt", "echo": "opt", "seq2seq": "flan-t5"}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from ..errors import InvalidSamplingParams
+from .guide import Guide
 
 if TYPE_CHECKING:
     from .generation import GenerationConfig
@@ -109,6 +110,7 @@ class SamplingParams:
         stop_token_ids: ids that end the text besides the model's own.
         ignore_eos: go on past the model's own end tokens.
         logprobs: None = none; k = the drawn token's and the k most likely ones'.
+        guide: what the text must be; for backends that can guide.
 
     Raises:
         InvalidSamplingParams: `param` names the field.
@@ -130,6 +132,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = attrs.field(default=(), converter=tuple[int, ...], validator=_check_ids)
     ignore_eos: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     logprobs: int | None = attrs.field(default=None, validator=_integer(0, 20))
+    guide: Guide | None = None
 
     def __attrs_post_init__(self) -> None:
         """Check what needs two fields."""

@@ -22,6 +22,7 @@ from ..families import registry
 from ..families.spec import FamilySpec
 from ..schema import ChatCompletionRequest, CompletionRequest
 from ..serde import field, structure
+from .guides import GUIDE_FIELDS, guide_of
 from .table import can_do, column_of, refuse, settle
 
 PREFIX = "llm_config"
@@ -37,6 +38,12 @@ class ExtraFields:
     min_p: float | None = field(default=None, ge=0, le=1, help="Share of the best token's probability a token needs.")
     logit_bias: dict[str, float] | None = field(default=None, help="Token id -> bias, -100..100.")
     stop_token_ids: list[int] | None = field(default=None, ge=0, help="Ids that end the text.")
+    response_format: dict[str, Any] | None = field(default=None, help="Form of the text, as OpenAI's routes take it.")
+    guided_json: dict[str, Any] | str | None = field(default=None, help="JSON schema that the text must fit.")
+    guided_regex: str | None = field(default=None, help="Regular expression that the text must match.")
+    guided_choice: list[str] | None = field(default=None, help="Texts of which the answer is one.")
+    guided_grammar: str | None = field(default=None, help="Grammar (EBNF) that the text must follow.")
+    structured_outputs: dict[str, Any] | None = field(default=None, help="One of the above, in vLLM's newer form.")
 
 
 EXTRA_FIELDS: tuple[str, ...] = tuple(a.name for a in attrs.fields(ExtraFields))
@@ -189,6 +196,7 @@ def _compose(said: _Said, defaults: LLMConfig, spec: FamilySpec) -> tuple[Sampli
         "top_k": max(values["top_k"], 0),
         "min_p": values.get("min_p", 0.0),
         "seed": values.get("seed"),
+        "guide": guide_of(said.values, said.paths),
         "stop": values["stop"] or (),
         "stop_token_ids": (*_ids(values["eos_token_id"]), *values.get("stop_token_ids", ())),
     }
@@ -317,6 +325,10 @@ def sampling_from_openai(
     arguments["logit_bias"] = base.get("logit_bias", {}) | _bias(request.logit_bias)
     arguments["max_tokens"] = _max_tokens(request)
     arguments["logprobs"] = _logprobs(request)
+    guides = {name: getattr(request, name) for name in GUIDE_FIELDS}
+    for name, value in guides.items():
+        refuse(name, value, column, name)
+    arguments["guide"] = guide_of(guides)
     if request.min_tokens is None and arguments["max_tokens"] is not None:
         arguments["min_tokens"] = min(base.get("min_tokens", 0), arguments["max_tokens"])
     if isinstance(request, CompletionRequest):

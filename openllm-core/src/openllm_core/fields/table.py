@@ -61,6 +61,8 @@ class FieldFact:
         )
 
 
+_GUIDED: dict[str, Support] = {"vllm": HONOURED}
+_GUIDES = "The vllm backend can (openllm start --backend vllm)."
 _BEAMS = "Beam search is not offered; n samples several answers."
 
 _ROWS = (
@@ -121,6 +123,12 @@ _ROWS = (
     FieldFact("min_p", HONOURED),
     FieldFact("logit_bias", HONOURED),
     FieldFact("stop_token_ids", HONOURED),
+    FieldFact("response_format", NEUTRAL, ({"type": "text"},), _GUIDED, _GUIDES),
+    FieldFact("guided_json", NEVER, _ANY, _GUIDED, _GUIDES),
+    FieldFact("guided_regex", NEVER, _ANY, _GUIDED, _GUIDES),
+    FieldFact("guided_choice", NEUTRAL, ([],), _GUIDED, _GUIDES),
+    FieldFact("guided_grammar", NEVER, _ANY, _GUIDED, _GUIDES),
+    FieldFact("structured_outputs", NEUTRAL, ({},), _GUIDED, _GUIDES),
 )
 
 FIELDS: dict[str, FieldFact] = {row.name: row for row in _ROWS}

@@ -5,6 +5,7 @@ Order: cheap length check, tokenise, exact context check, ranges that depend on 
 
 from __future__ import annotations
 
+from openllm_core.config.guide import Guide
 from openllm_core.config.sampling import SamplingParams
 from openllm_core.errors import (
     AdapterNotFound,
@@ -14,7 +15,7 @@ from openllm_core.errors import (
     UnsupportedFeature,
 )
 
-from ..backends.base import BackendInfo, TokenSampling
+from ..backends.base import BackendInfo, TokenGuide, TokenSampling
 from ..tokenizer import Tokenizer
 from .request import EngineRequest
 
@@ -34,6 +35,8 @@ def check_features(request: EngineRequest, info: BackendInfo) -> None:
         raise AdapterNotFound(f"There is no adapter {request.adapter[:96]!r}.", param="adapter_name")
     if sampling.logprobs is not None and not info.capabilities.logprobs:
         raise UnsupportedFeature(f"The {info.backend} backend has no logprobs.", param="logprobs")
+    if sampling.guide is not None and not info.capabilities.structured:
+        raise UnsupportedFeature(f"The {info.backend} backend cannot guide.", param=sampling.guide.param)
     for name, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
         for token_id in ids:
             if not 0 <= token_id < info.vocab_size:
@@ -124,7 +127,15 @@ def token_sampling(
         seed=sampling.seed,
         stop_token_ids=tuple(sorted(stops)),
         logprobs=sampling.logprobs,
+        guide=_token_guide(sampling.guide),
     )
+
+
+def _token_guide(guide: Guide | None) -> TokenGuide | None:
+    if guide is None:
+        return None
+    value = guide.value if isinstance(guide.value, str) else list(guide.value)
+    return TokenGuide(guide.kind, value, guide.param)
 
 
 def seed_of(sampling: SamplingParams, index: int) -> int | None:

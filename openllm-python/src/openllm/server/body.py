@@ -120,12 +120,6 @@ def _among(*neutral: Any) -> Callable[[Any], bool]:
 _BOTH: dict[str, Callable[[Any], bool]] = {
     "use_beam_search": _among(False),
     "length_penalty": _among(1),
-    "guided_json": _among(),
-    "guided_regex": _among(),
-    "guided_choice": _among([]),
-    "guided_grammar": _among(),
-    "structured_outputs": _among({}),
-    "response_format": _among({"type": "text"}),
     "service_tier": _among("auto", "default"),
     "store": _among(False),
 }
