@@ -107,6 +107,9 @@ def test_names_and_ids_in_any_spelling(text: str, name: str) -> None:
         ("Qwen2ForCausalLM", "qwen"),
         ("DeepseekV3ForCausalLM", "deepseek"),
         ("MptForCausalLM", "mpt"),
+        ("StableLmForCausalLM", "stablelm"),
+        ("ChatGLMModel", "chatglm"),
+        ("BaichuanForCausalLM", "baichuan"),
         ("SmolLM3ForCausalLM", "smollm"),
     ],
 )
