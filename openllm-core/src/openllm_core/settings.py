@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import attrs
 import orjson
@@ -68,10 +68,10 @@ def flag_of(name: str, fact: Setting) -> str:
 
 
 @attrs.frozen
-class Reading:
+class Reading(Generic[T]):
     """An options object and, for each field, where its value came from."""
 
-    options: Any
+    options: T
     sources: dict[str, Source]
 
 
@@ -82,7 +82,7 @@ def read(
     environ: Mapping[str, str] | None = None,
     file: Mapping[str, Any] | None = None,
     family: Mapping[str, Any] | None = None,
-) -> Reading:
+) -> Reading[T]:
     """Build an options object by the one precedence.
 
     Args:
@@ -127,13 +127,18 @@ def _refuse_untyped(fact: Setting, found: Any, default: Any, origin: str, flag: 
         )
 
 
-def check_keys(cls_list: Sequence[type[attrs.AttrsInstance]], keys: Mapping[str, Any], origin: str) -> None:
+def check_keys(
+    cls_list: Sequence[type[attrs.AttrsInstance]], keys: Mapping[str, Any], origin: str, *, also: Sequence[str] = ()
+) -> None:
     """Refuse keys that no options class knows, naming near ones.
+
+    Args:
+        also: further names that are known.
 
     Raises:
         InvalidSetting: with the unknown key as `param`.
     """
-    known = [name for cls in cls_list for name in settings_of(cls)]
+    known = [*(name for cls in cls_list for name in settings_of(cls)), *also]
     for key in keys:
         if key.replace("-", "_") not in known:
             near = get_close_matches(key, known, n=3)

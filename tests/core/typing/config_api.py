@@ -8,16 +8,26 @@ import openllm_core
 from openllm_core import (
     CONFIG_MAPPING,
     AutoConfig,
+    CascadingResourceStrategy,
     DollyV2Config,
+    EnvVarMixin,
+    FamilySpec,
     FineTuneConfig,
     GenerationConfig,
     LLMConfig,
     MPTConfig,
+    NvidiaGpuResource,
     OPTConfig,
     PeftType,
     SamplingConfig,
     SamplingParams,
+    available_resource_spec,
 )
+from openllm_core.errors import OpenLLMError, UnknownModel
+from openllm_core.families import registry
+from openllm_core.options import EngineOptions, ServerOptions, as_data, from_data
+from openllm_core.resources.detect import Gpu, Machine, machine, visible_gpus
+from openllm_core.settings import read
 
 
 class TinyConfig(LLMConfig):
@@ -68,3 +78,23 @@ assert_type(CONFIG_MAPPING["opt"], type[LLMConfig])
 assert_type(FineTuneConfig(adapter_type=PeftType.LORA).train(), FineTuneConfig)
 assert_type(SamplingParams.from_generation_config(tiny.generation_config, n=2), SamplingParams)
 assert_type(SamplingParams(temperature=0.5).max_tokens, int | None)
+
+assert_type(read(ServerOptions).options.port, int)
+assert_type(read(EngineOptions, explicit={"device": "cpu"}).options.max_model_len, int | None)
+assert_type(from_data(as_data(EngineOptions())), EngineOptions)
+assert_type(EnvVarMixin("opt")["model_id_value"], Any)
+assert_type(registry.find("opt"), FamilySpec)
+assert_type(registry.get("opt"), FamilySpec | None)
+assert_type(registry.find("opt").model_ids, list[str])
+
+assert_type(available_resource_spec(), tuple[str, ...])
+assert_type(NvidiaGpuResource.from_system(), list[str])
+assert_type(CascadingResourceStrategy.get_worker_env.__name__, str)
+assert_type(machine(), Machine)
+assert_type(visible_gpus(machine(), "0"), tuple[Gpu, ...])
+
+try:
+    registry.find("nope")
+except UnknownModel as unknown:
+    assert_type(unknown.hint, str | None)
+    error: OpenLLMError = unknown
