@@ -57,6 +57,7 @@ def build(
     model: ResolvedModel | None = None,
     *,
     launch: Launcher | None = None,
+    config: LLMConfig | None = None,
 ) -> Composed:
     """Put a server together.
 
@@ -64,6 +65,7 @@ def build(
         engine_options: `backend` may be `auto`; model facts are filled in from `model`.
         model: None only with the echo backend, which needs none.
         launch: how the engine host is started; default a process of its own.
+        config: generation defaults, of the model's family; default: what the environment and the family say.
 
     Raises:
         UnknownBackend, MissingDependency: no such backend, or none that can run the model.
@@ -84,7 +86,7 @@ def build(
     )
     trust = options.trust_remote_code
     tokenizer = open_tokenizer(model.path, trust_remote_code=trust) if model else byte_tokenizer()
-    config, notes = settle(LLMConfig.for_model(family or unknown_family()), backend)
+    config, notes = settle(config or LLMConfig.for_model(family or unknown_family()), backend)
     served = ServedModel(
         model_id=model.model_id if model else ECHO,
         names=served_names(server_options, model),

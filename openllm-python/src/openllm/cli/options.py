@@ -127,6 +127,8 @@ class Settings:
     Attributes:
         sources: for each setting, where its value came from.
         model, model_id: keys of the configuration file that stand for the arguments of `start`.
+        fields, file_fields: generation, sampling and own fields of a model, as typed and as the file has them; their
+            values are checked once the model's family is known.
     """
 
     engine: EngineOptions
@@ -135,14 +137,19 @@ class Settings:
     sources: dict[str, Source]
     model: str | None = None
     model_id: str | None = None
+    fields: dict[str, Any] = attrs.Factory(dict[str, Any])
+    file_fields: dict[str, Any] = attrs.Factory(dict[str, Any])
 
 
-def read_settings(typed: dict[str, Any] | None = None, config: Path | None = None) -> Settings:
+def read_settings(
+    typed: dict[str, Any] | None = None, config: Path | None = None, fields: dict[str, Any] | None = None
+) -> Settings:
     """Put the options objects together.
 
     Args:
         typed: what the command line gave, by setting name; None and empty tuples count as not given.
         config: a configuration file, see `read_config`.
+        fields: generation fields that were typed.
 
     Raises:
         InvalidSetting: a value does not fit, or the file has an unknown key; exit code 78.
@@ -153,10 +160,13 @@ def read_settings(typed: dict[str, Any] | None = None, config: Path | None = Non
         explicit["engine_arg"] = pairs(explicit["engine_arg"], "--engine-arg")
     file = read_config(config) if config else {}
     model, model_id = (_text(file.pop(key, None), key, config) for key in ("model", "model_id"))
-    readings = [read(cls, explicit=explicit, file=file) for cls in CLASSES]
-    sources: dict[str, Source] = {name: source for reading in readings for name, source in reading.sources.items()}
-    engine, server, store = (reading.options for reading in readings)
-    return Settings(engine, server, store, sources, model, model_id)
+    settings = {name for cls in CLASSES for name in settings_of(cls)}
+    file_fields = {name: file.pop(name) for name in list(file) if name not in settings}
+    engine = read(EngineOptions, explicit=explicit, file=file)
+    server = read(ServerOptions, explicit=explicit, file=file)
+    store = read(StoreOptions, explicit=explicit, file=file)
+    sources: dict[str, Source] = {**engine.sources, **server.sources, **store.sources}
+    return Settings(engine.options, server.options, store.options, sources, model, model_id, fields or {}, file_fields)
 
 
 def _text(value: Any, key: str, config: Path | None) -> str | None:
@@ -193,8 +203,17 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidSetting(f"{path}: the top level is not a table of keys.", hint="Write lines like `port = 3000`.")
     keys = {str(key).replace("-", "_"): value for key, value in typing.cast("dict[Any, Any]", found).items()}
-    check_keys(CLASSES, {key: None for key in keys if key not in ("model", "model_id")}, str(path))
+    check_keys(CLASSES, dict.fromkeys(keys), str(path), also=["model", "model_id", *field_names()])
     return keys
+
+
+def field_names() -> list[str]:
+    """Generation and sampling fields, and the own fields of every family."""
+    from openllm_core.config.generation import GENERATION_FIELDS, SAMPLING_FIELDS
+    from openllm_core.families import registry
+
+    own = [name for family in registry.all() for name in family.own_fields]
+    return [*GENERATION_FIELDS, *SAMPLING_FIELDS, *own]
 
 
 def _parse(path: Path) -> Any:

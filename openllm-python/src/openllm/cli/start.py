@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from openllm.cli.command import Command, Session
+from openllm.cli.generation import StartCommand, complete_id, complete_model, configure, typed_fields
 from openllm.cli.options import Settings, config_option, read_settings, setting_options
 from openllm.cli.output import Output, output_option
 from openllm.cli.ready import Ready, curl_line, forget, openai_arguments, python_name, python_snippet, remember
@@ -29,31 +29,36 @@ POLL_S = 0.1
 LOCAL = ("http://127.0.0.1:3000", "http://localhost:3000")  # where commands look when not told
 
 
-@click.command("start", cls=Command)
-@click.argument("model", required=False)
+@click.command("start", cls=StartCommand)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option(
     "--model-id",
     metavar="ID",
     envvar="OPENLLM_MODEL_ID",
     show_envvar=True,
-    help="Hub id or folder, where MODEL is a family.",
+    shell_complete=complete_id,
+    help="Hub id or folder, where MODEL is a family; `openllm start FAMILY --help` lists the official ids.",
 )
 @output_option
 @config_option
 @setting_options(EngineOptions, ServerOptions, StoreOptions)
-@click.pass_obj
+@click.pass_context
 def command(
-    session: Session, model: str | None, model_id: str | None, output: str, config: Path | None, **typed: Any
+    ctx: click.Context, model: str | None, model_id: str | None, output: str, config: Path | None, **typed: Any
 ) -> int:
     """Serve MODEL over HTTP until stopped.
 
     MODEL is a folder, a tag of the store, a hub id (org/name) or a family (`openllm models`); without it the default model
     is served. The API is OpenAI's; /docs on the server describes every route.
 
+    Defaults of generation are flags too, as in --temperature 0.2: `openllm start FAMILY --help` lists them with the
+    family's values.
+
     With -o json, stdout gets one JSON object once the model answers; with -o porcelain, the endpoint.
     """
-    settings = read_settings(typed, config)
-    return serve(settings, model or settings.model, model_id or settings.model_id, Output(output, session))
+    fields = typed_fields(ctx, typed)
+    settings = read_settings(typed, config, fields)
+    return serve(settings, model or settings.model, model_id or settings.model_id, Output(output, ctx.obj))
 
 
 def serve(settings: Settings, model: str | None, model_id: str | None, out: Output) -> int:
@@ -88,7 +93,11 @@ def _serve(
     from openllm.compose import build
     from openllm.server.run import serve as run
 
-    composed = build(engine, settings.server, resolved, launch=launch)
+    configuration = None
+    if settings.fields or settings.file_fields:
+        family = resolved.family if resolved is not None else None
+        configuration = configure(family, settings.fields, settings.file_fields)
+    composed = build(engine, settings.server, resolved, launch=launch, config=configuration)
     for note in composed.notes:
         out.fact("Ignored", note)
     show = Startup(composed, settings, out)
