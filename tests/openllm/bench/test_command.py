@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 from tests.openllm.bench.fake import ending, event, piece
@@ -162,3 +165,30 @@ def test_nobody_there():
     result = bench("127.0.0.1:9")
     assert result.exit_code == 69
     assert "Is the server running?" in result.stderr
+
+
+def test_no_server_outlives_the_command(tmp_path: Path):
+    """SIGTERM amid a measurement ends the server it started, too."""
+    words = ["bench", "--serve", "none", "--concurrency", "1"]
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from openllm.bench import subjects\n"
+        "import openllm.cli.bench as bench\n"
+        "bench._folder = lambda model, out: Path(model)\n"
+        "code = 'import os, sys, time; open(sys.argv[1], \"w\").write(str(os.getpid())); time.sleep(600)'\n"
+        "command = [sys.executable, '-c', code, sys.argv[1]]\n"
+        "subjects.ours = lambda *a, **k: subjects.Subject(name='x', command=command, ready_path='/', model='m')\n"
+        "from openllm.cli import main\n"
+        f"sys.exit(main({words!r}))\n"
+    )
+    note = tmp_path / "pid"
+    command = subprocess.Popen([sys.executable, "-c", program, str(note)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not (note.exists() and note.read_text()):
+        assert command.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    command.terminate()
+    assert command.wait(30) == 143
+    server = int(note.read_text())
+    assert not psutil.pid_exists(server) or psutil.Process(server).status() == psutil.STATUS_ZOMBIE

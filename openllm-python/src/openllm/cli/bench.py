@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_WORSE = 1
+EXIT_TERMINATED = 143
 MIN_REQUESTS = 4
 LOAD, REQUESTS, SERVERS, JUDGING = "Load", "Requests", "Servers", "Judging"
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -209,10 +210,12 @@ def _existing(url: str | None, given: dict[str, Any], plan: Plan, out: Output) -
 
 def _started(given: dict[str, Any], plan: Plan, out: Output) -> dict[str, Any]:
     """Start what is to be measured, in turns."""
+    import signal
     import tempfile
 
     from openllm.bench.rounds import measure_subjects
 
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_TERMINATED))  # else the servers would outlive us
     with tempfile.TemporaryDirectory(prefix="openllm-bench-") as scratch:
         subjects = _subjects(given, plan, Path(scratch), out)
         return measure_subjects(subjects, plan, out.say)
