@@ -58,8 +58,11 @@ def test_choose_keeps_what_was_asked_for() -> None:
 
 def test_auto_takes_torch_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """auto chooses pt when torch can be found, and says what is missing when not."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert registry.choose(EngineOptions(), "LlamaForCausalLM")[0] == "pt"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "torch" else None)
+    assert registry.choose(EngineOptions(), "LlamaForCausalLM") == (
+        "pt",
+        "the fastest installed for LlamaForCausalLM; vllm is not",
+    )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependency):
         registry.choose(EngineOptions())

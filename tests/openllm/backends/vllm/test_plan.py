@@ -1,0 +1,122 @@
+"""What is decided from the machine and the model's files before vLLM starts: memory, context, devices, compiled or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.openllm.backends.vllm.facts import GIB, cpu_machine, gpu_machine, model_folder
+
+from openllm.backends import checkpoint
+from openllm.backends.vllm import launch, plan
+from openllm_core.errors import InvalidSetting, NoSuitableDevice, OutOfMemory
+from openllm_core.options import EngineOptions
+from openllm_core.resources.detect import Machine
+
+PER_TOKEN = 2 * 16 * 4 * 64 * 2  # keys and values of 16 layers with 4 heads of 64, two bytes each
+
+
+def made(folder: Path, machine: Machine, **options: Any) -> plan.Plan:
+    return plan.make(EngineOptions(model_path=str(folder), **options), checkpoint.read(folder), machine)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return model_folder(tmp_path / "model")
+
+
+def test_a_cpu_cache_is_sized_from_what_is_free(folder: Path) -> None:
+    """Of a node's free memory, less weights and runtime, a share; never of the whole machine's total."""
+    found = made(folder, cpu_machine(free_gib=10))
+    assert found.cache_bytes == int((10 - 2 - 2) * GIB * plan.CACHE_SHARE)
+    assert found.memory_share is None
+    assert (found.device, found.ranks, found.max_num_seqs) == ("cpu", 1, 256)
+    assert any(
+        line.startswith("memory: 3.6 GiB") and "10.0 GiB free on NUMA node 0" in line for line in found.decisions
+    )
+
+
+def test_a_cpu_cache_is_no_larger_than_all_sequences_need(folder: Path) -> None:
+    """Two sequences of 1024 tokens and a block each."""
+    found = made(folder, cpu_machine(free_gib=64), max_num_seqs=2, max_model_len=1024)
+    assert found.cache_bytes == PER_TOKEN * 2 * (1024 + plan.BLOCK_TOKENS)
+
+
+def test_a_context_that_does_not_fit_is_shortened_when_nobody_asked_for_it(tmp_path: Path) -> None:
+    """A model of 128k tokens starts with what fits, and says so."""
+    folder = model_folder(tmp_path / "m", max_position_embeddings=131072)
+    found = made(folder, cpu_machine(free_gib=5))
+    assert found.max_model_len is not None and 512 <= found.max_model_len < 131072
+    assert found.max_model_len * PER_TOKEN <= found.cache_bytes
+    assert any(line.startswith("context: ") and "131,072" in line for line in found.decisions)
+
+
+def test_a_context_that_was_asked_for_and_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """Need, have, and the longest that fits are named."""
+    folder = model_folder(tmp_path / "m", max_position_embeddings=131072)
+    with pytest.raises(OutOfMemory) as caught:
+        made(folder, cpu_machine(free_gib=5), max_model_len=131072)
+    fitting = int(str(caught.value.hint).removeprefix("--max-model-len "))
+    assert f"{fitting:,}" in caught.value.message
+    assert f"{5 * GIB:,} are free" in caught.value.message
+    assert made(folder, cpu_machine(free_gib=5), max_model_len=fitting).max_model_len == fitting
+
+
+def test_weights_that_do_not_fit_are_refused(folder: Path) -> None:
+    """On a CPU and on a GPU, before anything is loaded."""
+    with pytest.raises(OutOfMemory, match="NUMA node 0"):
+        made(folder, cpu_machine(free_gib=3))
+    with pytest.raises(OutOfMemory, match="GPU 0"):
+        made(folder, gpu_machine(2.5, total_gib=4))
+
+
+def test_a_gpu_share_counts_what_others_hold(folder: Path) -> None:
+    """20 of 80 GiB are free: the share is of the whole, and leaves some of the free."""
+    found = made(folder, gpu_machine(20))
+    assert found.memory_share == pytest.approx(0.95 * 20 / 80, abs=0.001)
+    assert made(folder, gpu_machine(80)).memory_share == plan.MOST_GPU_SHARE
+    assert made(folder, gpu_machine(20), gpu_memory_utilization=0.3).memory_share == 0.3
+
+
+def test_all_devices_of_an_engine_share_each_layer(folder: Path) -> None:
+    """Two GPUs are two ranks; the fullest decides the share; more ranks than devices are refused."""
+    found = made(folder, gpu_machine(40, 20))
+    assert (found.ranks, found.device) == (2, "cuda:0,1")
+    assert found.memory_share == pytest.approx(0.95 * 20 / 80, abs=0.001)
+    assert made(folder, gpu_machine(40, 20), tensor_parallel_size=1).ranks == 1
+    with pytest.raises(InvalidSetting):
+        made(folder, gpu_machine(40), tensor_parallel_size=2)
+    with pytest.raises(InvalidSetting):
+        made(folder, cpu_machine(), tensor_parallel_size=2)
+    with pytest.raises(NoSuitableDevice):
+        made(folder, gpu_machine(40), device="7")
+
+
+@pytest.mark.parametrize(
+    ("options", "eager"),
+    [
+        ({}, False),
+        ({"startup": "fast"}, True),
+        ({"startup": "throughput"}, False),
+        ({"startup": "fast", "compile": "on"}, False),
+        ({"compile": "off"}, True),
+        ({"enforce_eager": True, "compile": "on"}, True),
+    ],
+)
+def test_compiled_or_not(options: dict[str, Any], eager: bool, folder: Path) -> None:
+    """--startup decides, --compile overrides it, --enforce-eager both; the line says which."""
+    found = made(folder, cpu_machine(), **options)
+    assert found.eager is eager
+    assert any(line.startswith("startup: ") and ("not compiled" in line) is eager for line in found.decisions)
+
+
+def test_the_estimate_agrees_with_the_plan(folder: Path) -> None:
+    """What fits by one fits by the other; the parts make the need."""
+    options = EngineOptions(model_path=str(folder))
+    for free, fits in ((16, True), (3, False)):
+        found = launch.estimate(options, cpu_machine(free_gib=free))
+        assert found.fits is fits
+        assert found.have_bytes == free * GIB
+        assert found.need_bytes == sum(found.parts.values())
+        assert found.parts["weights"] == 2 * GIB
