@@ -11,8 +11,8 @@ import pytest
 import torch
 from tests.tiny_models import REMOTE, tiny_checkpoint
 
-from openllm.backends.torch import backend as torch_backend
 from openllm.backends import checkpoint as checkpoints_
+from openllm.backends.torch import backend as torch_backend
 from openllm.backends.torch import loading, tuning
 from openllm.backends.torch.model import LoadedModel
 from openllm.backends.torch.scheduler import Limits, Scheduler
