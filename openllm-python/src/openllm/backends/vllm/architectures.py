@@ -14,7 +14,7 @@ from pathlib import Path
 from openllm_core.errors import UnsupportedFeature
 
 REGISTRY = "model_executor/models/registry.py"
-GENERATING = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS")
+GENERATING = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS")
 FORMER = "_PREVIOUSLY_SUPPORTED_MODELS"
 
 

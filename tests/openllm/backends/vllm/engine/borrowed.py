@@ -15,7 +15,13 @@ from openllm_core.options import EngineOptions
 
 def engine(path: Path, **options: Any) -> VllmBackend:
     """An engine of its own with a small cache, uncompiled, in float32 so that batch mates change no bit that counts."""
-    asked: dict[str, Any] = {"startup": "fast", "max_num_seqs": 8, "dtype": "float32", "device": "cpu"} | options
+    asked: dict[str, Any] = {
+        "startup": "fast",
+        "max_num_seqs": 8,
+        "max_model_len": 256,
+        "dtype": "float32",
+        "device": "cpu",
+    } | options
     arguments = {"kv-cache-memory-bytes": "67108864", **asked.pop("engine_arg", {})}
     backend = load(EngineOptions(model_path=str(path), engine_arg=arguments, **asked), lambda text, share: None)
     assert isinstance(backend, VllmBackend)
