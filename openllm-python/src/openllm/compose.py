@@ -96,7 +96,7 @@ def build(
     )
     registry = CollectorRegistry()
     engine = _engines(options, server_options, tokenizer, registry, launch)
-    chat = ChatRenderer.of(tokenizer, family.prompt_template if family else None)
+    chat = ChatRenderer.of(tokenizer, family.chat_template if family else None)
     service = Service(engine, model=served, server_options=server_options, chat=chat)
     from openllm.server.app import create_app
 

@@ -250,7 +250,13 @@ class LLM(StoredModel):
             default = cast(int, effective["max_new_tokens"]) if self._known else MAX_TOKENS_DEFAULT
         elif fields:
             raise TypeError(f"give either sampling or single fields, not both: {', '.join(fields)}")
-        request = EngineRequest(prompt=prompt, sampling=sampling, deadline_s=NO_DEADLINE_S, max_tokens_default=default)
+        request = EngineRequest(
+            prompt=prompt,
+            sampling=sampling,
+            family_stop_ids=config.family.eos_token_ids,
+            deadline_s=NO_DEADLINE_S,
+            max_tokens_default=default,
+        )
         return await engine.add(request)
 
     async def _ready(self) -> BackendInfo:

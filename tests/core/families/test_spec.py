@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from openllm_core.errors import ConfigError, InvalidRequest
@@ -110,3 +111,22 @@ def test_an_unknown_format_names_those_there_are() -> None:
         registry.find("llama").prompt_format("v3")
     with pytest.raises(InvalidRequest, match="it has: none"):
         registry.find("qwen").prompt_format("x")
+
+
+def test_a_conversation_gives_no_variables() -> None:
+    """Where a template needs some, the family's own values for a conversation stand in; an instruction still needs them."""
+    falcon = registry.find("falcon")
+    assert falcon.prompt_template is not None and falcon.prompt_template.required == ["context", "user_name", "agent"]
+    assert falcon.chat_template is not None
+    assert falcon.chat_template.render("Why?") == "\nUser: Why?\nAssistant:\n"
+    assert registry.find("smollm").chat_template is None
+    bare = attrs.evolve(falcon, prompt=attrs.evolve(falcon.prompt, chat_variables={"context": ""}))
+    assert bare.chat_template is None
+
+
+def test_end_of_text_of_a_family() -> None:
+    """One id, several or none."""
+    dolly = registry.find("dolly-v2")
+    assert dolly.eos_token_ids == {50277}
+    assert attrs.evolve(dolly, generation={"eos_token_id": [1, 2]}).eos_token_ids == {1, 2}
+    assert registry.find("opt").eos_token_ids == frozenset()

@@ -197,6 +197,16 @@ async def test_refused_before_the_backend_sees_it(
     assert engine.queue_depth == engine.num_running == 0
 
 
+async def test_a_familys_end_of_text_that_the_model_does_not_have(make_engine: MakeEngine) -> None:
+    """A small model of a family whose larger ones have that token: dropped, where a client's own id is refused."""
+    engine = await make_engine(reply="fine")
+    family = frozenset({50277})
+    assert await text_of(engine, stop_token_ids=(50277,), family_stop_ids=family) == "fine"
+    with pytest.raises(InvalidRequest, match="50278"):
+        await engine.add(request(stop_token_ids=(50277, 50278), family_stop_ids=family))
+    assert await text_of(engine, stop_token_ids=(105,), family_stop_ids=frozenset({105})) == "f"
+
+
 async def test_exactly_what_fits_is_taken(make_engine: MakeEngine) -> None:
     """Prompt plus max_tokens may fill the context to the last token; a default is cut to it."""
     engine = await make_engine(max_model_len=64)

@@ -52,6 +52,9 @@ class PromptFacts:
     must_name_format: bool = field(default=False, help="Whether the command line asks for a format.")
     formats: dict[str, str] = field(default=attrs.Factory(dict[str, str]), help="Format -> text with {instruction}.")
     variables: dict[str, str] = field(default=attrs.Factory(dict[str, str]), help="Values of other variables.")
+    chat_variables: dict[str, str] = field(
+        default=attrs.Factory(dict[str, str]), help="Values of variables where the template makes up a conversation."
+    )
     format_by_field: dict[str, dict[str, str]] = field(
         default=attrs.Factory(dict[str, dict[str, str]]), help="Own field -> its value -> format."
     )
@@ -131,6 +134,21 @@ class FamilySpec:
                 *notes,
             ]
         )
+
+    @property
+    def chat_template(self) -> PromptTemplate | None:
+        """The same for a conversation, in which nobody gives its variables; None where one of them has no value."""
+        template = self.prompt_template
+        if template is None:
+            return None
+        template = PromptTemplate(template.text, {**template.defaults, **self.prompt.chat_variables})
+        return None if template.required else template
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Tokens that end the text of its models, besides those that a model's own files name."""
+        ids: int | list[int] | None = self.generation.get("eos_token_id")
+        return frozenset([ids] if isinstance(ids, int) else ids or ())
 
     def prompt_format(self, name: str) -> PromptTemplate:
         """Template of a named format.

@@ -37,7 +37,8 @@ def check_features(request: EngineRequest, info: BackendInfo) -> None:
         raise UnsupportedFeature(f"The {info.backend} backend has no logprobs.", param="logprobs")
     if sampling.guide is not None and not info.capabilities.structured:
         raise UnsupportedFeature(f"The {info.backend} backend cannot guide.", param=sampling.guide.param)
-    for name, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+    stops = [token_id for token_id in sampling.stop_token_ids if token_id not in request.family_stop_ids]
+    for name, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", stops)):
         for token_id in ids:
             if not 0 <= token_id < info.vocab_size:
                 raise InvalidSamplingParams(
@@ -110,7 +111,7 @@ def token_sampling(
             param="min_tokens",
             code="integer_above_max_value",
         )
-    stops = frozenset(sampling.stop_token_ids)
+    stops = frozenset(token_id for token_id in sampling.stop_token_ids if token_id < info.vocab_size)
     if not sampling.ignore_eos:
         stops |= eos_token_ids
     return TokenSampling(

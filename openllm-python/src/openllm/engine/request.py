@@ -25,6 +25,8 @@ class EngineRequest:
     Attributes:
         prompt: text, or token ids already made.
         sampling: validated.
+        family_stop_ids: of `sampling.stop_token_ids`, those that the model's family names: one that this model does not
+            have is dropped, where a client's own would be refused.
         add_special_tokens: False when a chat template already placed them.
         adapter: fixed at admission.
         priority: interactive goes before background.
@@ -34,6 +36,7 @@ class EngineRequest:
     prompt: str | list[int]
     sampling: SamplingParams
     request_id: str = attrs.field(factory=new_request_id)
+    family_stop_ids: frozenset[int] = frozenset()
     add_special_tokens: bool = True
     adapter: str | None = None
     priority: Literal["interactive", "background"] = "interactive"

@@ -220,6 +220,7 @@ class Service:
         made = EngineRequest(
             prompt=request.prompt,
             sampling=sampling,
+            family_stop_ids=self.model.config.family.eos_token_ids,
             deadline_s=self._options.server_timeout,
             max_tokens_default=effective["max_new_tokens"],
         )
@@ -284,6 +285,7 @@ class Service:
         return EngineRequest(
             prompt=prompt,
             sampling=sampling,
+            family_stop_ids=self.model.config.family.eos_token_ids,
             add_special_tokens=add_special_tokens,
             deadline_s=self._options.server_timeout,
             max_tokens_default=self._options.max_tokens_default,
