@@ -229,3 +229,15 @@ def test_a_joined_setting_takes_a_list() -> None:
 
     for given, expected in ((["0", "2,7"], "0,2,7"), ((1,), "1"), ("cpu", "cpu")):
         assert read(Joined, explicit={"device": given}, environ={}).options.device == expected
+
+
+def test_a_typed_object_is_pairs_or_json() -> None:
+    """A repeatable flag for an object takes KEY=VALUE each time, or one JSON object."""
+
+    def pairs(*words: str) -> dict[str, Any]:
+        return read(Knobs, explicit={"pairs": words}, environ={}).options.pairs
+
+    assert pairs("a=1", "b=x=y") == {"a": "1", "b": "x=y"}
+    assert pairs('{"a": 1, "b": [2]}') == {"a": 1, "b": [2]}
+    with pytest.raises(InvalidSetting, match=r"--pairs.*JSON object"):
+        pairs("{a: 1}")

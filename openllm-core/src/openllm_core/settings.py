@@ -218,7 +218,10 @@ def _convert(value: Any, target: Any) -> Any:
 
 
 def _to_dict(value: Any) -> dict[str, Any]:
-    """A mapping, JSON text of one, or KEY=VALUE texts."""
+    """A mapping, JSON text of one, or KEY=VALUE texts; a typed flag is a list, of which one element may be the JSON."""
+    if isinstance(value, (list, tuple)):
+        words = [str(word) for word in cast("Sequence[Any]", value)]
+        value = words[0] if len(words) == 1 and words[0].startswith("{") else words
     if isinstance(value, str):
         try:
             value = orjson.loads(value)

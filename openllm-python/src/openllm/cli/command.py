@@ -141,7 +141,9 @@ class Command(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
-                sections.setdefault(getattr(param, "group", "Options"), []).append(record)
+                term, text = record
+                text = text.replace("[env var: ", "[env: ")  # as `setting_options` words it
+                sections.setdefault(getattr(param, "group", "Options"), []).append((term, text))
         sections[GLOBAL] = sections.pop(GLOBAL, [])
         width = min(TERM_WIDTH, max((len(term) for rows in sections.values() for term, _ in rows), default=0))
         for title, rows in sections.items():
