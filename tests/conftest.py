@@ -75,6 +75,7 @@ LANES = [
     Lane("torch", ("openllm/backends/torch", "openllm/serialisation/convert"), 4),
     Lane("contract", ("contract",), 2),
     Lane("e2e", ("e2e", "openllm/test_chat_golden.py"), 6, network=True),
+    Lane("vllm", ("openllm/backends/vllm/test_lane.py", "e2e/test_vllm.py"), 8, network=True),
     Lane("docs", ("docs",), 4, network=True),
     Lane("packaging", ("packaging",), 3, network=True),
     Lane("pythons", ("packaging/test_pythons.py",), 3, network=True),
@@ -223,6 +224,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )
     assert done.returncode == 0, done.stderr
     return environ
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The Python of `.venv-vllm`, which `python3 tools/dev.py test` makes where vLLM's wheels can be had.
+
+    Without it the tests of vLLM are skipped, and fail where CI is set.
+    """
+    python = TESTS.parent / ".venv-vllm" / "bin" / "python"
+    if not (python.parent.parent / ".installed").exists():
+        message = "there is no .venv-vllm; python3 tools/dev.py test makes it"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return str(python)
 
 
 # -- no network where none is needed

