@@ -23,6 +23,16 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         openllm_core.nope  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("GenerationInput", "GenerateRequest"), ("GenerationOutput", "GenerateResponse"), ("MetadataOutput", "Metadata")],
+)
+def test_old_names_of_messages_warn(old: str, new: str) -> None:
+    """They are the classes that have their fields now."""
+    with pytest.warns(DeprecationWarning, match=f"{old} is called {new}"):
+        assert getattr(openllm_core, old) is getattr(openllm_core, new)
+
+
 def modules_after(code: str) -> set[str]:
     """Top-level modules loaded by a fresh interpreter after some code."""
     listing = f"import sys; before = set(sys.modules); {code}; print(*(set(sys.modules) - before))"

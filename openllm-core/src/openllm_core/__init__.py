@@ -139,8 +139,20 @@ __all__ += [
 _HOME.update({name: "config.classes" for name in __all__ if name.endswith("Config") and name not in _HOME})
 # </families>
 
+# Names of 0.3.5 -> what the class of the same fields is called now.
+_RENAMED = {
+    "GenerationInput": "GenerateRequest",
+    "GenerationOutput": "GenerateResponse",
+    "MetadataOutput": "Metadata",
+}
+
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        import warnings
+
+        warnings.warn(f"{name} is called {_RENAMED[name]}.", DeprecationWarning, stacklevel=2)
+        return __getattr__(_RENAMED[name])
     if name == "ModelEnv":  # a name of 0.3.4, which warns
         return import_module(".config.env", __name__).ModelEnv
     if name.startswith("START_") and name.endswith("_COMMAND_DOCSTRING"):
