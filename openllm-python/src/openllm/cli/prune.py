@@ -39,6 +39,7 @@ def command(session: Session, model: str | None, yes: bool, include_bentos: bool
             gone.append(item)
             if output == "pretty":
                 out.data(f"{item.tag} deleted from {item.kind} store.")
+    store.tidy()
     if output == "json":
         out.json([{"kind": item.kind, "tag": item.tag, "size_bytes": item.size_bytes} for item in gone])
     elif output == "porcelain":

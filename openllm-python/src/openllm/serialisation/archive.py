@@ -127,9 +127,8 @@ def import_archive(store: Store, path: Path, progress: Progress | None = None) -
         CorruptModel: it is damaged, holds links or foreign paths, or is no archive of ours.
         StoreError: the store has other files under this tag, or the disk refused.
     """
-    with store.staging() as out:
-        with _readable(path):
-            known = _unpack(store, path, out, progress)
+    with _readable(path), store.staging() as out:
+        known = _unpack(store, path, out, progress)
         manifest = _checked(path, out, known)
         (out / manifests.MANIFEST_FILE).unlink()
         (out / manifests.MODEL_FILE).unlink(missing_ok=True)
@@ -140,7 +139,7 @@ def import_archive(store: Store, path: Path, progress: Progress | None = None) -
             f"The store has {manifest.tag} already, with other files than {path.name}.",
             hint=f"openllm prune {manifest.tag}, then import the archive again.",
         )
-    return entry
+    return store.settled(entry)
 
 
 def _contents(manifest: Manifest) -> dict[str, str]:

@@ -294,6 +294,18 @@ class Store:
             self._settle_latest(name)
             disk.sync_folder(name.parent)
 
+    def tidy(self) -> None:
+        """Mend what a removal that was cut off leaves for BentoML: an empty name, or a `latest` that is gone."""
+        for name in disk.folders(self.models):
+            latest = name / "latest"
+            try:
+                gone = latest.exists() and not (name / latest.read_text().strip()).is_dir()
+            except (OSError, ValueError):
+                continue
+            if gone or not disk.folders(name):
+                with self.lock(name.name):
+                    self._settle_latest(name)
+
     def _settle_latest(self, name: Path) -> None:
         """After a removal: `latest` names the newest version left, or the empty name goes."""
         left = sorted(disk.folders(name), key=lambda p: p.stat().st_mtime_ns)

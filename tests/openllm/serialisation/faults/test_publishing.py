@@ -1,0 +1,180 @@
+"""Whatever the store does, ended by kill -9 or refused by the disk at every single step: nothing bad is ever listed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+from tests.openllm.serialisation import small
+from tests.openllm.serialisation.faults.injector import at_step, forked, kill
+
+from openllm.serialisation import archive, importing, manifest, removal
+from openllm.serialisation.store import Store
+from openllm_core.errors import OpenLLMError, StoreError
+
+TRUST = importing.Trust()
+MOST_STEPS = 300
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Everything of a stored model that must not differ between two imports."""
+    skipped = (manifest.MANIFEST_FILE, manifest.MODEL_FILE)
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name not in skipped}
+
+
+@attrs.frozen
+class Case:
+    """Something the store does.
+
+    Attributes:
+        act: does it, to a copy of the base store, which holds the model `old`.
+        before, after: models listed by id before it and after it; at any moment it is one or the other.
+        least: steps it takes at least, so that an enumeration of nothing is seen.
+    """
+
+    act: Callable[[Store, Path], None]
+    before: list[str]
+    after: list[str]
+    least: int
+
+
+def import_folder(store: Store, here: Path) -> None:
+    importing.from_folder(store, here / "new", trust=TRUST)
+
+
+def import_archive(store: Store, here: Path) -> None:
+    archive.import_archive(store, here / "new.tar.gz")
+
+
+def quantise(store: Store, here: Path) -> None:
+    importing.quantised(store, store.get("old"), "int8")
+
+
+def prune(store: Store, here: Path) -> None:
+    for item in removal.find(store):
+        removal.remove(store, item)
+    store.tidy()
+
+
+CASES = {
+    "import of a folder": Case(import_folder, ["old"], ["new", "old"], 30),
+    "import of an archive": Case(import_archive, ["old"], ["new", "old"], 30),
+    "quantised twin": Case(quantise, ["old"], ["old", "old"], 20),
+    "prune": Case(prune, ["old"], [], 10),
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed process loses nothing that is not yet on the disk: waiting for the disk would only cost minutes."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A store with the model `old`; beside it the folder and the archive of `new`."""
+    importing.from_folder(Store(small.options(tmp_path / "base")), small.model_folder(tmp_path / "old"), trust=TRUST)
+    new = small.model_folder(tmp_path / "new")
+    entry = importing.from_folder(Store(small.options(tmp_path / "maker")), new, trust=TRUST)
+    archive.export(entry, tmp_path / "new.tar.gz")
+    return tmp_path / "base"
+
+
+def listed(store: Store) -> list[str]:
+    """Ids of what is listed, each model proved whole by its hashes."""
+    for entry in store.entries():
+        store.check(entry, hashes=True)
+    return [entry.model_id for entry in store.entries()]
+
+
+def settle(case: Case, store: Store, here: Path) -> None:
+    """Do it again: it comes to its end, the files are the source's, and nothing is left over."""
+    case.act(store, here)
+    assert listed(store) == case.after
+    for entry in store.entries():
+        assert content(entry.path) == content(here / entry.model_id)
+        assert (entry.path.parent / "latest").read_text() in {e.path.name for e in store.entries()}
+    if not case.after:
+        assert list(store.models.iterdir()) == []
+    with store.staging():
+        assert len(list((store.home / ".staging").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kill_at_every_step(tmp_path: Path, base: Path, name: str) -> None:
+    """After kill -9 at any step the list is the old one or the new one, whole, and doing it again succeeds."""
+    case = CASES[name]
+    for n in range(1, MOST_STEPS):
+        home = shutil.copytree(base, tmp_path / "home")
+        store = Store(small.options(home, lock_timeout=5.0))
+
+        def body(store: Store = store, n: int = n) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                at_step(n, kill, patch=patch)
+                case.act(store, tmp_path)
+
+        code = forked(body)
+        assert listed(store) in (case.before, case.after), n
+        settle(case, store, tmp_path)
+        shutil.rmtree(home)
+        if code == 0:
+            assert n > case.least
+            return
+        assert code == -signal.SIGKILL
+    raise AssertionError("it never came to its end")
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
+@pytest.mark.parametrize("name", CASES)
+def test_an_io_error_at_every_step(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: int
+) -> None:
+    """A full or broken disk at any step is one error of ours, or harmless; the list stays true; again, it succeeds."""
+    case = CASES[name]
+
+    def refuse() -> None:
+        raise OSError(error, os.strerror(error))
+
+    failures = 0
+    for n in range(1, MOST_STEPS):
+        home = shutil.copytree(base, tmp_path / "home")
+        store = Store(small.options(home, lock_timeout=5.0))
+        with monkeypatch.context() as patch:
+            seen = at_step(n, refuse, patch=patch)
+            try:
+                case.act(store, tmp_path)
+            except StoreError as refused:
+                failures += 1
+                assert os.strerror(error) in refused.message
+            except OpenLLMError as refused:  # what could not be read looks damaged
+                failures += 1
+                assert refused.message
+        assert listed(store) in (case.before, case.after), n
+        settle(case, store, tmp_path)
+        shutil.rmtree(home)
+        if len(seen) < n:
+            assert failures > case.least // 2
+            return
+    raise AssertionError("it never came to its end")
+
+
+def test_a_file_that_cannot_be_written_whole_is_no_model(tmp_path: Path) -> None:
+    """With a limit on file sizes the kernel itself refuses the write: the import fails and nothing is listed."""
+    source = small.model_folder(tmp_path / "big")
+    (source / "model.safetensors").write_bytes(small.safetensors(4096))
+    store = Store(small.options(tmp_path / "home"))
+
+    def body() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+        importing.from_folder(store, source, trust=TRUST)
+
+    assert forked(body) == 7
+    assert store.entries() == []
