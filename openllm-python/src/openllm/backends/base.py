@@ -220,14 +220,21 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
     Attributes:
         need_bytes: weights, cache and room for work together.
         have_bytes: free on the chosen device; None when it cannot be told.
-        parts: what the need is made of, for the message ("weights" -> bytes).
+        parts: what the need is made of, for the message ("weights" -> bytes); "cache" is what the least or the asked-for
+            context takes for one sequence.
         device: the device the need falls on.
+        bytes_per_token: of cache, per token of one sequence; 0 = not known.
+        context_tokens: that one sequence may have; 0 = not known.
+        slots: sequences that may run at once; 0 = not known.
     """
 
     need_bytes: int
     have_bytes: int | None = None
     parts: dict[str, int] = {}
     device: str = "cpu"
+    bytes_per_token: int = 0
+    context_tokens: int = 0
+    slots: int = 0
 
     @property
     def fits(self) -> bool:

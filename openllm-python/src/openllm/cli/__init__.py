@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "list-models": ("openllm.cli.list_models", "List the stored models with tag and size.", MODELS),
     "prune": ("openllm.cli.prune", "Delete stored models.", MODELS),
     "bench": ("openllm.cli.bench", "Measure a server under load, alone or beside a peer's.", LOOK),
+    "doctor": ("openllm.cli.doctor", "Check whether a start would succeed, and what mends what would stop it.", LOOK),
     "get-prompt": ("openllm.cli.get_prompt", "Print the prompt that a model would get, without sending it.", LOOK),
     "env": ("openllm.cli.env", "Show every setting, its value and where the value came from.", LOOK),
 }

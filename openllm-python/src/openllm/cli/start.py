@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from openllm.cli.doctor import refuse, report, situation_of
 from openllm.cli.generation import StartCommand, complete_id, complete_model, configure, typed_fields
 from openllm.cli.options import Settings, config_option, read_settings, setting_options
 from openllm.cli.output import Output, output_option
@@ -39,12 +40,19 @@ LOCAL = ("http://127.0.0.1:3000", "http://localhost:3000")  # where commands loo
     shell_complete=complete_id,
     help="Hub id or folder, where MODEL is a family; `openllm start FAMILY --help` lists the official ids.",
 )
+@click.option("--check", is_flag=True, help="Check whether the start would succeed, load nothing; as `openllm doctor`.")
 @output_option
 @config_option
 @setting_options(EngineOptions, ServerOptions, StoreOptions)
 @click.pass_context
 def command(
-    ctx: click.Context, model: str | None, model_id: str | None, output: str, config: Path | None, **typed: Any
+    ctx: click.Context,
+    model: str | None,
+    model_id: str | None,
+    check: bool,
+    output: str,
+    config: Path | None,
+    **typed: Any,
 ) -> int:
     """Serve MODEL over HTTP until stopped.
 
@@ -58,7 +66,8 @@ def command(
     """
     fields = typed_fields(ctx, typed)
     settings = read_settings(typed, config, fields)
-    return serve(settings, model or settings.model, model_id or settings.model_id, Output(output, ctx.obj))
+    model, model_id, out = model or settings.model, model_id or settings.model_id, Output(output, ctx.obj)
+    return report(settings, model, model_id, out) if check else serve(settings, model, model_id, out)
 
 
 def serve(settings: Settings, model: str | None, model_id: str | None, out: Output) -> int:
@@ -70,9 +79,10 @@ def serve(settings: Settings, model: str | None, model_id: str | None, out: Outp
     Raises:
         OpenLLMError: the model is not found, the port is taken, a package is missing, …
     """
-    from openllm.server.run import check_port
+    from openllm import doctor
 
-    check_port(settings.server)
+    situation = situation_of(settings, model, model_id)
+    refuse(situation, doctor.BEFORE_THE_MODEL)
     resolved, backend = find_model(settings, model, model_id, out)
     engine = attrs.evolve(settings.engine, backend=backend)
     from openllm.engine.placement import place
@@ -82,6 +92,8 @@ def serve(settings: Settings, model: str | None, model_id: str | None, out: Outp
     first = place(engine, server.engines, workers_per_resource=server.workers_per_resource)[0]
     early = EarlyHost(first)  # imports its framework while this process imports what it needs itself
     try:
+        situation.resolved = resolved
+        refuse(situation, doctor.BEFORE_LOADING)
         return _serve(settings, engine, resolved, early.launch, out)
     finally:
         early.close()

@@ -20,14 +20,13 @@ from openllm_core.errors import EngineUnavailable, InvalidRequest, OutOfMemory, 
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
-from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
 from .. import checkpoint as checkpoints
+from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
+from ..memory import refuse_too_large
 from . import embedding, launch, loading, tuning
 from .model import LoadedModel
 from .scheduler import Limits, Scheduler
 
-MAX_ROWS = 64
-UNBOUNDED_CONTEXT = 2048  # tokens, for architectures without a limit of their own
 CACHE_SHARE = 0.8  # of the memory that is free once the weights are loaded
 PREFILL_TOKENS = {"cpu": 512, "cuda": 8192}  # prompt tokens one step computes: bounds how long running rows wait
 UNREAD_STEPS = 64  # outputs nobody has taken after which the step thread waits
@@ -62,7 +61,7 @@ class TorchBackend:
     def load(cls, options: EngineOptions, progress: Progress) -> TorchBackend:
         """Load the model folder and start stepping; see `openllm.backends.torch.load` for the errors."""
         checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
-        launch.refuse_too_large(launch.estimate(options), checkpoint.path.name)
+        refuse_too_large(launch.estimate(options), checkpoint.path.name)
         device = loading.choose_device(options)
         choice = tuning.choose(options, checkpoint, device, progress)
         torch.set_num_threads(choice.threads)
@@ -235,8 +234,8 @@ def describe(
         OutOfMemory: not even a short sequence fits beside the weights.
     """
     positions = checkpoint.max_positions
-    max_len = min(options.max_model_len or positions or UNBOUNDED_CONTEXT, positions or 1 << 30)
-    max_rows = options.max_num_seqs or MAX_ROWS
+    max_len = min(options.max_model_len or positions or launch.UNBOUNDED_CONTEXT, positions or 1 << 30)
+    max_rows = options.max_num_seqs or launch.MAX_ROWS
     bytes_per_token = max(1, checkpoint.kv_elements_per_token * model.dtype.itemsize)
     weight_bytes = max(1, checkpoint.weight_bytes)
     if model.device.type == "cuda":

@@ -5,9 +5,6 @@ Called by the supervisor in the server process and by the backend itself before 
 
 from __future__ import annotations
 
-from typing import Any
-
-from openllm_core.errors import OutOfMemory
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
@@ -17,6 +14,8 @@ from ..base import MemoryEstimate
 PRELOAD = "openllm.backends.torch.backend"  # imports torch and transformers
 RUNTIME_BYTES = 600 * 1024 * 1024  # torch, transformers and their working buffers, resident after import
 MIN_CONTEXT = 512  # tokens of cache without which a start makes no sense
+UNBOUNDED_CONTEXT = 2048  # tokens, for architectures without a limit of their own
+MAX_ROWS = 64  # sequences that run at once unless the operator says otherwise
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -44,6 +43,9 @@ def environment(options: EngineOptions, machine: detect.Machine | None = None) -
 def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> MemoryEstimate:
     """Memory the model needs and the device has, from its files alone.
 
+    A context that was asked for must fit once; without one a short one must. What is left serves the other slots, and the
+    scheduler keeps within it.
+
     Raises:
         CorruptModel: the folder cannot be read.
         NoSuitableDevice: the asked-for GPU is not there.
@@ -55,26 +57,18 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
     computed = DTYPE_BYTES.get(options.dtype, stored)
     weights = checkpoint.num_parameters * computed or checkpoint.weight_bytes * computed // stored
     cache_type = computed if gpus or options.dtype != "auto" else 4  # the CPU mostly computes in float32
-    cache = checkpoint.kv_elements_per_token * cache_type * min(options.max_model_len or MIN_CONTEXT, MIN_CONTEXT)
-    parts = {"weights": weights, "cache": cache, "runtime": RUNTIME_BYTES}
+    per_token = checkpoint.kv_elements_per_token * cache_type
+    longest = min(
+        options.max_model_len or checkpoint.max_positions or UNBOUNDED_CONTEXT, checkpoint.max_positions or 1 << 30
+    )
+    needed = longest if options.max_model_len is not None else min(longest, MIN_CONTEXT)
+    parts = {"weights": weights, "cache": per_token * needed, "runtime": RUNTIME_BYTES}
     return MemoryEstimate(
         need_bytes=sum(parts.values()),
         have_bytes=gpus[0].memory_free_bytes if gpus else found.memory_available_bytes,
         parts=parts,
         device=f"cuda:{gpus[0].index}" if gpus else "cpu",
-    )
-
-
-def refuse_too_large(found: MemoryEstimate, what: str) -> None:
-    """Refuse what will not fit, naming need and have in bytes.
-
-    Raises:
-        OutOfMemory: it will not.
-    """
-    if found.fits:
-        return
-    parts: Any = ", ".join(f"{name} {size:,}" for name, size in found.parts.items())
-    raise OutOfMemory(
-        f"{what} needs about {found.need_bytes:,} bytes on {found.device} ({parts}); {found.have_bytes:,} are free.",
-        hint="Free memory, choose a smaller model, or a smaller --dtype.",
+        bytes_per_token=per_token,
+        context_tokens=longest,
+        slots=options.max_num_seqs or MAX_ROWS,
     )

@@ -1,0 +1,115 @@
+"""`openllm doctor [MODEL]`: what would stop a start here, what may hurt later, and the command that mends each.
+
+Prints what `openllm.doctor` finds; `openllm start --check` is the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import click
+
+from openllm.cli import failures
+from openllm.cli.command import Command, Session
+from openllm.cli.options import Settings, config_option, read_settings, setting_options
+from openllm.cli.output import Output, output_option, paint
+from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
+
+if TYPE_CHECKING:
+    from openllm.doctor import Check, Finding, Situation
+
+SIGNS = {"ok": ("✓", "green"), "note": ("·", "cyan"), "warn": ("!", "yellow"), "red": ("✗", "red")}
+NAME_WIDTH = 10
+
+
+@click.command("doctor", cls=Command)
+@click.argument("model", required=False)
+@click.option("--model-id", metavar="ID", envvar="OPENLLM_MODEL_ID", show_envvar=True, help="Hub id or folder.")
+@output_option
+@config_option
+@setting_options(EngineOptions, ServerOptions, StoreOptions)
+@click.pass_obj
+def command(
+    session: Session, model: str | None, model_id: str | None, output: str, config: Path | None, **typed: Any
+) -> int:
+    """Check whether `openllm start` with the same words would succeed, without loading anything.
+
+    Looks at versions and packages that break each other, devices, port, store, model, memory, and every limit with its
+    source. Exit code 0: it would; 71: the machine lacks something; 78: the installation or the configuration is wrong.
+    """
+    settings = read_settings(typed, config)
+    return report(settings, model or settings.model, model_id or settings.model_id, Output(output, session))
+
+
+def situation_of(settings: Settings, model: str | None, model_id: str | None) -> Situation:
+    """What the checks look at, for these settings."""
+    from openllm.doctor import Situation
+
+    return Situation(
+        engine=settings.engine,
+        server=settings.server,
+        store=settings.store,
+        sources=dict(settings.sources),
+        model=model,
+        model_id=model_id,
+    )
+
+
+def report(settings: Settings, model: str | None, model_id: str | None, out: Output) -> int:
+    """Make all checks and print them.
+
+    Returns:
+        0, 71 or 78.
+    """
+    from openllm.doctor import examine, exit_code
+
+    findings = examine(situation_of(settings, model, model_id))
+    code = exit_code(findings)
+    if out.format == "json":
+        shown = [attrs.asdict(f, filter=lambda field, _: field.name not in ("error", "exit_code")) for f in findings]
+        out.json({"ok": code == 0, "exit_code": code, "findings": shown})
+    elif out.format == "porcelain":
+        for finding in findings:
+            out.data("\t".join((finding.level, finding.name, finding.text, finding.fix)))
+    else:
+        for finding in findings:
+            _print(finding, out)
+        _sum_up(findings, out)
+    return code
+
+
+def refuse(situation: Situation, checks: Sequence[Check]) -> None:
+    """Make some checks and say nothing unless one of them would stop the start.
+
+    Raises:
+        OpenLLMError: of the last red line; those before it were printed.
+    """
+    from openllm.doctor import examine, reds
+
+    found = [finding.error for finding in reds(examine(situation, checks)) if finding.error is not None]
+    for error in found[:-1]:
+        failures.report(error.message, error.hint)
+    if found:
+        raise found[-1]
+
+
+def _print(finding: Finding, out: Output) -> None:
+    sign, colour = SIGNS[finding.level]
+    name = paint(f"{finding.name:<{NAME_WIDTH}}", sys.stdout, dim=True)
+    out.data(f"{paint(sign, sys.stdout, fg=colour)} {name} {finding.text}")
+    if finding.fix:
+        out.data(f"  {'':<{NAME_WIDTH}} {paint('→ ' + finding.fix, sys.stdout, fg=colour)}")
+
+
+def _sum_up(findings: list[Finding], out: Output) -> None:
+    count = {level: sum(finding.level == level for finding in findings) for level in SIGNS}
+    if count["red"]:
+        out.say(f"\n{count['red']} would stop a start, {count['warn']} may hurt later.", fg="red", bold=True)
+    elif count["warn"]:
+        out.say(f"\nA start would succeed; {count['warn']} may hurt later.", fg="yellow")
+    else:
+        out.say("\nA start would succeed.", fg="green")
