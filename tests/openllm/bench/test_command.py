@@ -27,6 +27,7 @@ class Scripted(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
     fail_every = 0
+    fail_after = 10**6
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -48,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
         self.server.keys.append(self.headers["authorization"])
         count = len(self.server.bodies)
-        if self.server.fail_every and count % self.server.fail_every == 0:
+        if (self.server.fail_every and count % self.server.fail_every == 0) or count > self.server.fail_after:
             self._send(503, b'{"error": {"message": "busy"}}')
         else:
             self._send(200, event(piece("a")) + event(piece("b")) + b"".join(ending(2)))
@@ -121,6 +122,14 @@ def test_errors_are_counted_and_told(server: Scripted):
     assert result.exit_code == 0
     row = next(line for line in result.stdout.splitlines() if line.startswith("server"))
     assert row.split()[-1] == "2"
+    assert "2 x http_503: busy" in result.stderr
+
+
+def test_nothing_answered_is_no_success(server: Scripted):
+    """Where not one request of a level was answered, the exit code is 1."""
+    server.fail_after = 1
+    result = bench(server.url, "--concurrency", "1", "--num-prompts", "2", "--warmup", "0")
+    assert result.exit_code == 1
     assert "2 x http_503: busy" in result.stderr
 
 

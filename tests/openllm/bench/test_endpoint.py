@@ -15,7 +15,7 @@ from openllm.bench.exchange import Address
 from openllm.bench.load import Level, run_level
 from openllm.bench.results import summarise
 from openllm.bench.rounds import Plan, measure
-from openllm_core.errors import ClientError, ConnectionFailed, InvalidSetting
+from openllm_core.errors import ConnectionFailed, InvalidSetting, StatusError
 
 CLOSE_S = 0.02  # what a busy machine may add
 
@@ -69,12 +69,14 @@ async def test_fields_a_server_refuses_are_left_out(refused: set[str]):
         assert {"ignore_eos", "stream_options"} - set(fake.seen[0]) == refused
 
 
-async def test_a_refusal_of_the_plainest_request_ends_it():
-    """The server's own words are in the error."""
+@pytest.mark.parametrize(("status", "code"), [(400, 1), (401, 77), (404, 1), (429, 75), (500, 1), (503, 75)])
+async def test_a_refusal_of_the_plainest_request_ends_it(status: int, code: int):
+    """The server's own words are in the error, and the exit code says what kind it is."""
     async with fake_endpoint() as fake:
-        fake.status = 400
-        with pytest.raises(ClientError, match=r"http_400.*no"):
+        fake.status = status
+        with pytest.raises(StatusError, match=rf"http_{status}.*no") as caught:
             await opened(fake)
+    assert caught.value.exit_code == code
 
 
 async def test_nobody_there():

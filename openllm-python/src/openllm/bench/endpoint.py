@@ -11,7 +11,15 @@ from typing import Any, Literal, cast
 import attrs
 import orjson
 
-from openllm_core.errors import ClientError, ConnectionFailed, InvalidSetting, TimedOut
+from openllm_core.errors import (
+    ConnectionFailed,
+    InvalidSetting,
+    NotFound,
+    RateLimited,
+    StatusError,
+    TimedOut,
+    Unauthorized,
+)
 
 from .answers import AnswerFailed, Failure, Sample, check_status, failure_of, read_stream
 from .exchange import Address, ExchangeFailed, Reply
@@ -22,6 +30,14 @@ PATHS: dict[Route, str] = {"chat": "/v1/chat/completions", "completions": "/v1/c
 OPTIONAL: dict[str, Any] = {"ignore_eos": True, "stream_options": {"include_usage": True}}
 """Fields that make answers equally long and tokens countable, where the server takes them."""
 FIRST_TOKENS = 16
+REFUSED: dict[str, tuple[type[StatusError], str | None]] = {
+    "http_401": (Unauthorized, "Set OPENLLM_API_KEY."),
+    "http_403": (Unauthorized, "Set OPENLLM_API_KEY."),
+    "http_404": (NotFound, "Does the server speak OpenAI's API, and serve that model?"),
+    "http_429": (RateLimited, None),
+    "http_503": (RateLimited, "Wait until the server is ready."),
+}
+"""What the first request's refusal means."""
 REFUSALS = ("http_400", "http_422")
 
 
@@ -68,7 +84,8 @@ class Endpoint:
         """Ask for the model's name where none was given; find out what the server understands, and prompt lengths.
 
         Raises:
-            ClientError: it cannot be reached, or refuses the plainest request.
+            ConnectionFailed, TimedOut: it cannot be reached.
+            StatusError: it refuses the plainest request.
             InvalidSetting: a prompt length was asked for, but the server does not count prompts.
         """
         try:
@@ -83,7 +100,8 @@ class Endpoint:
             kind = TimedOut if error.kind == "timeout" else ConnectionFailed
             raise kind(f"{self.address.url} does not answer: {error}.", hint="Is the server running?") from None
         except AnswerFailed as error:
-            raise ClientError(f"{self.address.url} refuses a plain request ({error.kind}): {error}") from None
+            kind, hint = REFUSED.get(error.kind, (StatusError, None))
+            raise kind(f"{self.address.url} refuses a plain request ({error.kind}): {error}", hint=hint) from None
 
     async def ask(self, number: int, due: float | None = None) -> Sample | Failure:
         """Send the `number`-th request as a stream; never raises for what the server does.

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_WORSE = 1
+EXIT_NONE_ANSWERED = 1
 EXIT_TERMINATED = 143
 MIN_REQUESTS = 4
+LATE_S = 0.1  # seconds; later, and an open loop is no longer one
 LOAD, REQUESTS, SERVERS, JUDGING = "Load", "Requests", "Servers", "Judging"
 POSITIVE = click.FloatRange(min=0, min_open=True)
 COUNT = click.IntRange(min=1)
@@ -100,7 +102,8 @@ def command(session: Session, url: str | None, output: str, **given: Any) -> int
       openllm bench --compare yesterday.json today.json
 
     URL is any server that speaks OpenAI's API; without it, http://localhost:3000. The key comes from OPENLLM_API_KEY.
-    With --compare, a figure that got worse by more than --tolerance makes the exit code 1.
+    With --compare, a figure that got worse by more than --tolerance makes the exit code 1, as
+    does a level of which no request was answered.
     """
     out = Output(output, session)
     if given["compare"]:
@@ -119,7 +122,7 @@ def command(session: Session, url: str | None, output: str, **given: Any) -> int
         out.json(result)
     else:
         _show(out, result)
-    return 0
+    return 0 if all(level["completed"] for _, level in _levels_of(result)) else EXIT_NONE_ANSWERED
 
 
 # -- what to measure --------------------------------------------------------------------------------------------------
@@ -312,17 +315,23 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     ]
 
 
+def _levels_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(subject, figures) of every level of every round."""
+    return [(name, level) for done in result["rounds"] for name, run in done.items() for level in run["levels"]]
+
+
 def _warn(out: Output, result: dict[str, Any]) -> None:
-    """What makes a figure doubtful."""
-    for done in result["rounds"]:
-        for name, run in done.items():
-            for level in run["levels"]:
-                for kind, message in level["error_messages"].items():
-                    out.say(f"{name}, {level['key']}: {level['errors'][kind]} x {kind}: {message}", fg="yellow")
-                if level.get("tokens_counted_by") == "pieces":
-                    out.say(f"{name}: the server counts no tokens; pieces of text were counted instead.", fg="yellow")
-                if level["rate"] and (level["sent_late_p99_s"] or 0) > 0.1:
-                    out.say(f"{name}, {level['key']}: requests were sent late; this machine is too busy.", fg="yellow")
+    """What makes a figure doubtful; each thing once."""
+    told: dict[str, None] = {}
+    for name, level in _levels_of(result):
+        for kind, message in level["error_messages"].items():
+            told[f"{name}, {level['key']}: {level['errors'][kind]} x {kind}: {message}"] = None
+        if level.get("tokens_counted_by") == "pieces":
+            told[f"{name}: the server counts no tokens; pieces of text were counted instead."] = None
+        if level["rate"] and (level["sent_late_p99_s"] or 0) > LATE_S:
+            told[f"{name}, {level['key']}: requests were sent late; this machine is too busy for the rate."] = None
+    for text in told:
+        out.say(text, fg="yellow")
 
 
 def _ms(seconds: float | None) -> str:
