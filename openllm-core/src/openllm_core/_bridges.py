@@ -55,18 +55,17 @@ def vllm_sampling_params(params: SamplingParams) -> Any:
     Raises:
         MissingDependency: vllm is not installed.
     """
-    fields = params.as_dict()
-    bias, guide = fields.pop("logit_bias"), fields.pop("guide")
+    fields, guide = params.as_dict(), params.guide
+    bias = fields.pop("logit_bias")
+    del fields["guide"]
     vllm = _library("vllm", '"openllm[vllm]"')
     if guide is not None:
-        value = True if guide["kind"] == "json_object" else guide["value"]
-        guide = import_module("vllm.sampling_params").StructuredOutputsParams(
-            **{guide["kind"]: list(value) if guide["kind"] == "choice" else value}
-        )
+        value: Any = list(guide.value) if isinstance(guide.value, tuple) else guide.value or True
+        made = import_module("vllm.sampling_params").StructuredOutputsParams(**{guide.kind: value})
+        fields["structured_outputs"] = made
     return vllm.SamplingParams(
         **{**fields, "stop": list(params.stop), "stop_token_ids": list(params.stop_token_ids)},
         logit_bias=bias or None,
-        **({} if guide is None else {"structured_outputs": guide}),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from openllm_core import DollyV2Config, FlanT5Config, LlamaConfig, LLMConfig, MPTConfig, OPTConfig, SamplingParams
+from openllm_core.config.guide import Guide
 from openllm_core.errors import InvalidSamplingParams, InvalidSetting, MalformedSetting, MissingDependency
 from openllm_core.exceptions import ValidationError
 
@@ -218,6 +219,26 @@ def test_sampling_params_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (given["max_tokens"], given["min_tokens"], given["top_k"], given["n"]) == (1024, 3, 15, 2)
     assert (given["stop"], given["logit_bias"]) == (["x"], None)
     assert OPTConfig().to_sampling_config(return_as_dict=True)["temperature"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("guide", "given"),
+    [
+        (Guide("json", '{"type": "object"}'), {"json": '{"type": "object"}'}),
+        (Guide("regex", "[a-z]+"), {"regex": "[a-z]+"}),
+        (Guide("choice", ("yes", "no")), {"choice": ["yes", "no"]}),
+        (Guide("json_object"), {"json_object": True}),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Guide) else "",
+)
+def test_a_guide_becomes_structured_outputs_of_vllm(
+    monkeypatch: pytest.MonkeyPatch, guide: Guide, given: dict[str, Any]
+) -> None:
+    """By its kind; without one vLLM is told nothing of it."""
+    library(monkeypatch, "vllm", SamplingParams=Recorder)
+    library(monkeypatch, "vllm.sampling_params", StructuredOutputsParams=Recorder)
+    assert SamplingParams(guide=guide).to_vllm().given["structured_outputs"].given == given
+    assert "structured_outputs" not in SamplingParams().to_vllm().given
 
 
 def test_what_sampling_cannot_do_is_refused() -> None:

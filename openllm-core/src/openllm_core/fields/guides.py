@@ -55,7 +55,8 @@ def guide_of(values: Mapping[str, Any], paths: Mapping[str, str] | None = None) 
 
 
 def _of_response_format(value: Any, path: str) -> Guide | None:
-    kind = cast("dict[str, Any]", value).get("type") if isinstance(value, dict) else None
+    given = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    kind = given.get("type")
     if kind == "text":
         return None
     if kind == "json_object":
@@ -64,7 +65,7 @@ def _of_response_format(value: Any, path: str) -> Guide | None:
         raise InvalidRequest(
             f"{path}.type must be text, json_object or json_schema.", param=f"{path}.type", code="invalid_value"
         )
-    named: Any = value.get("json_schema")
+    named: Any = given.get("json_schema")
     schema = cast("dict[str, Any]", named).get("schema") if isinstance(named, dict) else None
     if schema is None:
         where = f"{path}.json_schema.schema"
