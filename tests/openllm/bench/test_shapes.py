@@ -73,12 +73,12 @@ def test_weights_are_random_and_norms_are_one(tmp_path: Path):
 
 def test_large_models_are_cut_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """An index names the file of each weight; none is larger than the limit."""
-    monkeypatch.setattr(shapes, "MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr(shapes, "MAX_FILE_BYTES", 200_000)
     folder = shapes.build("tiny", tmp_path, weights="random", say=quiet, machine=ROOMY)
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"]) == {name for name, _ in shapes.find("tiny").tensors()}
     for file in set(index["weight_map"].values()):
-        assert (folder / file).stat().st_size <= 110_000
+        assert (folder / file).stat().st_size <= 210_000
         names = {name for name, where in index["weight_map"].items() if where == file}
         assert names == set(header_of(folder / file)) - {"__metadata__"}
 

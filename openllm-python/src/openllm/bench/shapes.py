@@ -68,11 +68,11 @@ class Shape:
 # Sizes as in the config.json of the models named; "tiny" is nobody's, for trying things out.
 SHAPES: dict[str, Shape] = {
     "tiny": Shape(
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=128,
+        intermediate_size=256,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
         vocab_size=512,
         max_position_embeddings=2048,
     ),
