@@ -69,11 +69,7 @@ def _names() -> tuple[frozenset[str], dict[str, str]]:
         target = node.targets[0]
         name = target.id if isinstance(target, ast.Name) else ""
         if name in GENERATING:
-            supported |= {key.value for key in node.value.keys if isinstance(key, ast.Constant) and _is_text(key.value)}
+            supported |= {str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)}
         elif name == FORMER:
             former = {str(key): str(value) for key, value in ast.literal_eval(node.value).items()}
     return frozenset(supported), former
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)

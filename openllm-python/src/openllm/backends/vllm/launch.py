@@ -68,7 +68,15 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
     except OutOfMemory:
         device = f"cuda:{gpus[0].index}" if gpus else "cpu"
         free = gpus[0].memory_free_bytes if gpus else found.memory_available_bytes
-    return MemoryEstimate(need_bytes=sum(parts.values()), have_bytes=free, parts=parts, device=device)
+    return MemoryEstimate(
+        need_bytes=sum(parts.values()),
+        have_bytes=free,
+        parts=parts,
+        device=device,
+        bytes_per_token=plan.cache_bytes_per_token(options, checkpoint) // ranks,
+        context_tokens=plan.context_of(options, checkpoint),
+        slots=options.max_num_seqs or plan.MAX_NUM_SEQS,
+    )
 
 
 def cache_folder() -> Path:

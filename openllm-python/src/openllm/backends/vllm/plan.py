@@ -108,7 +108,9 @@ def _on_cpu(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mach
             f"--tensor-parallel-size {ranks}: this machine has {max(1, len(nodes))} NUMA node(s).",
             param="--tensor-parallel-size",
         )
-    free = min([machine.memory_available_bytes, *(node.memory_free_bytes for node in nodes[:ranks] if node.cores)])
+    free = machine.memory_available_bytes  # counts what the kernel can drop, which a node's own count does only in part
+    if len(nodes) > 1:
+        free = min([free, *(node.memory_free_bytes for node in nodes[:ranks] if node.cores)])
     where = f"NUMA node {nodes[0].index}" if nodes else "this machine"
     weights, runtime = weight_bytes(options, checkpoint), RUNTIME_BYTES["cpu"]
     left = free - weights // ranks - runtime

@@ -1,0 +1,241 @@
+"""The vllm backend in real processes: what a client sees, what a start refuses, and what survives a death.
+
+One server serves the whole file, in the environment `.venv-vllm`; the test that kills it comes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+from tests.tiny_models import tiny_checkpoint
+
+from .conftest import ServerProcess, openllm_start
+
+pytestmark = pytest.mark.timeout(420)
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 12}, "people": {"type": "integer", "maximum": 99}},
+    "required": ["city", "people"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def vllm_server(
+    vllm_python: str, store: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """`openllm start` without a model or a backend: auto takes vLLM. Uncompiled, so that it starts sooner."""
+    log = tmp_path_factory.mktemp("vllm") / "log.txt"
+    arguments = ("--startup", "fast", "--max-model-len", "2048", "--max-num-seqs", "32")
+    with openllm_start(log, *arguments, environ=store, python=vllm_python) as running:
+        yield running
+
+
+@pytest.fixture
+def client(vllm_server: ServerProcess) -> openai.OpenAI:
+    """The real openai package, pointed at our server."""
+    return openai.OpenAI(base_url=vllm_server.url + "/v1", api_key="unused", max_retries=0)
+
+
+@pytest.fixture
+def model(client: openai.OpenAI) -> str:
+    """The name our server gives to its model."""
+    return client.models.list().data[0].id
+
+
+def start(python: str, *arguments: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a start that is expected to end by itself."""
+    command = [python, "-m", "openllm", "start", *arguments, "--port", "0"]
+    return subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_the_start_says_what_was_decided(vllm_server):
+    """Backend and why, threads, memory and compilation: one line each."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", vllm_server.log.read_text())
+    for word in ("vllm", "threads: ", "memory: ", "startup: fast"):
+        assert word in text, text
+
+
+def test_a_chat_and_its_stream_agree(client, model):
+    """A right answer; deltas concatenate to exactly the one-shot text; usage is told both ways."""
+    arguments: dict[str, Any] = {"model": model, "messages": QUESTION, "temperature": 0, "max_tokens": 32}
+    whole = client.chat.completions.create(**arguments)
+    assert "Paris" in whole.choices[0].message.content
+    assert whole.choices[0].finish_reason == "stop"
+    chunks = list(client.chat.completions.create(**arguments, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+
+
+def test_sampling_fields_are_honoured(client, model):
+    """n and seed, stop strings, logit_bias, logprobs."""
+    arguments: dict[str, Any] = {"model": model, "prompt": "Once upon a time", "max_tokens": 16}
+    drawn = [client.completions.create(**arguments, temperature=1.0, seed=7, n=3) for _ in range(2)]
+    assert [c.text for c in drawn[0].choices] == [c.text for c in drawn[1].choices]
+    assert len({c.text for c in drawn[0].choices}) > 1
+    plain = client.completions.create(**arguments, temperature=0, logprobs=2).choices[0]
+    assert len(plain.logprobs.tokens) == 16 and len(plain.logprobs.top_logprobs[0]) == 2
+    word = plain.text.split()[3]
+    stopped = client.completions.create(**arguments, temperature=0, stop=[word]).choices[0]
+    assert stopped.text == plain.text[: plain.text.index(word)]
+    assert stopped.finish_reason == "stop"
+    first = client.completions.create(**arguments, temperature=0, extra_body={"return_token_ids": True})
+    assert first.choices[0].text == plain.text
+    biased = client.completions.create(**arguments, temperature=0, logit_bias={"28": 100}, n=1).choices[0].text
+    assert biased != plain.text and len(set(biased)) == 1
+
+
+def test_guided_answers_fit(client, model):
+    """By schema, any JSON, expression, choice and grammar; through OpenAI's field and through guided_*."""
+
+    def say(**extra: Any) -> str:
+        answer = client.chat.completions.create(
+            model=model, messages=QUESTION, temperature=0, max_tokens=64, extra_body=extra
+        )
+        return answer.choices[0].message.content
+
+    for fields in (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA}}},
+        {"guided_json": SCHEMA},
+        {"structured_outputs": {"json": SCHEMA}},
+    ):
+        found = json.loads(say(**fields))
+        assert set(found) == {"city", "people"} and isinstance(found["people"], int)
+    assert re.fullmatch(r"[a-c]{3}-\d{2}", say(guided_regex=r"[a-c]{3}-\d{2}"))
+    assert say(guided_choice=["yellow", "blue"]) in ("yellow", "blue")
+    assert say(guided_grammar='root ::= "x" ("y" | "z")') in ("xy", "xz")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"guided_grammar": "root ::= ((("}, "guided_grammar"),
+        ({"guided_json": {"type": "no-such-type"}}, "guided_json"),
+        ({"guided_regex": "(["}, "guided_regex"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 5}}}}, "response_format"),
+        ({"stop_token_ids": [10**7]}, "stop_token_ids"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_done_is_400_and_named(fields, param, stream, vllm_server, model):
+    """A grammar or schema that cannot be compiled: refused before a token, streaming or not."""
+    body = {"model": model, "messages": QUESTION, "max_tokens": 8, "stream": stream, **fields}
+    answer = httpx.post(vllm_server.url + "/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"].startswith(param)
+
+
+async def test_many_streams_share_a_batch_and_refusals_disturb_none(vllm_server, model):
+    """24 streams at once, bad grammars among them: all whole, and a mean batch of more than one."""
+    body = {"model": model, "prompt": "Count: 1 2 3", "max_tokens": 40, "temperature": 0, "stream": True}
+
+    async def stream(http: httpx.AsyncClient) -> str:
+        async with http.stream("POST", vllm_server.url + "/v1/completions", json=body) as answer:
+            lines = [line async for line in answer.aiter_lines() if line.startswith("data: {")]
+        return "".join(json.loads(line[6:])["choices"][0]["text"] for line in lines)
+
+    async def refused(http: httpx.AsyncClient) -> float:
+        began = time.monotonic()
+        bad = body | {"stream": False, "guided_grammar": "root ::= ((("}
+        assert (await http.post(vllm_server.url + "/v1/completions", json=bad)).status_code == 400
+        return time.monotonic() - began
+
+    async with httpx.AsyncClient(timeout=240, limits=httpx.Limits(max_connections=64)) as http:
+        alone = await stream(http)
+        began = time.monotonic()
+        texts = asyncio.gather(*(stream(http) for _ in range(24)))
+        refusals = await asyncio.gather(*(refused(http) for _ in range(4)))
+        found = await texts
+        took = time.monotonic() - began
+    assert all(len(text) == len(alone) or text[:20] == alone[:20] for text in found)
+    assert max(refusals) < took
+    assert vllm_server.metric("openllm_batch_size_sum") / vllm_server.metric("openllm_batch_size_count") > 1.5
+
+
+async def test_a_client_that_leaves_frees_its_sequence(vllm_server, model):
+    """The sequence ends with its connection, long before its tokens would."""
+    body = {"model": model, "prompt": "On and on", "max_tokens": 2000, "stream": True, "ignore_eos": True}
+    async with httpx.AsyncClient(timeout=60) as http:
+        async with http.stream("POST", vllm_server.url + "/v1/completions", json=body) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("data: {"):
+                    break
+            assert vllm_server.metric("openllm_requests_running") >= 1
+        end = time.monotonic() + 10
+        while vllm_server.metric("openllm_requests_running") and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+    assert vllm_server.metric("openllm_requests_running") == 0
+
+
+def test_the_same_tokens_as_the_torch_backend(vllm_server, server, capsys):
+    """40 prompts of 64 greedy tokens: at least 95 % agree up to the first near-tie (see tools/parity.py)."""
+    import parity
+
+    found = parity.run([server.url, vllm_server.url])
+    good, line = parity.verdict(found)
+    with capsys.disabled():
+        print(f"\nparity: {line}")
+    assert good, [(one.prompt, one.differs_at) for one in found if not one.agreed]
+
+
+def test_an_architecture_that_vllm_lacks(vllm_python, store, tmp_path):
+    """Refused by name, with the backend to use instead; auto takes that one by itself, which its start line says."""
+    folder = tiny_checkpoint("mpt", tmp_path)
+    done = start(vllm_python, str(folder), "--backend", "vllm", environ=store)
+    assert done.returncode != 0
+    assert "MptForCausalLM" in done.stderr and "--backend pt" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_engine_argument(vllm_python, store, tmp_path):
+    """Refused with near names, without a traceback."""
+    folder = tiny_checkpoint("llama", tmp_path, wide=True)
+    done = start(
+        vllm_python, str(folder), "--backend", "vllm", "--engine-arg", "max-num-batched-token=64", environ=store
+    )
+    assert done.returncode == 78, done.stderr
+    assert "max_num_batched_tokens" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_killed_engine_comes_back(vllm_server, model):
+    """In-flight streams end with an error frame; the engine is restarted and answers again."""
+    body = {"model": model, "prompt": "On and on", "max_tokens": 1500, "stream": True, "ignore_eos": True}
+    lines: list[str] = []
+    with httpx.stream("POST", vllm_server.url + "/v1/completions", json=body, timeout=60) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                lines.append(line)
+                if len(lines) == 3:
+                    os.kill(vllm_server.host_pid(), signal.SIGKILL)
+    assert "error" in json.loads(lines[-1].removeprefix("data: "))
+    vllm_server.wait_for(503, within_s=10)
+    vllm_server.wait_for(200, within_s=240)
+    again = httpx.post(vllm_server.url + "/v1/completions", json={**body, "stream": False, "max_tokens": 4}, timeout=60)
+    assert again.status_code == 200, again.text
+
+
+def test_a_killed_server_takes_its_engine_along(vllm_server):
+    """kill -9 of the server: nothing of its family is left after a second. Ends the file's server: keep it last."""
+    family = psutil.Process(vllm_server.process.pid).children(recursive=True)
+    assert family
+    vllm_server.process.kill()
+    vllm_server.process.wait()
+    _, alive = psutil.wait_procs(family, timeout=2)
+    assert not alive

@@ -1,0 +1,17 @@
+class ModelConfig:
+    max_model_len: int
+    dtype: object
+    def get_vocab_size(self) -> int: ...
+
+class CacheConfig:
+    num_gpu_blocks: int | None
+    block_size: int | None
+
+class SchedulerConfig:
+    max_num_seqs: int
+
+class VllmConfig:
+    model_config: ModelConfig
+    cache_config: CacheConfig
+    scheduler_config: SchedulerConfig
+    lora_config: object | None

@@ -1,0 +1,2 @@
+class VLLMValidationError(ValueError):
+    parameter: str | None

@@ -1,0 +1,4 @@
+from enum import Enum
+
+class UsageContext(Enum):
+    ENGINE_CONTEXT = "ENGINE_CONTEXT"

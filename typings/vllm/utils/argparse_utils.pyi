@@ -1,0 +1,3 @@
+from argparse import ArgumentParser
+
+class FlexibleArgumentParser(ArgumentParser): ...
