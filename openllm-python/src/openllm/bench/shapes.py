@@ -23,7 +23,7 @@ from openllm_core.resources import detect
 BYTES_PER_WEIGHT = 2  # bfloat16
 HEADROOM = 1.15  # activations, cache of a few requests, the framework
 MAX_FILE_BYTES = 4 * 1024**3
-BLOCK_BYTES = 4 * 1024**2
+BLOCK_BYTES = 1024**2
 
 
 @attrs.frozen(kw_only=True)
@@ -227,8 +227,9 @@ def _write_weights(folder: Path, shape: Shape, *, filled: bool) -> None:
         files[-1].append((name, dimensions))
         size += tensor_bytes
     names = [f"model-{number:05}-of-{len(files):05}.safetensors" for number in range(1, len(files) + 1)]
+    noise = _noise() if filled else None
     for file, tensors in zip(names, files, strict=True):
-        _write_safetensors(folder / file, tensors, filled=filled)
+        _write_safetensors(folder / file, tensors, noise)
     if len(files) == 1:
         (folder / names[0]).rename(folder / "model.safetensors")
         return
@@ -237,7 +238,7 @@ def _write_weights(folder: Path, shape: Shape, *, filled: bool) -> None:
     (folder / "model.safetensors.index.json").write_bytes(orjson.dumps(index))
 
 
-def _write_safetensors(path: Path, tensors: list[tuple[str, tuple[int, ...]]], *, filled: bool) -> None:
+def _write_safetensors(path: Path, tensors: list[tuple[str, tuple[int, ...]]], noise: bytes | None) -> None:
     """Header and data by hand: the library's writer would need all tensors in memory at once.
 
     Source: https://github.com/huggingface/safetensors#format
@@ -252,11 +253,11 @@ def _write_safetensors(path: Path, tensors: list[tuple[str, tuple[int, ...]]], *
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        if not filled:
+        if noise is None:
             file.truncate(8 + len(text) + offset)
             return
-        dice = random.Random(0)
-        noise, ones = _noise(dice), struct.pack("<H", 0x3F80) * (BLOCK_BYTES // 2)  # 1.0, the usual scale of a norm
+        dice = random.Random(path.name)
+        ones = struct.pack("<H", 0x3F80) * (BLOCK_BYTES // 2)  # 1.0, the usual scale of a norm
         for name, dimensions in tensors:
             left = math.prod(dimensions) * BYTES_PER_WEIGHT
             while left > 0:
@@ -265,7 +266,8 @@ def _write_safetensors(path: Path, tensors: list[tuple[str, tuple[int, ...]]], *
                 left -= file.write(block[:left])
 
 
-def _noise(dice: random.Random) -> bytes:
+def _noise() -> bytes:
     """A block of bfloat16 values drawn from a normal distribution of deviation 0.02."""
+    dice = random.Random(0)
     table = [struct.pack("<f", dice.gauss(0.0, 0.02))[2:] for _ in range(4096)]
     return b"".join(dice.choices(table, k=BLOCK_BYTES // 2))
