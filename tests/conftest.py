@@ -40,6 +40,7 @@ PROCESS_TESTS = (
     "openllm/serialisation/test_fetch.py",
     "openllm/serialisation/test_package.py",
     "openllm/serialisation/faults",
+    "openllm/serialisation/test_command.py",
     "openllm/server/test_run.py",
     "openllm/server/test_streams.py",
     "openllm/test_chat.py",

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.openllm.serialisation import small
+from tests.openllm.serialisation import fake_hub, small
 
 from openllm.serialisation.store import Store
 
@@ -20,3 +21,10 @@ def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def store(tmp_path: Path) -> Store:
     """An empty store."""
     return Store(small.options(tmp_path / "home"))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[fake_hub.Hub]:
+    """A running hub with a whole model, `org/tiny`, and files nobody wants."""
+    with fake_hub.running(tmp_path / "origin") as hub:
+        yield hub

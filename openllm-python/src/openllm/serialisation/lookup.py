@@ -317,9 +317,14 @@ def _naming_near(located: Located, store: Store) -> Generator[None]:
     except (UnknownModel, ModelNotFound, StoreError) as error:
         bare = located.family is None and "/" not in located.text
         if isinstance(error, UnknownModel) or (bare and type(error) in (StoreError, ModelNotFound)):
+            near = near_names(located.text, store)
+            # An org/name may well be right and its token missing: the near names then come second.
+            hint = (
+                near if bare or error.hint is None else f"{error.hint} {near if near.startswith('Did') else ''}".strip()
+            )
             raise UnknownModel(
                 f"{located.text!r} is no folder, stored model or family, and as an id of the hub: {error.message}",
-                hint=near_names(located.text, store),
+                hint=hint,
                 param="model",
             ) from None
         raise
