@@ -12,10 +12,13 @@ from typing import Any
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from openllm_core.errors import InvalidSetting, UnsupportedFeature
+from openllm_core.errors import InvalidSetting, UnsafeConfiguration, UnsupportedFeature
 from openllm_core.options import EngineOptions
 
 from .plan import Plan
+
+RESERVED = ("model", "tokenizer", "trust_remote_code")
+SAFE_FORMATS = ("safetensors", "dummy", "fastsafetensors", "runai_streamer", "instanttensor")
 
 
 def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
@@ -51,6 +54,12 @@ def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
     if options.startup == "throughput":
         given["performance_mode"] = "throughput"
     given |= extra_arguments(options.engine_arg)
+    if given["load_format"] not in SAFE_FORMATS and not options.allow_pickle_weights:
+        raise UnsafeConfiguration(
+            f"--engine-arg load_format={given['load_format']} may read pickle files, which can run any code.",
+            hint="Add --allow-pickle-weights if you trust who made them.",
+            param="--engine-arg",
+        )
     return AsyncEngineArgs(**given)
 
 
@@ -67,7 +76,9 @@ def extra_arguments(pairs: dict[str, Any]) -> dict[str, Any]:
     words: list[str] = []
     for key, value in pairs.items():
         name = key.replace("-", "_")
-        if name not in known or name in ("model", "tokenizer", "trust_remote_code"):
+        if name in RESERVED:
+            raise InvalidSetting(f"--engine-arg: {name} has a setting of its own.", param="--engine-arg")
+        if name not in known:
             near = get_close_matches(name, known, n=3)
             raise InvalidSetting(
                 f"--engine-arg: vLLM's engine takes no {key[:64]!r} here.",
