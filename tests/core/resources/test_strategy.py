@@ -119,6 +119,24 @@ def test_a_cpu_worker_sees_no_gpu() -> None:
     assert env(Single, {NVIDIA: [], "cpu": 4}, 1, 0, environ={})["MKL_NUM_THREADS"] == "1"
 
 
+def test_a_cpu_worker_limits_every_library_that_starts_threads() -> None:
+    """Nine variables, of which those that are set already are kept."""
+    names = {
+        "BENTOML_NUM_THREAD", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+        "NUMEXPR_NUM_THREADS", "RAYON_RS_NUM_CPUS", "TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS",
+    }  # fmt: skip
+    found = env(Threads, {"cpu": 4}, 1, 0, environ={"OMP_NUM_THREADS": "3"})
+    assert found == {"CUDA_VISIBLE_DEVICES": "-1", **dict.fromkeys(names, "4"), "OMP_NUM_THREADS": "3"}
+
+
+def test_a_system_names_amd_before_nvidia(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the CPU last, on a machine with both kinds of GPU; a strategy takes NVIDIA's first."""
+    gpu = detect.Gpu(index=0, uuid="GPU-x", name="A", memory_total_bytes=1, memory_free_bytes=1, vendor="amd")
+    monkeypatch.setattr(detect, "amd_gpus", lambda root: [gpu])
+    assert available_resource_spec() == (AMD, NVIDIA, "cpu")
+    assert env(Threads, None, 0.5, 0, environ={}) == {"CUDA_VISIBLE_DEVICES": "0,1"}
+
+
 def test_without_a_request_the_system_decides(two_gpus: None) -> None:
     """Which always has a GPU entry, so that a real server has one worker."""
     assert count(Single, None, 1) == 1
