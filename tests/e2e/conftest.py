@@ -31,13 +31,20 @@ class ServerProcess:
     url: str
     log: Path
 
-    def host_pid(self) -> int:
-        """Process id of the engine host, a child of the server."""
+    def host_pids(self) -> list[int]:
+        """Process ids of the engine hosts, children of the server."""
+        found: list[int] = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if "openllm.engine.host" in " ".join(child.cmdline()):
-                    return child.pid
-        raise AssertionError("no engine host is running")
+                    found.append(child.pid)
+        return found
+
+    def host_pid(self) -> int:
+        """Process id of the engine host."""
+        pids = self.host_pids()
+        assert pids, "no engine host is running"
+        return pids[0]
 
     def status(self, path: str = "/readyz") -> int:
         """HTTP status of a GET; 0 when nobody answers."""

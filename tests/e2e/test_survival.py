@@ -111,3 +111,50 @@ def test_killed_server_takes_its_host_along(store, tmp_path):
         started.process.wait()
         _, alive = psutil.wait_procs([host], timeout=2)
         assert not alive
+
+
+def test_two_engines_are_killed_in_turns_and_somebody_always_answers(store, tmp_path):
+    """With --engines 2 either may be killed: its streams end with an error, the other answers meanwhile, both come back."""
+    with openllm_start(tmp_path / "log.txt", "--backend", "pt", "--engines", "2", environ=store) as started:
+        chat, body = started.url + "/v1/chat/completions", body_for(started)
+        for victim in (0, 1):
+            wait_for_engines(started, 2)
+            hosts = sorted(started.host_pids())
+            with (
+                httpx.stream("POST", chat, json=body, timeout=240) as one,
+                httpx.stream("POST", chat, json=body, timeout=240) as other,
+            ):
+                streams = [filter(None, one.iter_lines()), filter(None, other.iter_lines())]
+                for lines in streams:  # least busy first: one on each engine
+                    assert next(lines).startswith("data: ")
+                os.kill(hosts[victim], signal.SIGKILL)
+                answer = httpx.post(chat, json=body | {"stream": False, "max_tokens": 4}, timeout=240)
+                assert answer.status_code == 200
+                assert started.status() == 200
+                lasts = [last_before_long(lines) for lines in streams]
+            errors = [last for last in lasts if '"error"' in last]
+            assert len(errors) == 1
+            assert "engine_unavailable" in errors[0]
+        wait_for_engines(started, 2)
+        assert started.metric("openllm_engine_restarts_total") == 2
+
+
+def wait_for_engines(server, count: int) -> None:
+    """Poll until so many engines are ready."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        health = httpx.get(server.url + "/readyz", timeout=10)
+        if health.status_code == 200 and health.json()["engines_ready"] == count:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{count} engines were never ready: {health.text}")
+
+
+def last_before_long(lines) -> str:
+    """The last line of a stream that ends, or the 20th of one that goes on."""
+    last = ""
+    for number, line in enumerate(lines):
+        last = line
+        if number == 20:
+            break
+    return last
