@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/reference/settings.md and models.md from the declarations: `python3 tools/gen_reference.py`.
+"""Write docs/reference/settings.md, models.md and the README's table of models: `python3 tools/gen_reference.py`.
 
 Settings come from openllm_core.options and the configuration fields, models from openllm_core/families/data; `--check`
 writes nothing and fails where a page is stale. Needs openllm-core installed.
@@ -27,6 +27,8 @@ from openllm_core.settings import flag_of, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs/reference"
+README = ROOT / "README.md"
+TABLE_BEGIN, TABLE_END = "<!-- models, written by tools/gen_reference.py -->", "<!-- end of models -->"
 DATA = ROOT / "openllm-core/src/openllm_core/families/data"
 WRITTEN = "<!-- Written by tools/gen_reference.py; change what it reads, not this page. -->"
 
@@ -154,6 +156,22 @@ def models_page() -> str:
     )
 
 
+def readme() -> str:
+    """The README with its table of families, which is what `openllm models` shows."""
+    rows = [
+        [f"[{spec.name}](docs/reference/models.md#{spec.name})", code(spec.architectures[0]), code(spec.default_id),
+         code(" ".join(["pip install openllm", *spec.requirements])), ", ".join(spec.backends)]
+        for spec in families()
+    ]  # fmt: skip
+    text = README.read_text(encoding="utf-8")
+    before, mark, rest = text.partition(TABLE_BEGIN)
+    _, end, after = rest.partition(TABLE_END)
+    if not (mark and end):
+        raise ValueError(f"README.md lacks {TABLE_BEGIN} or {TABLE_END}")
+    made = table(["LLM", "Architecture", "Default model", "Installation", "Runtime"], rows)
+    return f"{before}{mark}\n\n{made}\n{end}{after}"
+
+
 def family_section(spec: FamilySpec) -> str:
     """Everything about one family."""
     parts = [f"\n## {spec.name}\n\n"]
@@ -189,7 +207,7 @@ def family_section(spec: FamilySpec) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Write, or with `--check` compare."""
-    pages = {PAGES / "settings.md": settings_page(), PAGES / "models.md": models_page()}
+    pages = {PAGES / "settings.md": settings_page(), PAGES / "models.md": models_page(), README: readme()}
     stale = {
         file: text for file, text in pages.items() if not file.exists() or file.read_text(encoding="utf-8") != text
     }

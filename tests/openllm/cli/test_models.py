@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,11 @@ def test_json_keeps_the_shape_of_earlier_releases(run: Run):
     assert data["flan-t5"]["backend"] == ["pt"]
     assert "google/flan-t5-large" in data["flan-t5"]["model_id"]
     assert "sentencepiece" in data["llama"]["installation"]
+    assert data["llama"]["cpu"] == data["llama"]["gpu"] == ["pt", "vllm"]
+    assert data["flan-t5"]["cpu"] == ["pt"]
+    for spec in registry.all():
+        assert (data[spec.name]["unverified"] == []) is spec.verified is data[spec.name]["verified"]
+    assert data["llama"]["unverified"] == ["prompt.variables"]
     assert json.loads(run("models", "-o", "json", "--show-available").stdout)["local"] == {}
 
 
@@ -63,6 +69,8 @@ def test_one_family_shows_all_its_ids(run: Run):
     for model_id in registry.find("flan-t5").model_ids:
         assert model_id in text
     assert "openllm start flan-t5" in text
+    assert re.search(r"CPU +pt\n", text)
+    assert re.search(r"Unverified +prompt.variables\n", run("models", "llama").stdout)
     wrong = run("models", "flan-t6")
     assert (wrong.exit_code, wrong.stdout) == (66, "")
     assert "flan-t5" in wrong.stderr

@@ -63,8 +63,16 @@ def installation(spec: FamilySpec) -> str:
     return " ".join(["openllm", *spec.requirements])
 
 
+def unverified(spec: FamilySpec) -> list[str]:
+    """Facts of the family that were not checked against a source, as dotted paths; `*` is all that have no own source."""
+    return [path for path, source in spec.sources.items() if source.startswith("unverified")]
+
+
 def as_data(families: Sequence[FamilySpec] | None = None) -> dict[str, Any]:
-    """Families by name, as JSON has them, with the stored models of each; all of them unless given."""
+    """Families by name, as JSON has them, with the stored models of each; all of them unless given.
+
+    `backend` are those installed here; `cpu` and `gpu` those that run the family there, once installed.
+    """
     stored: dict[str | None, list[dict[str, Any]]] = {}
     for entry in _stored():
         facts = {"tag": entry.tag, "size_bytes": entry.size_bytes, "path": str(entry.path)}
@@ -75,8 +83,11 @@ def as_data(families: Sequence[FamilySpec] | None = None) -> dict[str, Any]:
             "model_id": spec.model_ids,
             "default_id": spec.default_id,
             "backend": runtimes(spec),
+            "cpu": list(spec.backends),
+            "gpu": list(spec.backends),
             "installation": installation(spec),
             "verified": spec.verified,
+            "unverified": unverified(spec),
             "stored": stored.get(spec.name, []),
         }
         for spec in (registry.all() if families is None else families)
@@ -143,13 +154,15 @@ def _show_family(out: Output, spec: FamilySpec) -> None:
         ("Architecture", "\n".join(spec.architectures)),
         ("Models Id", "\n".join(i + (" (default)" if i == spec.default_id else "") for i in spec.model_ids)),
         ("Installation", f"pip install {installation(spec)}"),
-        ("Runtime", ", ".join(runtimes(spec))),
+        ("Runtime", ", ".join(runtimes(spec)) or "none installed"),
+        ("CPU", ", ".join(spec.backends)),
+        ("GPU", ", ".join(spec.backends)),
         ("Own code", "the models carry Python code: --trust-remote-code" if spec.trust_remote_code else "none needed"),
         ("Start", f"openllm start {spec.name}"),
     ]
     if not spec.verified:
-        unsure = [path for path, source in spec.sources.items() if source.startswith("unverified")]
-        rows.append(("Unverified", ", ".join("all other facts" if path == "*" else path for path in unsure)))
+        unsure = ("all other facts" if path == "*" else path for path in unverified(spec))
+        rows.append(("Unverified", ", ".join(unsure)))
     for name, value in rows:
         first, *rest = value.split("\n")
         out.data(f"{name:<14}{first}")
