@@ -150,8 +150,8 @@ def main() -> None:
         command.add_argument("--max-tokens", type=int, default=128)
         command.add_argument("--json", type=Path, help="where the samples go")
     args = parser.parse_args()
-    result = {"speed": speed, "overhead": overhead}[args.command](args)
-    result |= surroundings(["python", "tools/bench_serving.py", *sys.argv[1:]])
+    around = surroundings(["python", "tools/bench_serving.py", *sys.argv[1:]])
+    result = {"speed": speed, "overhead": overhead}[args.command](args) | around
     print(json.dumps(result["medians"], indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")

