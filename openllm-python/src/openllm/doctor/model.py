@@ -10,14 +10,15 @@ from pathlib import Path
 
 import attrs
 
+from openllm.python_tokenizer import HostTokenizer
 from openllm.serialisation import ResolvedModel, resolve
 from openllm.serialisation.fetch import DEFAULT_MODEL
 from openllm.serialisation.formats import inspect
 from openllm.serialisation.locate import locate
 from openllm.serialisation.safety import findings as code_in
 from openllm.serialisation.store import Store
+from openllm.serialisation.tokenizers import is_code
 from openllm.tokenizer import Tokenizer
-from openllm_core.errors import CorruptModel
 from openllm_core.families import registry as families
 
 from .finding import Finding, Situation
@@ -94,14 +95,15 @@ def tokenizer(situation: Situation) -> Iterator[Finding]:
     found = situation.resolved
     if found is None:
         return
-    try:
+    if is_code(found.path, trust_remote_code=situation.engine.trust_remote_code):
+        loaded: Tokenizer = HostTokenizer(found.path)
+        yield Finding("tokenizer", "ok", "Python code, which runs in the engine process")
+    elif (found.path / "tokenizer.json").is_file():
         loaded = Tokenizer.from_folder(found.path)
-    except CorruptModel as error:
-        if (found.path / "tokenizer.json").is_file():
-            raise
-        yield Finding("tokenizer", "note", f"none that this process reads yet: {error.message}")
+        yield Finding("tokenizer", "ok", "tokenizer.json is read")
+    else:
+        yield Finding("tokenizer", "note", "no tokenizer.json yet; a start makes one of the tokenizer's other files")
         return
-    yield Finding("tokenizer", "ok", "tokenizer.json is read")
     family = families.get(found.family) if found.family else None
     if loaded.chat_template is not None:
         yield Finding("chat", "ok", "the model's own chat template")
