@@ -25,7 +25,8 @@ def test_the_page_leads_to_a_family(tmp_path: Path) -> None:
         shutil.copytree(ROOT / path, tmp_path / path, ignore=shutil.ignore_patterns("__pycache__"))
     init = "openllm-python/src/openllm/__init__.py"
     (tmp_path / init).parent.mkdir(parents=True)
-    shutil.copy(ROOT / init, tmp_path / init)
+    for copied in (init, "README.md"):
+        shutil.copy(ROOT / copied, tmp_path / copied)
     ((folder, name),) = re.findall(r"In the folder `(.+/)` write `(.+\.toml)`", PAGE)
     file = folder + name
     (tmp_path / file).write_text(block("toml"), encoding="utf-8")
@@ -43,5 +44,6 @@ def test_the_page_leads_to_a_family(tmp_path: Path) -> None:
         run(*command.split()[1:])
     run("-c", block("python"))
     assert "## tinystories" in (tmp_path / "docs/reference/models.md").read_text(encoding="utf-8")
+    assert "tinystories" in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "TinyStoriesConfig" in (tmp_path / init).read_text(encoding="utf-8")
     assert not (ROOT / file).exists()
