@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from vllm.config import VllmConfig
 from vllm.lora.request import LoRARequest
+from vllm.model_executor.models import ModelRegistry
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.engine.input_processor import InputProcessor
@@ -72,6 +73,8 @@ class VllmBackend:
         began = time.monotonic()
         progress("loading the model" if made.eager else "loading and compiling the model", None)
         try:
+            if made.device == "cpu":
+                inspect_here(checkpoint.architecture)
             config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
             core = Core(config)
             processor = InputProcessor(config)
@@ -211,6 +214,17 @@ class VllmBackend:
 
 def _says_something(output: EngineCoreOutput) -> bool:
     return bool(output.new_token_ids) or output.finish_reason is not None
+
+
+def inspect_here(architecture: str) -> None:
+    """Let vLLM look at a model's class in this process.
+
+    It would start another Python, and import itself there, so as not to touch a GPU before workers are forked; without a GPU
+    that only costs seconds of each first start.
+    """
+    found = ModelRegistry.models.get(architecture)
+    if found is not None:
+        ModelRegistry.register_model(architecture, found.load_model_cls())
 
 
 def describe(config: VllmConfig, checkpoint: checkpoints.Checkpoint, made: plan.Plan, load_s: float) -> BackendInfo:

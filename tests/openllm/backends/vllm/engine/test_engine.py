@@ -1,0 +1,182 @@
+"""What the vllm backend does beyond the conformance suite: guides, engine arguments, refusals, and a core that dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.openllm.backends.vllm.engine.borrowed import Borrowed, engine
+from tests.tiny_models import tiny_checkpoint
+from tokenizers import Tokenizer
+
+from openllm.backends.base import BackendRequest, TokenGuide, TokenSampling
+from openllm.backends.vllm import architectures
+from openllm.backends.vllm.arguments import extra_arguments
+from openllm.backends.vllm.backend import VllmBackend
+from openllm.engine.request import new_request_id
+from openllm.testing import GREEDY, Drive, Outcome
+from openllm_core.errors import EngineUnavailable, InvalidSetting, OutOfMemory, UnsafeConfiguration, UnsupportedFeature
+
+PROMPT = [72, 101, 108]
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoints: Path) -> Path:
+    """A tiny Llama."""
+    return tiny_checkpoint("llama", checkpoints, wide=True)
+
+
+@pytest.fixture(scope="module")
+def lender(folder: Path) -> Iterator[VllmBackend]:
+    """One engine for all tests of this file that leave it whole."""
+    backend = engine(folder)
+    yield backend
+    asyncio.run(backend.aclose())
+
+
+def run(lender: VllmBackend, *samplings: TokenSampling) -> list[Outcome]:
+    """Run one request for each sampling, together."""
+
+    async def all_of_them() -> list[Outcome]:
+        loan = Borrowed(lender)
+        drive = Drive(loan, 60)
+        outcomes = [drive.submit(PROMPT, sampling)[1] for sampling in samplings]
+        await drive.finish(*outcomes)
+        await loan.aclose()
+        await drive.ended()
+        return outcomes
+
+    return asyncio.run(all_of_them())
+
+
+def guided(kind: Any, value: str | list[str] = "", **changes: Any) -> TokenSampling:
+    """Greedy, with a guide."""
+    return TokenSampling(
+        **{"max_tokens": 48, "temperature": 0.0, "guide": TokenGuide(kind, value, "the_field")} | changes
+    )
+
+
+def text_of(folder: Path, outcome: Outcome) -> str:
+    """The text of an outcome, its end token left out."""
+    tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return str(tokenizer.decode(outcome.token_ids, skip_special_tokens=True))
+
+
+def test_guides_are_obeyed(lender: VllmBackend, folder: Path) -> None:
+    """A random model spells what it is told to; it ends with an end token though none was asked for."""
+    schema = json.dumps({"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]})
+    choice, regex, grammar, fits = run(
+        lender,
+        guided("choice", ["yes", "no"]),
+        guided("regex", r"[ab]{2}-\d"),
+        guided("grammar", 'root ::= "x" ("y" | "z")'),
+        guided("json", schema),
+    )
+    assert text_of(folder, choice) in ("yes", "no")
+    assert re.fullmatch(r"[ab]{2}-\d", text_of(folder, regex))
+    assert text_of(folder, grammar) in ("xy", "xz")
+    if fits.finish_reason == "stop":  # a random model may fill its tokens with white space
+        assert json.loads(text_of(folder, fits))["a"] in (1, 2)
+    assert {choice.finish_reason, regex.finish_reason, grammar.finish_reason} == {"stop"}
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [("json", '{"type": "no-such"}'), ("regex", "(["), ("grammar", "root ::= ((("), ("json", '{"$ref": "#/nowhere"}')],
+)
+def test_what_cannot_be_compiled_is_refused_alone(lender: VllmBackend, guide: tuple[Any, str]) -> None:
+    """The field is named, no token is drawn, and a mate says what it says alone."""
+    (alone,) = run(lender, GREEDY)
+    bad, mate = run(lender, guided(*guide), GREEDY)
+    assert bad.finish_reason == "error" and bad.token_ids == []
+    assert bad.deltas[-1].error is not None
+    assert bad.deltas[-1].error["class"] == "InvalidRequest"
+    assert bad.deltas[-1].error["param"] == "the_field"
+    assert mate.token_ids == alone.token_ids
+
+
+def test_seeds_of_any_size_repeat(lender: VllmBackend) -> None:
+    """Also -1, which means "no seed" to vLLM itself."""
+    for seed in (-1, 0, -(2**63), 2**63 - 1):
+        sampling = TokenSampling(max_tokens=12, temperature=1.5, seed=seed)
+        one, two = run(lender, sampling, sampling)
+        assert one.token_ids == two.token_ids, seed
+
+
+def test_end_tokens_are_ours_alone(lender: VllmBackend) -> None:
+    """Without stop tokens in the request the model's own end token does not end it."""
+    (eos,) = lender.info.eos_token_ids
+    (outcome,) = run(lender, TokenSampling(max_tokens=5, temperature=0.0, logit_bias={eos: 1000.0}))
+    assert outcome.token_ids == [eos] * 5
+    assert outcome.finish_reason == "length"
+
+
+def test_engine_arguments_are_read_as_vllm_reads_them() -> None:
+    """Numbers, switches both ways, dashes or underscores."""
+    found = extra_arguments({"max-num-batched-tokens": "64", "enable_prefix_caching": "false", "seed": 3})
+    assert found == {"max-num-batched-tokens".replace("-", "_"): 64, "enable_prefix_caching": False, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "word"),
+    [
+        ({"max_num_batched_token": "64"}, "max_num_batched_tokens"),
+        ({"max_num_batched_tokens": "many"}, "many"),
+        ({"trust_remote_code": "true"}, "trust_remote_code"),
+    ],
+)
+def test_wrong_engine_arguments_are_refused(pairs: dict[str, Any], word: str) -> None:
+    """Unknown ones with near names, malformed ones by their value, those with a setting of their own by name."""
+    with pytest.raises(InvalidSetting) as caught:
+        extra_arguments(pairs)
+    assert word in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_loading_pickle_needs_the_typed_flag(folder: Path) -> None:
+    """An engine argument does not undo a safety setting."""
+    with pytest.raises(UnsafeConfiguration):
+        engine(folder, engine_arg={"load_format": "pt"})
+
+
+def test_what_does_not_fit_is_our_error(folder: Path) -> None:
+    """vLLM's own refusal of a cache too small for the context is told as such, with what to do."""
+    with pytest.raises(OutOfMemory) as caught:
+        engine(folder, engine_arg={"kv-cache-memory-bytes": "4096"})
+    assert caught.value.hint
+
+
+def test_an_architecture_it_lacks(checkpoints: Path) -> None:
+    """Said by name before anything is loaded; the list read from vLLM's source is vLLM's own."""
+    with pytest.raises(UnsupportedFeature, match="MptForCausalLM"):
+        engine(tiny_checkpoint("mpt", checkpoints))
+    from vllm.model_executor.models.registry import ModelRegistry  # type: ignore[import-not-found]
+
+    known = set(ModelRegistry.get_supported_archs())
+    read = architectures._names()[0]
+    assert read <= known
+    assert {"LlamaForCausalLM", "FalconForCausalLM", "GPTNeoXForCausalLM", "GPTBigCodeForCausalLM"} <= read
+
+
+def test_a_core_that_dies_is_told_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`steps` raises with the root cause, and the health check says the same."""
+    backend = engine(folder)
+
+    def broken() -> Any:
+        raise RuntimeError("the cable was pulled")
+
+    async def test() -> None:
+        monkeypatch.setattr(backend._core._engine, "step_fn", broken)
+        backend.submit(BackendRequest(new_request_id(), PROMPT, GREEDY))
+        with pytest.raises(EngineUnavailable, match="the cable was pulled"):
+            async for _ in backend.steps():
+                pass
+        with pytest.raises(EngineUnavailable, match="the cable was pulled"):
+            await backend.check_health()
+        await backend.aclose()
+
+    asyncio.run(test())
