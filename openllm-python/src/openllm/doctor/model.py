@@ -43,10 +43,7 @@ def model(situation: Situation) -> Iterator[Finding]:
 
 
 def _fetch(situation: Situation) -> str:
-    words = [
-        word for word in (situation.model, "--model-id" if situation.model_id else None, situation.model_id) if word
-    ]
-    return " ".join(["openllm import", *words])
+    return " ".join(["openllm import", *filter(None, (situation.model, situation.model_id))])
 
 
 def _find_here(situation: Situation) -> ResolvedModel | None:

@@ -38,17 +38,27 @@ def tokenizer_folder(path: Path, *, trust_remote_code: bool = False) -> Path | N
     Raises:
         CorruptModel, MissingDependency: see `open_tokenizer`.
     """
-    if not (path / "tokenizer.json").is_file():
-        config = _config(path)
-        own = cast("dict[str, Any]", config.get("auto_map") or {})
-        if (trust_remote_code and "AutoTokenizer" in own) or config.get("tokenizer_class") in _WITHOUT_FILES:
-            return None
+    if is_code(path, trust_remote_code=trust_remote_code):
+        return None
     try:
         return ensure_tokenizer(path)
     except CorruptModel as error:
         if error.param == PYTHON_ONLY:
             return None
         raise
+
+
+def is_code(path: Path, *, trust_remote_code: bool = False) -> bool:
+    """Whether the folder's own files say that its tokenizer exists as Python code alone.
+
+    Raises:
+        CorruptModel: tokenizer_config.json cannot be read.
+    """
+    if (path / "tokenizer.json").is_file():
+        return False
+    config = _config(path)
+    own = cast("dict[str, Any]", config.get("auto_map") or {})
+    return (trust_remote_code and "AutoTokenizer" in own) or config.get("tokenizer_class") in _WITHOUT_FILES
 
 
 def _config(path: Path) -> dict[str, Any]:
