@@ -42,12 +42,11 @@ def checkpoint(family: str, folder: Path) -> Path:
     return path
 
 
-def reference(family: str, path: Path, prompt_ids: list[int]) -> list[int]:
-    """Greedy token ids of stock transformers."""
+def reference(name: str, path: Path, prompt_ids: list[int]) -> list[int]:
+    """Greedy token ids of stock transformers, for a tiny model by the name of its architecture."""
     import torch
     import transformers
 
-    name = FAMILIES[family]
     encodes = name in SEQ2SEQ or name == "chatglm"
     auto = transformers.AutoModelForSeq2SeqLM if encodes else transformers.AutoModelForCausalLM
     model = auto.from_pretrained(path, trust_remote_code=name in REMOTE).eval()
@@ -92,6 +91,7 @@ def test_a_family_answers(family: str, home: dict[str, str], tmp_path: Path) -> 
         assert metadata["backend"] == "pt"
 
         body = {"prompt": PROMPT, "llm_config": GREEDY}
+        assert post(server, "/v1/generate", {"prompt": PROMPT, "llm_config": {"max_new_tokens": 4}})["responses"]
         whole = post(server, "/v1/generate", body | {"detail": True})
         frames = stream(server, "/v1/generate_stream", body)
         text = "".join(frame["text"] for frame in frames)
@@ -101,7 +101,7 @@ def test_a_family_answers(family: str, home: dict[str, str], tmp_path: Path) -> 
         ids = tokenizer(PROMPT)["input_ids"]
         assert whole["details"]["usage"]["prompt_tokens"] == len(ids)
         generated = [i for frame in frames for i in frame["token_ids"]]
-        assert generated == reference(family, path, ids)
+        assert generated == reference(FAMILIES[family], path, ids)
         plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
         assert text == tokenizer.decode(generated, **plain)
 
@@ -115,10 +115,47 @@ def test_a_family_answers(family: str, home: dict[str, str], tmp_path: Path) -> 
 
 
 def text_of(response: Any) -> str:
-    """The text of one of `responses`, whose shape clients of 0.3.5 expect to differ by family."""
-    if isinstance(response, dict):
-        return response["generated_text"]
-    return response[0] if isinstance(response, list) else response
+    """The text of one of `responses`: clients of 0.3.5 expect ChatGLM's with the history and Dolly's in an object."""
+    if isinstance(response, list):
+        response = response[0]
+    return response["generated_text"] if isinstance(response, dict) else response
+
+
+def test_a_model_of_no_family_works_through_its_architecture(home: dict[str, str], tmp_path: Path) -> None:
+    """A folder by itself: its config.json says how it is loaded; nothing is recommended for it."""
+    path = tiny_checkpoint("gpt2", tmp_path)
+    with openllm_start(tmp_path / "log.txt", str(path), "--backend", "pt", environ=home) as server:
+        assert post(server, "/v1/metadata", {})["family"] == ""
+        body = {"model": path.name, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0}
+        said = post(server, "/v1/completions", body)["choices"][0]["text"]
+        tokenizer = own_tokenizer(path)
+        ids = reference("gpt2", path, tokenizer(PROMPT)["input_ids"])
+        assert said == tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def test_pickle_weights_count_only_when_typed(home: dict[str, str], tmp_path: Path) -> None:
+    """`pytorch_model.bin` alone: exit 78 by default and by environment; `--serialisation legacy` serves the same weights."""
+    import torch
+    from safetensors.torch import load_file
+
+    path = checkpoint("opt", tmp_path)
+    ids = own_tokenizer(path)(PROMPT)["input_ids"]
+    expected = reference("opt", path, ids)
+    torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+    start = ("opt", "--model-id", str(path), "--backend", "pt")
+    command = [sys.executable, "-m", "openllm", "start", *start]
+    for more in ({}, {"OPENLLM_SERIALIZATION": "legacy"}, {"OPENLLM_ALLOW_PICKLE_WEIGHTS": "true"}):
+        done = subprocess.run(
+            command, env=os.environ | home | more, capture_output=True, text=True, timeout=90, check=False
+        )
+        assert done.returncode == 78, done.stderr
+        assert "pickle" in done.stderr or "--serialisation, which counts only when typed" in done.stderr
+        assert "Traceback" not in done.stderr
+    log = tmp_path / "log.txt"
+    with openllm_start(log, *start, "--serialisation", "legacy", environ=home) as server:
+        frames = stream(server, "/v1/generate_stream", {"prompt": PROMPT, "llm_config": GREEDY})
+        assert [i for frame in frames for i in frame["token_ids"]] == expected
 
 
 def test_a_tokenizer_that_is_python_code_alone(home: dict[str, str], tmp_path: Path) -> None:
