@@ -20,6 +20,9 @@ from openllm.backends.vllm.backend import VllmBackend
 from openllm.testing import BackendConformance
 
 
+pytestmark = pytest.mark.timeout(600)
+
+
 class OnOneEngine(BackendConformance):
     """Runs the suite on loans of one engine."""
 

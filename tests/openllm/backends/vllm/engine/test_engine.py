@@ -22,6 +22,7 @@ from openllm.engine.request import new_request_id
 from openllm.testing import GREEDY, Drive, Outcome
 from openllm_core.errors import EngineUnavailable, InvalidSetting, OutOfMemory, UnsafeConfiguration, UnsupportedFeature
 
+pytestmark = pytest.mark.timeout(600)
 PROMPT = [72, 101, 108]
 
 
