@@ -1,4 +1,4 @@
-"""`openllm start` tells the truth before it starts: families by name, and refusals with a cause and an exit code."""
+"""`openllm start` tells the truth before it starts: refusals with a cause and an exit code."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import socket
 import subprocess
 import sys
 
-import httpx
 import pytest
 from tests.tiny_models import tiny_checkpoint
-
-from .conftest import openllm_start
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -21,20 +18,6 @@ def start(*arguments: str, environ: dict[str, str]) -> subprocess.CompletedProce
     """Run a start that is expected to end by itself."""
     command = [sys.executable, "-m", "openllm", "start", *arguments]
     return subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=90, check=False)
-
-
-@pytest.mark.parametrize(("family", "kind"), [("flan-t5", "t5"), ("opt", "opt"), ("llama", "llama")])
-def test_family_name_with_a_folder(family, kind, store, tmp_path):
-    """A family and a folder of its architecture: seq2seq and decoder-only models answer, streaming and not."""
-    folder = tiny_checkpoint(kind, tmp_path)
-    with openllm_start(
-        tmp_path / "log.txt", family, "--model-id", str(folder), "--backend", "pt", environ=store
-    ) as server:
-        body = {"prompt": "hello there", "llm_config": {"max_new_tokens": 6, "temperature": 0.0}, "detail": True}
-        whole = httpx.post(server.url + "/v1/generate", json=body, timeout=240)
-        assert whole.status_code == 200, whole.text
-        stream = httpx.post(server.url + "/v1/generate_stream", json=body, timeout=240).text
-        assert stream.rstrip().endswith("data: [DONE]")
 
 
 def test_port_in_use_is_said_before_the_model_loads(store):
