@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = ("core/typing", "core/test_speed.py", "core/test_reference.py", "core/families/test_adding.py")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_branch_of_core_is_tested(tmp_path: Path):
     """100 % of lines and branches, with the exclusions of pyproject.toml and no others."""
     report = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["coverage"]["report"]
