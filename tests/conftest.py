@@ -82,7 +82,12 @@ LANES = [
     Lane("torch", ("openllm/backends/torch", "openllm/serialisation/convert"), 4),
     Lane("contract", ("contract",), 2),
     Lane("e2e", ("e2e", "openllm/test_chat_golden.py"), 6, network=True),
-    Lane("vllm", ("openllm/backends/vllm/test_lane.py", "e2e/test_vllm.py"), 8, network=True),
+    Lane(
+        "vllm",
+        ("openllm/backends/vllm/engine", "openllm/backends/vllm/test_lane.py", "e2e/test_vllm.py"),
+        8,
+        network=True,
+    ),
     Lane("docs", ("docs",), 4, network=True),
     Lane("packaging", ("packaging",), 3, network=True),
     Lane("pythons", ("packaging/test_pythons.py",), 3, network=True),
