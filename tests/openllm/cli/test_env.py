@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pexpect
 import pytest
 from click.testing import Result
 
@@ -85,3 +88,17 @@ def test_an_unknown_family_is_refused(run: Run):
     result = run("env", "flan-t6")
     assert result.exit_code == 66
     assert "flan-t5" in result.stderr
+
+
+@pytest.mark.parametrize(("columns", "heads"), [(80, 3), (120, 4), (160, 5)])
+def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_words(columns: int, heads: int):
+    """Names, sources and variables stay whole; what does not fit is left out, never cut."""
+    child = pexpect.spawn(
+        sys.executable, ["-m", "openllm", "env"], dimensions=(400, columns), env={**os.environ, "NO_COLOR": "1"}
+    )
+    lines = [line.rstrip() for line in child.read().decode().splitlines()]
+    child.close()
+    assert len(lines[0].split()) == heads
+    assert any(line.split()[:3] == ["max_model_len", "-", "default"] for line in lines)
+    assert max(map(len, lines)) <= columns
+    assert ("OPENLLM_MAX_MODEL_LEN" in " ".join(lines)) is (heads > 3)

@@ -11,7 +11,7 @@ import click
 
 from openllm.cli.generation import StartCommand, complete_model, configure, flag, typed_fields
 from openllm.cli.options import CLASSES, Settings, config_option, read_settings, setting_options
-from openllm.cli.output import Output, output_option
+from openllm.cli.output import NARROW, WIDE, Output, output_option
 from openllm_core.families import registry
 from openllm_core.settings import flag_of, settings_of
 
@@ -63,8 +63,10 @@ def _model_row(settings: Settings) -> dict[str, Any]:
 
 
 def _table(out: Output, title: str, rows: list[dict[str, Any]]) -> None:
+    heads = (title, "Value", "From", "Flag", "Variable")
     cells = [(row["name"], _shown(row["value"]), row["source"], row["flag"], row["variable"]) for row in rows]
-    out.table((title, "Value", "From", "Flag", "Variable"), cells)
+    kept = [0, 1, 2, 3, 4] if out.width >= WIDE else [0, 1, 2, 4] if out.width >= NARROW else [0, 1, 2]
+    out.table([heads[i] for i in kept], [[row[i] for i in kept] for row in cells], folds=1)
 
 
 def _field_rows(family: str | None, settings: Settings) -> list[dict[str, Any]]:

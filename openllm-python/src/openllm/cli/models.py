@@ -127,7 +127,7 @@ def _show_stored(out: Output, entries: list[StoreEntry]) -> None:
         out.table(("On this machine", "Family", "Size", "Path"), rows, numbers=(2,))
     else:
         rows = [(two_lines(name, path), family, size) for name, family, size, path in rows]
-        out.table(("On this machine", "Family", "Size"), rows, numbers=(2,))
+        out.table(("On this machine", "Family", "Size"), rows, numbers=(2,), folds=0)
     out.data("")
 
 

@@ -85,14 +85,22 @@ class Output:
         """A value on stdout, indented by 2."""
         click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
-    def table(self, headers: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[int] = ()) -> None:
+    def table(
+        self,
+        headers: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        *,
+        numbers: Sequence[int] = (),
+        folds: int | None = None,
+    ) -> None:
         """A table on stdout; the columns named in `numbers` stand to the right, the first one is accented.
 
+        Where it is too wide, cells are folded: those of the column `folds` alone, else all but the first column's.
         Through a pipe each row is one line, however long.
         """
         console = self.console(sys.stdout)
         with console.capture() as captured:
-            console.print(make_table(headers, rows, numbers=numbers))
+            console.print(make_table(headers, rows, numbers=numbers, folds=folds))
         for line in captured.get().splitlines():
             click.echo(line.rstrip())
 
@@ -152,8 +160,10 @@ def paint(text: str, stream: Any, **style: Any) -> str:
     return click.style(text, **style) if style and colours(stream) else text
 
 
-def make_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[int] = ()) -> Table:
-    """A quiet table: bold heads over one thin rule, no frame."""
+def make_table(
+    headers: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[int] = (), folds: int | None = None
+) -> Table:
+    """A quiet table: bold heads over one thin rule, no frame. Arguments as `Output.table`."""
     from rich import box
     from rich.table import Table
 
@@ -164,7 +174,7 @@ def make_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers
             justify="right" if index in numbers else "left",
             style="cyan" if index == 0 else None,
             overflow="fold",
-            no_wrap=index == 0 or index in numbers,
+            no_wrap=(index == 0 or index in numbers) if folds is None else index != folds,
         )
     for row in rows:
         table.add_row(*(cell if not isinstance(cell, (int, float)) else str(cell) for cell in row))
