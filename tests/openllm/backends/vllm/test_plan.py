@@ -33,7 +33,7 @@ def test_a_cpu_cache_is_sized_from_what_is_free(folder: Path) -> None:
     assert found.memory_share is None
     assert (found.device, found.ranks, found.max_num_seqs) == ("cpu", 1, 256)
     assert any(
-        line.startswith("memory: 3.6 GiB") and "10.0 GiB free on NUMA node 0" in line for line in found.decisions
+        line.startswith("memory: 3.6 GiB") and "10.0 GiB are free on NUMA node 0" in line for line in found.decisions
     )
 
 

@@ -83,7 +83,7 @@ def test_what_the_user_set_stays() -> None:
 def test_the_line_says_what_is_in_force() -> None:
     """Count, cores and library, or that vLLM chooses."""
     line = threads.describe({"VLLM_CPU_OMP_THREADS_BIND": "0,1", "LD_PRELOAD": "/env/lib/libiomp5.so"})
-    assert line.startswith("threads: 2 on cores 0,1, with libiomp5.so preloaded")
+    assert line.startswith("threads: 2 on cores 0,1 (libiomp5.so preloaded")
     assert "as vLLM chooses" in threads.describe({})
 
 

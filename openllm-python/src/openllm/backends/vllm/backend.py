@@ -231,7 +231,7 @@ def describe(config: VllmConfig, checkpoint: checkpoints.Checkpoint, made: plan.
     """Facts of an engine that was just loaded."""
     model, cache = config.model_config, config.cache_config
     tokens = (cache.num_gpu_blocks or 0) * (cache.block_size or 0)
-    decisions = [*made.decisions, f"engine: loaded in {load_s:.0f} s, {tokens:,} tokens of cache"]
+    decisions = [*made.decisions, f"engine: loaded in {load_s:.0f} s ({tokens:,} tokens of cache)"]
     if made.device == "cpu":
         decisions.insert(0, threads.describe(os.environ))
     return BackendInfo(

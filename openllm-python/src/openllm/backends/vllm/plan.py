@@ -76,8 +76,8 @@ def runs_eager(options: EngineOptions) -> tuple[bool, str]:
     if options.compile != "auto":
         return options.compile == "off", f"startup: {'not ' * (options.compile == 'off')}compiled (--compile)"
     if options.startup == "fast":
-        return True, "startup: fast: not compiled; --startup balanced gives more tokens per second"
-    return False, f"startup: {options.startup}: compiled, kept for the next start; --startup fast starts sooner"
+        return True, "startup: fast (not compiled; --startup balanced gives more tokens per second)"
+    return False, f"startup: {options.startup} (compiled, kept for the next start; --startup fast starts sooner)"
 
 
 def context_of(options: EngineOptions, checkpoint: Checkpoint) -> int:
@@ -126,12 +126,12 @@ def _on_cpu(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mach
     shortened = length if fits >= length else fits // BLOCK_TOKENS * BLOCK_TOKENS
     eager, startup = runs_eager(options)
     lines = [
-        f"memory: {cache / GIB:.1f} GiB of keys and values ({cache // per_token:,} tokens) of {free / GIB:.1f} GiB free "
-        f"on {where}, beside {weights / GIB:.1f} GiB of weights",
+        f"memory: {cache / GIB:.1f} GiB for {cache // per_token:,} tokens of cache "
+        f"({free / GIB:.1f} GiB are free on {where}, weights take {weights / GIB:.1f}; --engine-arg kv_cache_memory_bytes=)",
         startup,
     ]
     if shortened < length:
-        lines.append(f"context: {shortened:,} tokens, the longest whose cache fits; the model's own is {length:,}")
+        lines.append(f"context: {shortened:,} tokens (the longest whose cache fits; the model's own is {length:,})")
     return Plan(
         device="cpu", ranks=ranks, max_model_len=shortened, max_num_seqs=slots, weight_bytes=weights,
         runtime_bytes=runtime, cache_bytes=cache, memory_share=None, free_bytes=free, eager=eager,
@@ -159,12 +159,12 @@ def _on_gpus(options: EngineOptions, checkpoint: Checkpoint, gpus: tuple[detect.
     shortened = min(length, fits)
     eager, startup = runs_eager(options)
     lines = [
-        f"memory: {share:.3f} of {whole / GIB:.1f} GiB on {where}, of which {free / GIB:.1f} GiB are free; "
-        f"{weights / GIB:.1f} GiB of weights over {ranks} GPU(s)",
+        f"memory: {share:.3f} of {whole / GIB:.1f} GiB on {where} "
+        f"({free / GIB:.1f} GiB are free, weights take {weights / GIB:.1f} over {ranks}; --gpu-memory-utilization)",
         startup,
     ]
     if shortened < length:
-        lines.append(f"context: {shortened:,} tokens, the longest whose cache fits; the model's own is {length:,}")
+        lines.append(f"context: {shortened:,} tokens (the longest whose cache fits; the model's own is {length:,})")
     return Plan(
         device=f"cuda:{names}", ranks=ranks, max_model_len=shortened if shortened < length else options.max_model_len,
         max_num_seqs=options.max_num_seqs or MAX_NUM_SEQS, weight_bytes=weights, runtime_bytes=runtime, cache_bytes=0,

@@ -62,9 +62,9 @@ def describe(environ: Mapping[str, str]) -> str:
     bound = environ.get(BIND, "auto")
     library = next((Path(p).name for p in environ.get(PRELOAD, "").split(":") if "omp" in p), "")
     count = sum(len(cores.split(",")) for cores in bound.split("|")) if bound[:1].isdecimal() else 0
-    how = f"{count} on cores {bound.replace('|', ' and ')}" if count else f"as vLLM chooses ({BIND}={bound})"
-    with_library = f"with {library} preloaded" if library else "without an OpenMP preload, so one core is kept back"
-    return f"threads: {how}, {with_library}; --threads or {BIND} changes it"
+    how = f"{count} on cores {bound.replace('|', ' and ')}" if count else "as vLLM chooses"
+    why = f"{library} preloaded" if library else "no OpenMP preload: one core is kept back"
+    return f"threads: {how} ({why}; --threads or {BIND} changes it)"
 
 
 def openmp_library() -> Path | None:
