@@ -19,7 +19,6 @@ from openllm.backends.base import Backend
 from openllm.backends.vllm.backend import VllmBackend
 from openllm.testing import BackendConformance
 
-
 pytestmark = pytest.mark.timeout(600)
 
 
