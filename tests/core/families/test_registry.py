@@ -58,7 +58,8 @@ def test_families_name_the_backends_that_run_them() -> None:
     """All run on pt; those that 0.3.5 ran on vLLM are marked so, Falcon among them, where vLLM still has them."""
     assert all("pt" in family.backends for family in FAMILIES)
     assert "vllm" in registry.find("falcon").backends
-    assert "vllm" not in registry.find("flan-t5").backends
+    for name in ("flan-t5", "mpt", "baichuan"):  # it never had the first, and has dropped the others
+        assert "vllm" not in registry.find(name).backends
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
