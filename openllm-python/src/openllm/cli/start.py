@@ -104,13 +104,14 @@ def _serve(
 ) -> int:
     from openllm.compose import build
     from openllm.server.run import serve as run
+    from openllm_core.config.variables import unread
 
     configuration = None
     if settings.fields or settings.file_fields:
         family = resolved.family if resolved is not None else None
         configuration = configure(family, settings.fields, settings.file_fields)
     composed = build(engine, settings.server, resolved, launch=launch, config=configuration)
-    for note in composed.notes:
+    for note in [*composed.notes, *unread(os.environ)]:
         out.fact("Ignored", note)
     show = Startup(composed, settings, out)
     try:
@@ -187,6 +188,9 @@ class Startup:
         )
         self._note = remember(ready)
         self._decisions(info)
+        answering, count = self.composed.engine.ready_of
+        if count > 1:
+            self.out.fact("Engines", f"{answering} of {count}", "the others are loading; the least busy gets a request")
         seconds = time.monotonic() - self.begun
         if self.out.format == "json":
             self.out.json(ready.as_data())

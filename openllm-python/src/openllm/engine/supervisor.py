@@ -117,6 +117,7 @@ class Supervisor:
         self._deaths: deque[float] = deque(maxlen=128)
         self._heard = self._checked = 0.0
         self._starved_s = 0.0  # of its present silence
+        self._was_silent = False
         self._reported = False
         self._lost = asyncio.Event()
         self._lost_error: OpenLLMError | None = None
@@ -198,10 +199,9 @@ class Supervisor:
         late = now - self._checked > 2 * watch.ping_s  # our own loop stood still: what the host sent is yet to be read
         if late:
             self._heard = now
-        starved = self._life.starved_s() if self._life is not None else 0.0
-        self._starved_s = 0.0 if self._heard > self._checked else self._starved_s + starved
-        self._checked = now
         silent = now - self._heard
+        self._count_starvation(silent)
+        self._checked = now
         limit = watch.stall_s if self._ready else watch.load_stall_s
         if silent - self._starved_s > limit or silent > limit * MAX_STARVED:
             self._give_up(EngineUnavailable(f"The engine host gave no sign of life for {silent:.0f} s."))
@@ -212,6 +212,16 @@ class Supervisor:
         elif silent > watch.ping_s * 0.5:
             self._pings += 1
             self.send(Ping(self._pings))
+
+    def _count_starvation(self, silent: float) -> None:
+        """Note how much of its present silence the host waited for a processor; one that talks is not asked."""
+        if self._life is None or silent <= self.watch.ping_s * 0.5:
+            self._was_silent = False
+            return
+        starved = self._life.starved_s()
+        goes_on = self._was_silent and self._heard <= self._checked
+        self._starved_s = self._starved_s + starved if goes_on else 0.0
+        self._was_silent = True
 
     def _on_frame(self, frame: Any) -> None:
         self._heard = time.monotonic()
