@@ -34,6 +34,7 @@ PROCESS_TESTS = (
     "openllm/bench/test_subjects.py",
     "openllm/cli/test_chat.py",
     "openllm/cli/test_cli.py",
+    "openllm/cli/test_env.py",
     "openllm/cli/test_generation.py",
     "openllm/cli/test_get_prompt.py",
     "openllm/cli/test_query.py",
