@@ -47,12 +47,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.server.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        words = len(str(self.server.bodies[-1]["messages"]).split())
         self.server.keys.append(self.headers["authorization"])
         count = len(self.server.bodies)
         if (self.server.fail_every and count % self.server.fail_every == 0) or count > self.server.fail_after:
             self._send(503, b'{"error": {"message": "busy"}}')
         else:
-            self._send(200, event(piece("a")) + event(piece("b")) + b"".join(ending(2)))
+            self._send(200, event(piece("a")) + event(piece("b")) + b"".join(ending(2, words)))
 
     def _send(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -131,6 +132,16 @@ def test_nothing_answered_is_no_success(server: Scripted):
     result = bench(server.url, "--concurrency", "1", "--num-prompts", "2", "--warmup", "0")
     assert result.exit_code == 1
     assert "2 x http_503: busy" in result.stderr
+
+
+def test_no_prompt_is_sent_twice(server: Scripted):
+    """With a wanted length, warm-up, levels and rounds all ask different things: no cache of prefixes can help."""
+    words = ("--concurrency", "1,2", "--rounds", "2", "--input-tokens", "40")
+    assert bench(server.url, *words).exit_code == 0
+    asked = [body["messages"][0]["content"] for body in server.bodies if body["max_tokens"] > 2]
+    counted = [text for text in asked if not text.endswith((".", "?"))]  # the very first request is a question
+    assert len(counted) == 2 * (2 + 4 + 4 + 4)  # two probes of length, warm-up, two levels
+    assert len(set(counted)) == len(counted)
 
 
 def test_rounds_are_medians(server: Scripted):

@@ -99,9 +99,10 @@ async def test_prompts_get_the_length_asked_for():
         assert isinstance(first, Sample) and isinstance(second, Sample)
         assert first.prompt_tokens == 500
         assert fake.seen[0]["messages"] != fake.seen[1]["messages"]
-        fake.answer = lambda body: [event(piece("x")), *ending(None)]
-        with pytest.raises(InvalidSetting, match="does not count prompts"):
-            await opened(fake, input_tokens=500)
+        for tail in (ending(None), ending(1, prompt_tokens=9)):  # no count; always the same
+            fake.answer = lambda body, tail=tail: [event(piece("x")), *tail]
+            with pytest.raises(InvalidSetting, match="does not count prompts"):
+                await opened(fake, input_tokens=500)
 
 
 async def test_errors_are_counted_by_kind():

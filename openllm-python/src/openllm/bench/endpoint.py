@@ -93,8 +93,7 @@ class Endpoint:
                 self.model = await self._first_model()
             await self._negotiate()
             if self.shape.input_tokens is not None:
-                counts = await self._prompt_tokens(PROBE_WORDS[0]), await self._prompt_tokens(PROBE_WORDS[1])
-                words = words_for(self.shape.input_tokens, counts)
+                words = words_for(self.shape.input_tokens, await self._probe_counts())
                 self.questions = Questions(words, self.shape.seed)
         except ExchangeFailed as error:
             kind = TimedOut if error.kind == "timeout" else ConnectionFailed
@@ -159,10 +158,15 @@ class Endpoint:
                     self.optional = previous
                     raise
 
-    async def _prompt_tokens(self, words: int) -> int:
-        sample = read_stream(await self._post(self._body(text_of(words, self.shape.seed), 2)), 0.0)
-        if sample.prompt_tokens is None:
+    async def _probe_counts(self) -> tuple[int, int]:
+        """Prompt tokens the server counts for a short and a long text."""
+        short, long = [await self._prompt_tokens(words) for words in PROBE_WORDS]
+        if short is None or long is None or long <= short:
             raise InvalidSetting(
                 "The server does not count prompts, so their length cannot be chosen.", param="--input-tokens"
             )
-        return sample.prompt_tokens
+        return short, long
+
+    async def _prompt_tokens(self, words: int) -> int | None:
+        body = self._body(text_of(words, self.shape.seed), FIRST_TOKENS)
+        return read_stream(await self._post(body), 0.0).prompt_tokens

@@ -46,11 +46,11 @@ def words_for(tokens: int, counts: tuple[int, int]) -> int:
     """How many words make a prompt of `tokens` tokens.
 
     Args:
-        counts: prompt tokens the server counted for texts of `PROBE_WORDS` words, template included.
+        counts: prompt tokens the server counted for texts of `PROBE_WORDS` words, template included; the second larger.
     """
     per_word = (counts[1] - counts[0]) / (PROBE_WORDS[1] - PROBE_WORDS[0])
     fixed = counts[0] - per_word * PROBE_WORDS[0]
-    return max(1, round((tokens - fixed) / per_word)) if per_word > 0 else 1
+    return max(1, round((tokens - fixed) / per_word))
 
 
 class Questions:

@@ -22,6 +22,7 @@ from .subjects import Subject, running
 
 Say = Callable[[str], None]
 WARM_TOKENS = 16
+WARM_FROM = 500_000  # numbers of the warm-up's requests: a cache of prefixes must not know those that count
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +53,7 @@ async def measure(endpoint: Endpoint, plan: Plan, say: Say, pid: int | None = No
         `first_request_s` and `levels`: figures by `results.summarise`, with `server_cpu` where `pid` is given.
     """
     await endpoint.open()
-    await asyncio.gather(*(endpoint.warm(number, WARM_TOKENS) for number in range(plan.warmup)))
+    await asyncio.gather(*(endpoint.warm(WARM_FROM + number, WARM_TOKENS) for number in range(plan.warmup)))
     levels: list[dict[str, Any]] = []
     first = 0
     for level in plan.levels:
