@@ -250,3 +250,11 @@ def test_addresses_are_printed_as_clients_write_them():
         "[::1]",
         "localhost",
     ]
+
+
+def test_a_variable_that_is_set_for_nothing_is_told(start: Start) -> None:
+    """A misspelt one with the right name, one of earlier releases with why; the server starts all the same."""
+    server = start(OPENLLM_GENERATION_TEMPRATURE="0.1", OPENLLM_DEV_BUILD="True")
+    said = server.said.read_text()
+    assert "did you mean OPENLLM_GENERATION_TEMPERATURE?" in " ".join(said.split())
+    assert "OPENLLM_DEV_BUILD: nothing reads it any more" in " ".join(said.split())

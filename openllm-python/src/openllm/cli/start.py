@@ -5,6 +5,7 @@ Wires nothing itself: `openllm.serialisation.resolve`, `openllm.compose.build` a
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
