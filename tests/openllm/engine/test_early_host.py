@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,3 +98,21 @@ def test_a_backend_without_preload_is_fine(monkeypatch: pytest.MonkeyPatch) -> N
     """`PRELOAD` is optional."""
     monkeypatch.setattr(RegisteredBackend, "_launch", lambda _: SimpleNamespace())
     RegisteredBackend("mine", "my_backend").preload()
+
+
+def test_start_starts_the_host_before_it_imports_the_server(tmp_path: Path) -> None:
+    """When the host is started, the server's own libraries are yet to be imported: both happen at once."""
+    code = (
+        "import sys\n"
+        "from openllm.engine import process\n"
+        "def early(options):\n"
+        "    late = {'openllm.service', 'openllm.compose', 'starlette', 'uvicorn', 'jinja2', 'openllm_core.schema'}\n"
+        "    print(options.backend, sorted(late & set(sys.modules)))\n"
+        "    raise SystemExit(0)\n"
+        "process.EarlyHost = early\n"
+        "from openllm.cli import main\n"
+        "main(['start', '--backend', 'echo', '--port', '0'])\n"
+    )
+    environ = os.environ | {"BENTOML_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True)
+    assert done.stdout == "echo []\n", done.stderr

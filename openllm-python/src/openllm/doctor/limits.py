@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from openllm.server import limits as of_a_connection
-from openllm.service import requests as of_a_request
 from openllm_core.options import EngineOptions, ServerOptions
 from openllm_core.settings import flag_of, settings_of
 
@@ -26,6 +24,9 @@ UNITS = {"S": " s", "BYTES": " bytes", "CHARS": " characters"}
 
 def limits(situation: Situation) -> Iterator[Finding]:
     """One line per limit."""
+    from openllm.server import limits as of_a_connection
+    from openllm.service import requests as of_a_request  # with the schema, more than a start's checks need
+
     for options, cls in ((situation.engine, EngineOptions), (situation.server, ServerOptions)):
         for name, (_, fact) in settings_of(cls).items():
             if fact.group != "Limits" and name not in OF_THE_ENGINE:
