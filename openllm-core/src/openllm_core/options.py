@@ -113,8 +113,8 @@ class EngineOptions:
         le=1024,
         group=ENGINE,
     )
-    speculative_config: dict[str, Any] = setting(
-        attrs.Factory(dict),
+    speculative_config: str | None = setting(
+        None,
         'vllm: speculative decoding, as its JSON object ({"method": "ngram", ...}).',
         env="OPENLLM_SPECULATIVE_CONFIG",
         group=ENGINE,
