@@ -6,8 +6,9 @@ over both.
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -50,7 +51,7 @@ def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
     else:
         given["kv_cache_memory_bytes"] = plan.cache_bytes
     if options.speculative_config:
-        given["speculative_config"] = dict(options.speculative_config)
+        given["speculative_config"] = speculative_config(options.speculative_config)
     if options.startup == "throughput":
         given["performance_mode"] = "throughput"
     given |= extra_arguments(options.engine_arg)
@@ -61,6 +62,21 @@ def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
             param="--engine-arg",
         )
     return AsyncEngineArgs(**given)
+
+
+def speculative_config(text: str) -> dict[str, Any]:
+    """The object that `--speculative-config` holds; vLLM checks what is in it.
+
+    Raises:
+        InvalidSetting: not a JSON object.
+    """
+    try:
+        found: Any = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidSetting("--speculative-config: not a JSON object.", param="--speculative-config")
+    return cast("dict[str, Any]", found)
 
 
 def extra_arguments(pairs: dict[str, Any]) -> dict[str, Any]:
