@@ -96,9 +96,13 @@ def test_devices_of_worker_0_reach_the_hosts_environment(monkeypatch: pytest.Mon
     gpus = [detect.Gpu(index=i, uuid=f"GPU-{i}", name="A", memory_total_bytes=1, memory_free_bytes=1) for i in range(3)]
     found = detect.Machine(cores=2, memory_total_bytes=1, memory_available_bytes=1, gpus=tuple(gpus))
     monkeypatch.setattr(detect, "machine", lambda: found)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
     options = EngineOptions(backend="echo", device="0,1,2")
     engine = build(options, ServerOptions(workers_per_resource="0.5")).engine
     assert isinstance(engine, Engine)
     environment = backends.get("pt").environment(engine.options, found)
     assert environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert "HIP_VISIBLE_DEVICES" not in environment
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "0,1,2")
+    assert backends.get("pt").environment(engine.options, found)["HIP_VISIBLE_DEVICES"] == "0,1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from openllm.cli import cli
 from openllm.cli.generation import configure
+from openllm.tokenizer import byte_tokenizer
 from openllm_core.config.llm import LLMConfig
 from openllm_core.errors import InvalidSetting
 from openllm_core.families import registry
@@ -189,3 +191,20 @@ def test_help_of_an_unknown_word_is_the_plain_one():
     """A folder or an unknown name before --help changes nothing."""
     plain = CliRunner().invoke(cli, ["start", "--help"]).stdout
     assert CliRunner().invoke(cli, ["start", "./somewhere", "--help"]).stdout == plain
+
+
+def test_a_family_default_that_the_backend_cannot_do_is_told_at_start(tmp_path: Path):
+    """One line names field, value, family and backend, instead of a value that silently does nothing."""
+    (tmp_path / "config.json").write_text('{"architectures": ["FalconForCausalLM"], "model_type": "falcon"}')
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
+    byte_tokenizer().inner.save(str(tmp_path / "tokenizer.json"))
+    words = [sys.executable, "-m", "openllm", "start", str(tmp_path), "--backend", "echo", "--port", "0"]
+    process = subprocess.Popen([*words, "-o", "porcelain"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        assert process.stdout.readline().startswith("http://")
+    finally:
+        process.terminate()
+        said = process.communicate(timeout=20)[1]
+    assert "Ignored        num_beams = 4 of family falcon; echo cannot do it\n" in said

@@ -113,7 +113,7 @@ def _serve(
         configuration = configure(family, settings.fields, settings.file_fields)
     composed = build(engine, settings.server, resolved, launch=launch, config=configuration)
     for note in [*composed.notes, *unread(os.environ)]:
-        out.fact("Ignored", note)
+        out.fact("Ignored", note.removeprefix("ignored: "))
     show = Startup(composed, settings, out)
     try:
         code = run(composed, settings.server, on_listening=show.listening, on_ready=show.ready)

@@ -5,8 +5,11 @@ Called by the supervisor in the server process and by the backend itself before 
 
 from __future__ import annotations
 
+import os
+
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
+from openllm_core.resources.visible_devices import HIP_VARIABLE
 
 from .. import checkpoint as checkpoints
 from ..base import MemoryEstimate
@@ -35,8 +38,10 @@ def environment(options: EngineOptions, machine: detect.Machine | None = None) -
     }
     if options.device == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = "-1"
-    elif options.device not in ("auto", "cuda", ""):
+    elif options.device not in ("auto", "all", "cuda", ""):
         variables["CUDA_VISIBLE_DEVICES"] = options.device.removeprefix("cuda:")
+        if HIP_VARIABLE in os.environ:  # which HIP reads first
+            variables[HIP_VARIABLE] = variables["CUDA_VISIBLE_DEVICES"]
     return variables
 
 
