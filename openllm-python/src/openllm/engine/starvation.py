@@ -21,15 +21,15 @@ class Starvation:
         self._at = time.monotonic()
 
     def since_last(self) -> float:
-        """Seconds since the last call (or the beginning) in which a thread stood in the queue for a processor.
+        """Seconds since the last call (or the beginning) in which it stood in the queue for a processor.
 
-        Of several threads the one that waited longest counts: it may be the one that holds the interpreter. 0.0 where
-        the system does not tell.
+        The waits of its threads are added up, to no more than the time that passed: they wait for one another, so what
+        one answers may have to wait for each in turn. 0.0 where the system does not tell.
         """
         now, waited = time.monotonic(), self._read()
-        longest = max((ns - self._waited.get(task, ns) for task, ns in waited.items()), default=0) / 1e9
+        added = sum(max(0, ns - self._waited.get(task, ns)) for task, ns in waited.items()) / 1e9
         passed, self._waited, self._at = now - self._at, waited, now
-        return min(max(0.0, longest), passed)
+        return min(added, passed)
 
     def _read(self) -> dict[str, int]:
         """Thread id -> nanoseconds it has waited."""
