@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pexpect
+import psutil
 import pytest
 from click.testing import Result
 from tests.openllm.cli.conftest import interrupt
@@ -95,6 +96,30 @@ def test_what_start_prints_works_as_printed(start: Start):
     assert server.stop(signal.SIGINT) == 0
     assert server.process.stdout is not None
     assert server.process.stdout.read() == ""
+
+
+def test_several_engines_end_when_none_is_left(start: Start):
+    """With two engines and no restarts the first death leaves one that answers; the second ends the server with 69."""
+    server = start("--engines", "2", "--restarts", "0")
+    url = json.loads(server.first)["endpoint"]
+    end = time.monotonic() + 20
+    while httpx.get(url + "/readyz").json().get("engines_ready") != 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    hosts = [
+        child.pid
+        for child in psutil.Process(server.process.pid).children()
+        if "openllm.engine.host" in " ".join(child.cmdline())
+    ]
+    assert len(hosts) == 2
+    os.kill(hosts[0], signal.SIGKILL)
+    while httpx.get(url + "/readyz").json().get("engines_ready") != 1 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert httpx.get(url + "/readyz").json() == {"status": "ready", "engines_ready": 1, "engines": 2}
+    reply = httpx.post(url + "/v1/completions", json={"model": "echo", "prompt": "hi", "max_tokens": 2}, timeout=20)
+    assert reply.json()["choices"][0]["text"] == "hi"
+    os.kill(hosts[1], signal.SIGKILL)
+    assert server.process.wait(20) == 69
+    assert "SIGKILL" in server.said.read_text()
 
 
 def test_one_server_for_machines(start: Start, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -56,7 +56,9 @@ def devices(situation: Situation) -> Iterator[Finding]:
     yield Finding("devices", "ok", f"{text}: {why}", data=data)
     placed = _placed(situation, situation.engine)
     if len(placed) > 1:
-        each = "; ".join(f"{number}: {own.device}" for number, own in enumerate(placed))
+        each = "; ".join(
+            f"{i}: {f'GPU {own.device}' if gpus else f'{own.threads} threads'}" for i, own in enumerate(placed)
+        )
         yield Finding("engines", "ok", f"{len(placed)} ({each})", data={"engines": len(placed)})
 
 
