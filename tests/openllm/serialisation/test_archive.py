@@ -6,8 +6,6 @@ import gzip
 import io
 import json
 import os
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -53,37 +51,6 @@ def test_an_archive_tells_nothing_of_the_machine(entry: StoreEntry, tmp_path: Pa
     assert str(tmp_path).encode() not in gzip.decompress(first.read_bytes())
     with tarfile.open(first) as tar:
         assert {(m.uid, m.gid, m.uname, m.mode) for m in tar} == {(0, 0, "", 0o644)}
-
-
-def bentoml(code: str, home: Path) -> None:
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "BENTOML_HOME": str(home),
-        "HOME": str(home),
-        "BENTOML_DO_NOT_TRACK": "True",
-    }
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_bentoml_reads_ours_and_we_read_bentomls(entry: StoreEntry, store: Store, other: Store, tmp_path: Path) -> None:
-    """`bentoml.models.import_model` takes our archive; what `bentoml.models.export_model` writes, gz or xz, we take."""
-    ours = archive.export(entry, tmp_path)
-    third = tmp_path / "third"
-    bentoml(
-        "import bentoml\n"
-        f"m = bentoml.models.import_model({str(ours)!r}); assert str(m.tag) == {entry.tag!r}\n"
-        f"assert open(m.path_of('model.safetensors'), 'rb').read() == open({str(entry.path / 'model.safetensors')!r}, 'rb').read()",
-        third,
-    )
-    assert [e.tag for e in Store(small.options(third)).entries()] == [entry.tag]
-    for name, form in (("x.tar.gz", "gz"), ("y.bentomodel", "bentomodel")):
-        theirs = tmp_path / name
-        bentoml(
-            f"import bentoml; bentoml.models.export_model({entry.tag!r}, {str(theirs)!r}, output_format={form!r})",
-            store.home,
-        )
-        assert archive.import_archive(other, theirs).tag == entry.tag
 
 
 def test_an_export_of_a_damaged_model_is_refused(entry: StoreEntry, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.openllm.serialisation import small
 
-from openllm.serialisation import get, list_models, verify
+from openllm.serialisation import archive, get, list_models, verify
 from openllm.serialisation.manifest import Manifest
 from openllm.serialisation.store import Store
 from openllm_core.errors import CorruptModel, ModelNotFound
@@ -102,3 +102,29 @@ def test_list_get_and_verify(tmp_path: Path) -> None:
     store.check(entry)
     with pytest.raises(CorruptModel, match=r"model\.safetensors"):
         verify("org--tiny", store.options)
+
+
+def bentoml(code: str, home: Path) -> None:
+    run(code, BENTOML_HOME=str(home), HOME=str(home), BENTOML_DO_NOT_TRACK="True")
+
+
+def test_bentoml_reads_our_archives_and_we_read_bentomls(tmp_path: Path) -> None:
+    """`bentoml.models.import_model` takes our archive; what `bentoml.models.export_model` writes, gz or xz, we take."""
+    store, other = publish(tmp_path / "home"), Store(small.options(tmp_path / "other"))
+    (entry,) = store.entries()
+    ours = archive.export(entry, tmp_path)
+    third = tmp_path / "third"
+    bentoml(
+        "import bentoml\n"
+        f"m = bentoml.models.import_model({str(ours)!r}); assert str(m.tag) == {entry.tag!r}\n"
+        f"assert open(m.path_of('model.safetensors'), 'rb').read() == open({str(entry.path / 'model.safetensors')!r}, 'rb').read()",
+        third,
+    )
+    assert [e.tag for e in Store(small.options(third)).entries()] == [entry.tag]
+    for name, form in (("x.tar.gz", "gz"), ("y.bentomodel", "bentomodel")):
+        theirs = tmp_path / name
+        bentoml(
+            f"import bentoml; bentoml.models.export_model({entry.tag!r}, {str(theirs)!r}, output_format={form!r})",
+            store.home,
+        )
+        assert archive.import_archive(other, theirs).tag == entry.tag
