@@ -23,6 +23,8 @@ from openllm_core.families.spec import FamilySpec
 from openllm_core.options import StoreOptions
 from openllm_core.prompts import format_of, prompt_of
 
+RENDER_LIMIT_S = 20.0  # the worker process starts within it, on a busy machine too
+
 
 @attrs.frozen(kw_only=True)
 class Rendered:
@@ -122,7 +124,7 @@ async def _from_chat_template(template: str, special: dict[str, str], text: str,
     """Render as the server does: in a worker process, within its limits."""
     from openllm.chat import ChatRenderer
 
-    renderer = ChatRenderer(template, special)
+    renderer = ChatRenderer(template, special, limit_s=RENDER_LIMIT_S)
     try:
         variables = {name: _json(value) for name, value in values.items()}
         return await renderer.render([{"role": "user", "content": text}], **variables)
