@@ -2,6 +2,7 @@
 
     python tools/bench_serving.py speed --json docs/figures/serving.json       ours, the raw loop, transformers serve
     python tools/bench_serving.py overhead --json docs/figures/overhead.json   CPU per streamed token of the server
+    python tools/bench_serving.py engine --json docs/figures/engine.json       our server on vLLM, and vLLM's offline engine
 
 `openllm bench` is the general tool and does the work; this adds the raw loop of stock transformers (bench_raw.py) and a
 server that does nothing but write (bench_bare.py).
@@ -87,6 +88,30 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
     return in_turns({name: measures[name] for name in args.subjects}, args.rounds, say)
 
 
+# -- engine -----------------------------------------------------------------------------------------------------------
+
+
+def engine(args: argparse.Namespace) -> dict[str, Any]:
+    """Rounds of our server on the vllm backend and of vLLM's offline engine with the same settings; needs vLLM here."""
+    model = args.model or default_model()
+    levels = [Level(concurrency=streams, requests=streams) for streams in args.concurrency]
+    plan = Plan(shape=RequestShape(output_tokens=args.max_tokens), levels=levels)
+    flags = [word for pair in args.engine_arg for word in ("--engine-arg", pair)]
+    ours = subjects.ours(model, "--backend", "vllm", *flags)
+    measures = {"openllm": partial(measure_subject, ours, plan, say), "offline": partial(offline, model, args)}
+    return in_turns(measures, args.rounds, say)
+
+
+def offline(model: str, args: argparse.Namespace) -> dict[str, Any]:
+    """vLLM's offline engine over the same prompts, in a process of its own."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as out:
+        command = [sys.executable, str(TOOLS / "bench_offline.py"), "--model", model, "--json", out.name]
+        command += ["--max-tokens", str(args.max_tokens), "--concurrency", *map(str, args.concurrency)]
+        command += ["--engine-arg", *args.engine_arg]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return json.loads(Path(out.name).read_bytes())
+
+
 # -- overhead ---------------------------------------------------------------------------------------------------------
 
 
@@ -145,13 +170,17 @@ def main() -> None:
     )
     cost = commands.add_parser("overhead", help="CPU per streamed token of the server process")
     cost.add_argument("--streams", type=int, default=64)
-    for command in (fast, cost):
+    inner = commands.add_parser("engine", help="our server on vLLM beside vLLM's offline engine")
+    inner.add_argument("--model", help="folder of the model; default: the default model, imported if need be")
+    inner.add_argument("--concurrency", type=int, nargs="+", default=[32, 100])
+    inner.add_argument("--engine-arg", nargs="*", default=[], metavar="KEY=VALUE", help="for both")
+    for command in (fast, cost, inner):
         command.add_argument("--rounds", type=int, default=3)
         command.add_argument("--max-tokens", type=int, default=128)
         command.add_argument("--json", type=Path, help="where the samples go")
     args = parser.parse_args()
     around = surroundings(["python", "tools/bench_serving.py", *sys.argv[1:]])
-    result = {"speed": speed, "overhead": overhead}[args.command](args) | around
+    result = {"speed": speed, "overhead": overhead, "engine": engine}[args.command](args) | around
     print(json.dumps(result["medians"], indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
