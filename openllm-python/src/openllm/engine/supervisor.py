@@ -72,7 +72,7 @@ class Watch:
     restarts: int = 3
     backoff_s: float = 0.25
     backoff_max_s: float = 10.0
-    ping_s: float = 2.0
+    ping_s: float = 1.0
     stall_s: float = 10.0
     load_stall_s: float = 180.0
     start_timeout_s: float = 3600.0
