@@ -220,3 +220,19 @@ def test_fast_takes_only_what_is_there(run: Run, home: Path, monkeypatch: pytest
     for model in ([], ["org/absent"], ["opt"]):
         done = run("import", *model, *words)
         assert done.exit_code == 66 and "--fast" in done.stderr
+
+
+@pytest.mark.parametrize("word", ["import", "download", "pull", "download-models", "download_models"])
+def test_other_names_of_import(run: Run, home: Path, word: str) -> None:
+    """Names that earlier releases and other tools gave the command all import."""
+    small.model_folder(Path("tiny"))
+    assert run(word, "./tiny", "-o", "porcelain").stdout.split() == tags(run) != []
+
+
+@pytest.mark.parametrize("backend", ["pt", "vllm", "ggml", "echo", "auto"])
+@pytest.mark.parametrize("serialisation", ["safetensors", "legacy"])
+def test_serialisation_does_not_depend_on_the_backend(run: Run, home: Path, backend: str, serialisation: str) -> None:
+    """Every backend takes both words, and what is stored is safetensors each time."""
+    made = add(run, "tiny", "--backend", backend, "--serialisation", serialisation)
+    assert made["serialisation"] == "safetensors"
+    assert [p.name for p in Path(made["path"]).glob("*.safetensors")] == ["model.safetensors"]

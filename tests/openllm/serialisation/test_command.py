@@ -82,6 +82,19 @@ def test_a_snapshot_of_the_hub_is_what_is_stored(shell: Shell, site: Hub) -> Non
     assert any(r.endswith(f"/revision/{COMMIT}") for r in site.requests)
 
 
+def test_a_model_of_the_hub_is_not_loaded(shell: Shell, site: Hub) -> None:
+    """Importing moves files: no framework that could load them is imported."""
+    done = shell("import", "org/tiny", HF_ENDPOINT=site.url, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0, done.stderr
+    imported = {
+        line.rpartition("|")[2].strip().partition(".")[0]
+        for line in done.stderr.splitlines()
+        if line.startswith("import time:")
+    }
+    assert "huggingface_hub" in imported
+    assert not imported & {"torch", "transformers", "numpy", "bentoml"}
+
+
 def test_two_revisions_asked_for(shell: Shell, site: Hub) -> None:
     """`id:revision` wins over --model-version, and says so on stderr."""
     done = shell("import", f"org/tiny:{COMMIT}", "--model-version", "other", HF_ENDPOINT=site.url)

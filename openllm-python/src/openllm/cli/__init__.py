@@ -42,6 +42,7 @@ ALIASES = {
     "serve": "start",
     "start-http": "start",
     "download": "import",
+    "download-models": "import",
     "pull": "import",
     "ls": "models",
     "rm": "prune",
