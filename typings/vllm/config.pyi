@@ -10,8 +10,11 @@ class CacheConfig:
 class SchedulerConfig:
     max_num_seqs: int
 
+class LoRAConfig:
+    max_loras: int
+
 class VllmConfig:
     model_config: ModelConfig
     cache_config: CacheConfig
     scheduler_config: SchedulerConfig
-    lora_config: object | None
+    lora_config: LoRAConfig | None

@@ -18,6 +18,9 @@ from openllm_core.options import EngineOptions
 
 from .plan import Plan
 
+SPARE_LORA_SLOTS = 1
+"""On a CPU vLLM takes "no adapter" for the last slot when it mixes both in a batch: one more slot, always empty, keeps the
+answers of the bare base right. `backend` loads no adapter into it."""
 RESERVED = ("model", "tokenizer", "trust_remote_code")
 SAFE_FORMATS = ("safetensors", "dummy", "fastsafetensors", "runai_streamer", "instanttensor")
 
@@ -61,6 +64,8 @@ def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
             hint="Add --allow-pickle-weights if you trust who made them.",
             param="--engine-arg",
         )
+    if given.get("enable_lora") and plan.device == "cpu":
+        given["max_loras"] = (given.get("max_loras") or 1) + SPARE_LORA_SLOTS
     return AsyncEngineArgs(**given)
 
 

@@ -28,7 +28,7 @@ from openllm_core.resources import detect
 from .. import checkpoint as checkpoints
 from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
 from . import architectures, leftovers, plan, threads
-from .arguments import engine_arguments
+from .arguments import SPARE_LORA_SLOTS, engine_arguments
 from .core import Core
 from .failure import Output, explain
 from .outputs import delta_of
@@ -43,10 +43,14 @@ class VllmBackend:
         processor: makes the core's requests.
         info: what the server is told.
         output: what workers in processes of their own print; None where there are none.
+        max_adapters: that may be loaded at once.
     """
 
-    def __init__(self, core: Core, processor: InputProcessor, info: BackendInfo, output: Output | None) -> None:
+    def __init__(
+        self, core: Core, processor: InputProcessor, info: BackendInfo, output: Output | None, max_adapters: int
+    ) -> None:
         self.info = info
+        self._max_adapters = max_adapters
         self._core = core
         self._processor = processor
         self._output = output
@@ -82,7 +86,9 @@ class VllmBackend:
             raise explain(error, list(output.lines) if output else []) from error
         info = describe(config, checkpoint, made, time.monotonic() - began)
         progress("ready", 1.0)
-        return cls(core, processor, info, output)
+        lora = config.lora_config
+        adapters = 0 if lora is None else lora.max_loras - (SPARE_LORA_SLOTS if made.device == "cpu" else 0)
+        return cls(core, processor, info, output, adapters)
 
     # -- the contract ------------------------------------------------------------------------------------------------
 
@@ -127,10 +133,16 @@ class VllmBackend:
         """Make the adapter in the folder `path` usable under `name`.
 
         Raises:
-            UnsupportedFeature: the engine was started without adapters.
+            UnsupportedFeature: the engine was started without adapters, or holds as many as it takes.
         """
         if not self.info.capabilities.adapters:
             raise UnsupportedFeature("This engine was started without adapters.", hint="--engine-arg enable_lora=true")
+        if name not in self._adapters and len(self._adapters) >= self._max_adapters:
+            raise UnsupportedFeature(
+                f"{self._max_adapters} adapters are loaded, the most this engine takes.",
+                hint=f"--engine-arg max_loras={self._max_adapters + 1}",
+                param="adapter_name",
+            )
         request = LoRARequest(name, 1 + max((a.lora_int_id for a in self._adapters.values()), default=0), path)
         await asyncio.to_thread(self._core.add_lora, request)
         self._adapters[name] = request

@@ -65,6 +65,8 @@ def test_adapters_by_request(checkpoints: Path, tmp_path: Path) -> None:
         one, two, again = (outcome.token_ids for outcome in found)
         assert again == base
         assert len({tuple(base), tuple(one), tuple(two)}) == 3
+        with pytest.raises(UnsupportedFeature, match="2 adapters"):
+            await backend.load_adapter("three", str(tmp_path / "one"))
         await backend.unload_adapter("one")
         gone = await say(drive, "one")
         assert gone.finish_reason == "error"

@@ -138,20 +138,6 @@ def test_wrong_engine_arguments_are_refused(pairs: dict[str, Any], word: str) ->
     assert word in f"{caught.value.message} {caught.value.hint}"
 
 
-def test_the_speculative_configuration_is_json(folder: Path) -> None:
-    """An n-gram proposer changes no token; what is no object is refused by the flag's name."""
-    with pytest.raises(InvalidSetting, match="--speculative-config"):
-        engine(folder, speculative_config="ngram")
-    plain = engine(folder)
-    (expected,) = run(plain, TokenSampling(max_tokens=24, temperature=0.0))
-    asyncio.run(plain.aclose())
-    proposer = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2, "prompt_lookup_min": 1}
-    speculative = engine(folder, speculative_config=json.dumps(proposer))
-    (found,) = run(speculative, TokenSampling(max_tokens=24, temperature=0.0))
-    asyncio.run(speculative.aclose())
-    assert found.token_ids == expected.token_ids
-
-
 def test_loading_pickle_needs_the_typed_flag(folder: Path) -> None:
     """An engine argument does not undo a safety setting."""
     with pytest.raises(UnsafeConfiguration):
