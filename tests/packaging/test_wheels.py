@@ -137,15 +137,21 @@ UNSEEN = {
 }
 
 
+# what an extra brings: the one folder that may import it
+OPTIONAL = {"vllm": "openllm/backends/vllm"}
+
+
 def imported_by(folder: Path) -> set[str]:
-    """Distributions that the source below a folder imports, at any depth."""
+    """Distributions that the source below a folder imports, at any depth; optional ones only where they do not belong."""
     found: set[str] = set()
     for path in folder.rglob("*.py"):
+        here: set[str] = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
+                here |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                found.add(node.module.partition(".")[0])
+                here.add(node.module.partition(".")[0])
+        found |= {name for name in here if path.parent != folder / OPTIONAL.get(name, "")}
     third_party = found - set(sys.stdlib_module_names) - set(PACKAGES.values())
     return {DISTRIBUTIONS.get(name, name) for name in third_party}
 
