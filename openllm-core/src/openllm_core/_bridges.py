@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import MissingDependency
@@ -29,11 +30,24 @@ _PEFT_CLASSES = {
 }
 
 
+_BACKENDS = {"pt": "openllm.backends.torch", "vllm": "openllm.backends.vllm", "echo": "openllm.backends.echo"}
+
+
 def _library(name: str, requirement: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
         raise MissingDependency(f"{name} cannot be imported: {error}", hint=f"pip install {requirement}") from error
+
+
+def backend_module(backend: str) -> ModuleType:
+    """The package of a backend, by its name: pt, vllm, echo.
+
+    Raises:
+        MissingDependency: openllm is not installed.
+        KeyError: no such backend.
+    """
+    return _library(_BACKENDS[backend], "openllm")
 
 
 def generation_config(config: LLMConfig) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from openllm_core import LLMConfig
 from openllm_core.config.env import EnvVarMixin, field_env_key, parse_value
-from openllm_core.errors import InvalidSetting
+from openllm_core.errors import InvalidSetting, MissingDependency
 
 
 def test_names_have_no_model_in_them() -> None:
@@ -105,3 +106,22 @@ def test_a_family_says_how_it_is_started() -> None:
     assert EnvVarMixin("nope").start_docstring == ""
     with pytest.raises(AttributeError, match="START_NOPE"):
         openllm_core.START_NOPE_COMMAND_DOCSTRING  # noqa: B018
+
+
+def test_module_is_the_backends_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the backend that the environment or the argument names; without openllm the error gives the pip line."""
+    import openllm_core._bridges as bridges
+
+    monkeypatch.setattr(bridges, "import_module", lambda name: SimpleNamespace(__name__=name))
+    assert EnvVarMixin("opt", environ={}).module.__name__ == "openllm.backends.torch"
+    assert EnvVarMixin("opt", environ={"OPENLLM_BACKEND": "vllm"}).module.__name__ == "openllm.backends.vllm"
+    with pytest.raises(KeyError):
+        _ = EnvVarMixin("opt", "nope", environ={}).module
+
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(bridges, "import_module", missing)
+    with pytest.raises(MissingDependency) as refused:
+        _ = EnvVarMixin("opt", environ={}).module
+    assert refused.value.hint == "pip install openllm"

@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import orjson
@@ -58,7 +59,7 @@ class EnvVarMixin(Mapping[str, Any]):
 
     `env["model_id"]` is the variable's name, `env["model_id_value"]` its value: the environment's, else the argument's.
 
-    A mapping of the names; `start_docstring` is an attribute alone.
+    A mapping of the names; `start_docstring` and `module` are attributes alone.
 
     Args:
         model_name: family in snake case.
@@ -91,6 +92,18 @@ class EnvVarMixin(Mapping[str, Any]):
 
         family = registry.get(self.model_name)
         return family.start_docstring if family is not None else ""
+
+    @property
+    def module(self) -> ModuleType:
+        """What runs the model: the package of the backend asked for. 0.3.5 had one module for each family here.
+
+        Raises:
+            MissingDependency: openllm is not installed.
+            KeyError: no such backend.
+        """
+        from .. import _bridges
+
+        return _bridges.backend_module(self["backend_value"])
 
     def __getitem__(self, item: str) -> Any:
         environ = os.environ if self._environ is None else self._environ

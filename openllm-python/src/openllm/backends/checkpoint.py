@@ -1,8 +1,7 @@
 """What a model folder says of itself, read without torch: config, weight files, sizes, end-of-sequence ids.
 
 Called by each backend: by `launch` (in the server process) and where it loads (in the engine host), so that both decide
-from the same
-facts. Reads JSON and safetensors headers only; never a weight.
+from the same facts. Reads JSON and safetensors headers only; never a weight.
 """
 
 from __future__ import annotations
