@@ -50,6 +50,8 @@ def raw_loop(model_dir: str, concurrencies: list[int], max_tokens: int, dtypes: 
             model_dir,
             "--only",
             "raw",
+            "--rounds",
+            "1",  # the turns with the servers are the rounds
             "--json",
             out.name,
         ]
