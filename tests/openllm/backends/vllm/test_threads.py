@@ -102,6 +102,7 @@ def test_compiled_artefacts_are_kept_in_our_cache(monkeypatch: pytest.MonkeyPatc
     """In the program's cache folder, unless the user has said where."""
     monkeypatch.setenv("OPENLLM_HOME", str(tmp_path))
     monkeypatch.setenv("VLLM_CACHE_ROOT", "/mine")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # torch sets it for a process that compiled
     found = launch.environment(OPTIONS, cpu_machine())
     assert found["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")
     assert "VLLM_CACHE_ROOT" not in found
