@@ -10,9 +10,11 @@ import torch
 from tests.openllm.backends.torch.conftest import load_model
 from tests.tiny_models import tiny_checkpoint
 
-from openllm.backends.torch import compiling
+from openllm.backends import checkpoint as checkpoint_module
+from openllm.backends.torch import compiling, loading, tuning
 from openllm.backends.torch.measure import Shape
 from openllm_core.errors import InvalidSetting
+from openllm_core.options import EngineOptions
 
 
 def test_blocks_are_found_by_what_they_hold(checkpoints: Path) -> None:
@@ -48,6 +50,33 @@ def test_what_cannot_be_compiled_is_refused(checkpoints: Path, monkeypatch: pyte
     monkeypatch.setattr(compiling, "_warm", fail)
     with pytest.raises(InvalidSetting, match=r"no C\+\+ compiler"):
         load_model(tiny_checkpoint("llama", checkpoints), compile="on")
+
+
+def test_a_choice_that_fails_later_is_given_up(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chosen by measurement, the compiler gone since: the model loads and answers uncompiled, and the line says so."""
+    path = tiny_checkpoint("llama", checkpoints)
+
+    def fail(*_: Any) -> None:
+        raise compiling.CannotCompile("no C++ compiler")
+
+    monkeypatch.setattr(compiling, "_warm", fail)
+    asked = EngineOptions(model_path=str(path), device="cpu")
+    checkpoint = checkpoint_module.read(path)
+    device = torch.device("cpu")
+    choice = tuning.Choice(
+        dtype="float32",
+        linear="plain",
+        attention="grouped",
+        threads=1,
+        compile=True,
+        decisions=("compile: on (measured)",),
+    )
+    model = loading.load(asked, checkpoint, choice, device, lambda text, share: None)
+    found = tuning.confirm(asked, checkpoint, choice, model)
+    assert found.compile is False
+    assert [line for line in found.decisions if line.startswith("compile: off (chosen, but")]
+    with torch.inference_mode():
+        assert model.whole([1, 2], [3]).shape[0] == 2
 
 
 def test_a_block_is_measured_both_ways() -> None:

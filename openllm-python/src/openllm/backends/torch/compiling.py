@@ -44,7 +44,7 @@ def compile_blocks(module: nn.Module) -> int:
         Blocks compiled.
 
     Raises:
-        CannotCompile: no compiler, or one that cannot compile this.
+        CannotCompile: no compiler, or one that cannot compile this; the blocks are as they were.
     """
     found = blocks(module)
     for block in found:
@@ -52,7 +52,12 @@ def compile_blocks(module: nn.Module) -> int:
     for block in found[:1]:
         weight = next(child.weight for child in block.children() if isinstance(child, nn.Linear))
         shapes = [(rows, columns, weight.shape[1]) for columns in (1, 8) for rows in ROWS]
-        _warm(block, [torch.ones(shape, dtype=weight.dtype, device=weight.device) for shape in shapes])
+        try:
+            _warm(block, [torch.ones(shape, dtype=weight.dtype, device=weight.device) for shape in shapes])
+        except CannotCompile:
+            for each in found:
+                cast(Any, each)._compiled_call_impl = None  # as before `compile`, so that the model still runs
+            raise
     return len(found)
 
 

@@ -153,8 +153,7 @@ def load(
             widen_rest(module)
     if device.type == "cpu" and compute == torch.float32:
         fuse_norms(module)
-    if choice.compile:
-        _compile(options, checkpoint, module, progress)
+    compiled = _compile(options, checkpoint, module, progress) if choice.compile else 0
     config = module.config
     generation: Any = getattr(module, "generation_config", None)
     start = getattr(generation, "decoder_start_token_id", None)
@@ -167,11 +166,12 @@ def load(
         vocab_size=_vocab_size(config.get_text_config(decoder=True)),
         seq2seq=checkpoint.seq2seq,
         start_token_id=int(start or 0),
+        compiled_blocks=compiled,
     )
 
 
-def _compile(options: EngineOptions, checkpoint: Checkpoint, module: nn.Module, progress: Progress) -> None:
-    """Compile the feed-forward blocks.
+def _compile(options: EngineOptions, checkpoint: Checkpoint, module: nn.Module, progress: Progress) -> int:
+    """Compile the feed-forward blocks; returns how many. What was chosen by measurement may fail here: then none are.
 
     Raises:
         InvalidSetting: `--compile on`, and it cannot be done.
@@ -180,10 +180,13 @@ def _compile(options: EngineOptions, checkpoint: Checkpoint, module: nn.Module, 
     try:
         count = compiling.compile_blocks(module)
     except compiling.CannotCompile as reason:
-        raise compiling.refused(reason) from reason
+        if options.compile == "on":
+            raise compiling.refused(reason) from reason
+        return 0
     if not count and options.compile == "on":
         raise InvalidSetting(
             f"--compile on: {checkpoint.architecture} has no feed-forward block that can be compiled.",
             hint="Leave --compile at auto.",
             param="--compile",
         )
+    return count

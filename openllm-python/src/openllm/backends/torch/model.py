@@ -27,6 +27,7 @@ class LoadedModel:
         vocab_size: columns of its logits.
         seq2seq: an encoder reads the prompt.
         start_token_id: first input of the decoder; seq2seq only.
+        compiled_blocks: feed-forward blocks that are compiled.
         windowed: rows of different length can share one window (verified at load); else each row runs alone.
     """
 
@@ -36,6 +37,7 @@ class LoadedModel:
     vocab_size: int
     seq2seq: bool = False
     start_token_id: int = 0
+    compiled_blocks: int = 0
     windowed: bool = True
     _accepts: frozenset[str] = attrs.field(init=False)
     _cache_name: str = attrs.field(init=False)

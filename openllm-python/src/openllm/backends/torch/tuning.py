@@ -91,6 +91,7 @@ def confirm(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, mode
 
     The model is left with the attention and the `windowed` that hold.
     """
+    choice = _as_compiled(choice, model)
     if choice.windowed is not None:
         model.use_attention(choice.attention)
         model.windowed = choice.windowed
@@ -100,15 +101,21 @@ def confirm(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, mode
     if name != choice.attention:
         lines = [line for line in lines if not line.startswith("attention")]
         lines.append(f"attention: {name} ({choice.attention} does not give this architecture's own results)")
-    if choice.compile and not compiling.blocks(model.module):
-        lines = [line for line in lines if not line.startswith("compile")]
-        lines.append("compile: off (this architecture has no feed-forward block that can be compiled)")
     if not shared:
         lines.append("batching: one sequence at a time (this architecture's state cannot share a window)")
     choice = attrs.evolve(choice, attention=name, windowed=shared, decisions=tuple(lines))
     if model.device.type == "cpu" and checkpoint.num_parameters >= SMALL:
         remember(_key(options, checkpoint, detect.machine(probe=tuple)), choice)
     return choice
+
+
+def _as_compiled(choice: Choice, model: LoadedModel) -> Choice:
+    """The choice, told as it is when compilation was chosen and nothing could be compiled."""
+    if not choice.compile or model.compiled_blocks:
+        return choice
+    lines = [line for line in choice.decisions if not line.startswith("compile")]
+    lines.append("compile: off (chosen, but this model has no feed-forward block that could be compiled here)")
+    return attrs.evolve(choice, compile=False, decisions=tuple(lines))
 
 
 def _what_holds(options: EngineOptions, choice: Choice, model: LoadedModel) -> tuple[str, bool]:
