@@ -30,11 +30,13 @@ async def test_a_group_lives_until_its_last_member_is_gone() -> None:
 
 
 def test_notes_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    """The OpenMP note of a killed process goes; those of others stay."""
-    for name in ("__KMP_REGISTERED_LIB_12_0", "__KMP_REGISTERED_LIB_123_0", "psm_12"):
+    """The OpenMP note of a dead process goes; those of living ones, of other users, and other files stay."""
+    dead, user = 2**22 + 1, os.getuid()
+    kept = {f"__KMP_REGISTERED_LIB_{os.getpid()}_{user}", f"__KMP_REGISTERED_LIB_{dead}_{user + 1}", f"psm_{dead}"}
+    for name in (*kept, f"__KMP_REGISTERED_LIB_{dead}_{user}"):
         (tmp_path / name).touch()
-    groups.remove_leftovers([12, 99], tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["__KMP_REGISTERED_LIB_123_0", "psm_12"]
+    assert groups.remove_leftovers(tmp_path) == 1
+    assert {file.name for file in tmp_path.iterdir()} == kept
 
 
 def test_out_of_memory_kills_are_counted(tmp_path: Path) -> None:

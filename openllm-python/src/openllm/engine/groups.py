@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import time
 from pathlib import Path
 
 POLL_S = 0.005
 _SHARED_MEMORY = Path("/dev/shm")
-_OPENMP_REGISTRATION = "__KMP_REGISTERED_LIB_{pid}_*"
-"""Intel's OpenMP notes each process that uses it here and clears the note only when that process ends by itself."""
+_OPENMP_REGISTRATION = re.compile(r"__KMP_REGISTERED_LIB_(\d+)_(\d+)$")
+"""Intel's OpenMP notes each process (id, user) that uses it here; the note goes only when that process ends by itself."""
 
 
 def members(group: int, proc: Path = Path("/proc")) -> list[int]:
@@ -66,12 +67,18 @@ async def wait_gone(group: int, limit_s: float) -> bool:
         await asyncio.sleep(POLL_S)
 
 
-def remove_leftovers(pids: list[int], folder: Path = _SHARED_MEMORY) -> None:
-    """Remove the notes that killed processes left in shared memory; a later process of the same id trips over them."""
-    for pid in pids:
-        for note in folder.glob(_OPENMP_REGISTRATION.format(pid=pid)):
-            with contextlib.suppress(OSError):
-                note.unlink()
+def remove_leftovers(folder: Path = _SHARED_MEMORY, proc: Path = Path("/proc")) -> int:
+    """Remove the notes that this user's killed processes left in shared memory; a later process of the same id trips
+    over them. Returns how many."""
+    removed = 0
+    for note in folder.glob("__KMP_REGISTERED_LIB_*"):
+        match = _OPENMP_REGISTRATION.match(note.name)
+        if match is None or int(match[2]) != os.getuid() or (proc / match[1]).exists():
+            continue
+        with contextlib.suppress(OSError):
+            note.unlink()
+            removed += 1
+    return removed
 
 
 def oom_kills(root: Path = Path("/")) -> int:

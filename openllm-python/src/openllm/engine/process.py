@@ -101,7 +101,6 @@ class HostProcess:
         if grace_s > 0 and self._channel is not None:
             self._channel.send(Shutdown())
             await self._wait_exited(grace_s)
-        members = groups.members(self._process.pid)
         self._kill()
         await self._wait_exited(KILL_WAIT_S)
         if self._channel is not None:
@@ -113,7 +112,7 @@ class HostProcess:
         if self._exited.done():
             self._process.wait()  # reaps
             await groups.wait_gone(self._process.pid, KILL_WAIT_S)
-        groups.remove_leftovers(members)
+        groups.remove_leftovers()
 
     async def _wait_exited(self, limit_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -214,6 +213,7 @@ class Spawned:
             OSError: the system refuses another process.
         """
         self.environment = registry.get(options.backend).environment(options)
+        groups.remove_leftovers()  # of a host whose server was killed and could not
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         watched, self._lifeline = os.pipe()
         arguments = [str(theirs.fileno()), str(os.getpid()), str(watched), options.backend]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from openllm.backends.vllm import failure, leftovers
+from openllm.backends.vllm import failure
 from openllm_core.errors import EngineError, MissingDependency, OpenLLMError, OutOfMemory, UnsupportedFeature
 
 HOLLOW = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}")
@@ -51,16 +49,3 @@ def test_our_own_errors_pass() -> None:
     """What was already told well is not told again."""
     ours = OutOfMemory("no")
     assert failure.explain(ours, []) is ours
-
-
-def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
-    """Intel's OpenMP leaves a file for each killed process; those of living ones, and of other users, stay."""
-    import os
-
-    alive = tmp_path / f"__KMP_REGISTERED_LIB_{os.getpid()}_{os.getuid()}"
-    dead = tmp_path / f"__KMP_REGISTERED_LIB_{2**22 + 1}_{os.getuid()}"
-    theirs = tmp_path / f"__KMP_REGISTERED_LIB_{2**22 + 1}_{os.getuid() + 1}"
-    for file in (alive, dead, theirs):
-        file.touch()
-    assert leftovers.remove(tmp_path) == 1
-    assert alive.exists() and theirs.exists() and not dead.exists()

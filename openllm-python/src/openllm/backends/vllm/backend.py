@@ -27,7 +27,7 @@ from openllm_core.resources import detect
 
 from .. import checkpoint as checkpoints
 from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
-from . import architectures, leftovers, plan, threads
+from . import architectures, plan, threads
 from .arguments import SPARE_LORA_SLOTS, engine_arguments
 from .core import Core
 from .failure import Output, explain
@@ -72,7 +72,6 @@ class VllmBackend:
         architectures.refuse_unsupported(checkpoint.architecture)
         made = plan.make(options, checkpoint, detect.machine())
         arguments = engine_arguments(options, made)
-        leftovers.remove()
         output = Output() if made.ranks > 1 else None
         began = time.monotonic()
         progress("loading the model" if made.eager else "loading and compiling the model", None)
