@@ -24,6 +24,7 @@ from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
 from ..base import Progress
+from ..cache import cache_folder
 from ..checkpoint import Checkpoint
 from . import compiling, verify
 from .linears import KINDS, available
@@ -292,12 +293,8 @@ def _threads(machine: detect.Machine, shape: Shape, dtype: str, kind: str) -> tu
 
 
 def memory_file() -> Path:
-    """Where choices are remembered: `$OPENLLM_HOME`, else `$XDG_CACHE_HOME/openllm`, else `~/.cache/openllm`."""
-    home = os.environ.get("OPENLLM_HOME")
-    if home:
-        return Path(home).expanduser() / "pt-tuning.json"
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "openllm" / "pt-tuning.json"
+    """Where choices are remembered."""
+    return cache_folder() / "pt-tuning.json"
 
 
 def _key(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> str:

@@ -6,7 +6,6 @@ Called by the supervisor in the server process, by the start checks, and by the 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from openllm_core.errors import OutOfMemory
 from openllm_core.options import EngineOptions
@@ -14,6 +13,7 @@ from openllm_core.resources import detect
 
 from .. import checkpoint as checkpoints
 from ..base import MemoryEstimate
+from ..cache import cache_folder
 from . import architectures, plan, threads
 
 PRELOAD = "openllm.backends.vllm.backend"
@@ -77,11 +77,3 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
         context_tokens=plan.context_of(options, checkpoint),
         slots=options.max_num_seqs or plan.MAX_NUM_SEQS,
     )
-
-
-def cache_folder() -> Path:
-    """Where compiled artefacts are kept: `$OPENLLM_HOME`, else `$XDG_CACHE_HOME/openllm`, else `~/.cache/openllm`."""
-    home = os.environ.get("OPENLLM_HOME")
-    if home:
-        return Path(home).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "openllm"
