@@ -1,0 +1,152 @@
+"""The Containerfile of a Bento: BentoML's own text, made from values that cannot add a line to it.
+
+Called by `containers.py` and `openllm get-containerfile`; `check` also by whoever writes values into a Bento. BentoML
+puts names and values into its template as they are, so a line end in one would be a new instruction. Runs no engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+from openllm_core.errors import CorruptModel, InvalidSetting
+
+if TYPE_CHECKING:
+    from .bentos import Bento
+
+NAME = "Containerfile"
+TEMPLATE = "env/docker/Dockerfile.template"
+"""Where a Bento keeps the file of `--dockerfile-template`; the folder is BentoML's."""
+ENVIRONMENT = {"OPENLLM_HOST": "0.0.0.0"}
+"""What every image of ours sets: in a container loopback reaches nobody, so we listen outside and want a key."""
+
+IMAGE = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+)?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?(@sha256:[0-9a-f]{64})?"
+)
+"""A reference of an image: registry, path, tag, digest."""
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PATH = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._/+-]*")
+PYTHON = re.compile(r"3(\.[0-9]{1,3}){0,2}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def render(bento: Bento) -> str:
+    """The Containerfile, as `bentoml containerize` uses it; with the Bento's own template where it was built with one.
+
+    Raises:
+        CorruptModel: an earlier BentoML made the Bento, in a layout that has no image.
+        InvalidSetting: a value in it would change the file's instructions, or its template is wrong.
+    """
+    generate: Any = import_module("bentoml._internal.container.generate")
+    docker: Any = import_module("_bentoml_impl.docker")
+    image, envs = _image(bento), _mappings(bento.info.get("envs"))
+    check(image, envs)
+    variables = docker.get_templates_variables(
+        import_module("bentoml._internal.bento.bento").ImageInfo(**image),
+        bento.path,
+        enable_buildkit=True,
+        add_header=True,
+        envs=[env for env in envs if env.get("stage") != "build"],
+        secret_envs=[env for env in envs if env.get("stage") == "build"],
+    )
+    environment = generate.build_environment()
+    template = environment.get_template("base_v2.j2")
+    own = bento.path / TEMPLATE
+    if own.is_file():
+        template = extended(environment, template, own.read_text(encoding="utf-8"))
+    text = _filled(template, variables)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def extended(environment: Any, base: Any, text: str) -> Any:
+    """The template of `--dockerfile-template`: it extends `bento_base_template` and overrides its blocks.
+
+    Args:
+        environment: BentoML's, which is sandboxed.
+
+    Raises:
+        InvalidSetting: it is no template.
+    """
+    import jinja2
+
+    functions = import_module("bentoml._internal.container.generate").J2_FUNCTION
+    try:
+        return environment.from_string(text, globals={"bento_base_template": base, **functions})
+    except jinja2.TemplateError as error:
+        raise InvalidSetting(f"The Dockerfile template is wrong: {error}.", param="--dockerfile-template") from error
+
+
+def check(image: Mapping[str, Any], envs: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse what would add or change an instruction, before it is written into a Bento and again when it is read.
+
+    Args:
+        image: `base_image`, `python_version`, `commands`, `post_commands`, `build_include`, as in bento.yaml.
+        envs: `name` and `value` each.
+
+    Raises:
+        InvalidSetting: names the value.
+    """
+    _matches(IMAGE, "base image", image.get("base_image"))
+    _matches(PYTHON, "Python version", image.get("python_version"))
+    for path in image.get("build_include") or ():
+        _matches(PATH, "path to include", path)
+    for command in (*(image.get("commands") or ()), *(image.get("post_commands") or ())):
+        if continued(str(command)):
+            raise _unsafe("command", command)
+    for env in envs:
+        _matches(VARIABLE, "variable name", env.get("name"))
+        one_line("value of " + str(env.get("name")), env.get("value") or "")
+
+
+def one_line(what: str, value: Any) -> str:
+    """A value that stays on its line: no control character, no line separator of any script.
+
+    Raises:
+        InvalidSetting: it has one.
+    """
+    text = str(value)
+    if _CONTROL.search(text):
+        raise _unsafe(what, text)
+    return text
+
+
+def continued(command: str) -> bool:
+    """Whether a command of several lines leaves its RUN: a line before the last one without a backslash at its end."""
+    lines = command.splitlines()
+    return any(not line.endswith("\\") for line in lines[:-1]) or command.endswith("\\") or "<<" in command
+
+
+def _matches(form: re.Pattern[str], what: str, value: Any) -> None:
+    if not form.fullmatch(str(value)):
+        raise _unsafe(what, value)
+
+
+def _unsafe(what: str, value: Any) -> InvalidSetting:
+    return InvalidSetting(
+        f"The {what} {str(value)[:80]!r} cannot stand in a Containerfile.", hint="Choose a plain one."
+    )
+
+
+def _filled(template: Any, variables: Mapping[str, Any]) -> str:
+    import jinja2
+
+    try:
+        return template.render(**variables)
+    except jinja2.TemplateError as error:
+        raise InvalidSetting(f"The Dockerfile template is wrong: {error}.", param="--dockerfile-template") from error
+
+
+def _image(bento: Bento) -> dict[str, Any]:
+    """The fields of the image that BentoML's template knows."""
+    found: Any = bento.info.get("image")
+    if not isinstance(found, dict):
+        raise CorruptModel(f"{bento.tag} was built in an older layout, without an image.", hint="Build it again.")
+    known = {"base_image", "python_version", "commands", "python_requirements", "post_commands", "build_include"}
+    return {key: value for key, value in cast("dict[str, Any]", found).items() if key in known}
+
+
+def _mappings(value: Any) -> list[dict[str, Any]]:
+    entries = cast("list[Any]", value) if isinstance(value, list) else []
+    return [cast("dict[str, Any]", entry) for entry in entries if isinstance(entry, dict)]
