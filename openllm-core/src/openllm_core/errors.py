@@ -2,9 +2,9 @@
 
     OpenLLMError(message, hint, code, param, retry_after_s)
     ├─ ConfigError        InvalidSetting (MalformedSetting · WrongSettingType) · UnknownModel · UnknownBackend
-    │                     · UnsafeConfiguration
+    │                     · UnsafeConfiguration · InvalidDataset
     ├─ InvalidRequest     InvalidSamplingParams · ContextLengthExceeded · UnsupportedFeature · AdapterNotFound
-    │                     · UnknownServedModel · DeadlineExceeded
+    │                     · AdapterIncompatible · UnknownServedModel · DeadlineExceeded
     ├─ MissingDependency  (also ImportError; its hint is the pip line of the extra)
     ├─ ResourceError      NoSuitableDevice · OutOfMemory · PortInUse
     ├─ StoreError         ModelNotFound · CorruptModel · StoreBusy
@@ -119,6 +119,13 @@ class UnsafeConfiguration(ConfigError):
     code = "unsafe_configuration"
 
 
+class InvalidDataset(ConfigError, ValueError):
+    """A file to train on holds a line that cannot be used; the message names its number."""
+
+    code = "invalid_dataset"
+    exit_code = 65
+
+
 class ForbiddenAttributeError(ConfigError):
     """A reserved attribute was read or assigned."""
 
@@ -167,6 +174,13 @@ class AdapterNotFound(InvalidRequest):
     """No adapter of that name is loaded."""
 
     code = "adapter_not_found"
+
+
+class AdapterIncompatible(InvalidRequest):
+    """An adapter that cannot be served on this model, or is no adapter that we read; the message says what is wrong."""
+
+    code = "adapter_incompatible"
+    exit_code = 65
 
 
 class UnknownServedModel(InvalidRequest):
