@@ -6,12 +6,16 @@ returns.
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from prometheus_client import CollectorRegistry
 
+from openllm import adapters
 from openllm.backends import registry as backends
 from openllm.chat import ChatRenderer
 from openllm.engine.engine import Engine
@@ -19,13 +23,17 @@ from openllm.engine.placement import place
 from openllm.engine.pool import AnyEngine, EnginePool
 from openllm.serialisation import open_tokenizer
 from openllm.service import ServedModel, Service
+from openllm.service.adapters import ServedAdapters
 from openllm.tokenizer import Tokenizer, byte_tokenizer
+from openllm_core.config.env import EnvVarMixin
 from openllm_core.config.llm import LLMConfig
+from openllm_core.config.resolve import general_config
 from openllm_core.errors import UnknownModel
 from openllm_core.families import registry as families
 from openllm_core.families.spec import FamilySpec
 from openllm_core.fields import settle
-from openllm_core.options import EngineOptions, ServerOptions
+from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
+from openllm_core.settings import read
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -58,6 +66,8 @@ def build(
     *,
     launch: Launcher | None = None,
     config: LLMConfig | None = None,
+    store: StoreOptions | None = None,
+    loopback_only: bool = False,
 ) -> Composed:
     """Put a server together.
 
@@ -66,6 +76,8 @@ def build(
         model: None only with the echo backend, which needs none.
         launch: how the engine host is started; default a process of its own.
         config: generation defaults, of the model's family; default: what the environment and the family say.
+        store: where adapters are found by name; default: what the environment says.
+        loopback_only: answer this machine alone, where another program listens for us.
 
     Raises:
         UnknownBackend, MissingDependency: no such backend, or none that can run the model.
@@ -84,24 +96,39 @@ def build(
         family=family.name if family else "",
         quantize=engine_options.quantize or (model.quantize if model else None),
     )
+    names = served_names(server_options, model)
+    bound = adapters.bind(options, store or read(StoreOptions).options, names)
+    options = bound.options
     trust = options.trust_remote_code
     tokenizer = open_tokenizer(model.path, trust_remote_code=trust) if model else byte_tokenizer()
     config, notes = settle(config or LLMConfig.for_model(family or unknown_family()), backend)
     served = ServedModel(
         model_id=model.model_id if model else ECHO,
-        names=served_names(server_options, model),
+        names=names,
         config=config,
         backend=backend,
         family=family,
     )
     registry = CollectorRegistry()
     engine = _engines(options, server_options, tokenizer, registry, launch)
+    embedder = embedder_of(engine, options, tokenizer, store_options, launch)
     chat = ChatRenderer.of(tokenizer, family.chat_template if family else None)
-    service = Service(engine, model=served, server_options=server_options, chat=chat)
+    may_load = server_options.allow_adapter_load and options.max_adapters > 0
+    served_adapters = ServedAdapters(
+        engine.adapters,
+        models=names,
+        given=bound.given,
+        max_adapters=options.max_adapters,
+        shelf=adapters.StoreShelf(store or read(StoreOptions).options, options) if may_load else None,
+    )
+    service = Service(engine, model=served, server_options=server_options, chat=chat, adapters=served_adapters)
     from openllm.server.app import create_app
 
     return Composed(
-        engine=engine, service=service, app=create_app(service, server_options, registry), notes=tuple(notes)
+        engine=engine,
+        service=service,
+        app=create_app(service, server_options, registry, loopback_only=loopback_only),
+        notes=(*notes, *bound.notes),
     )
 
 
@@ -135,6 +162,24 @@ def served_names(options: ServerOptions, model: ResolvedModel | None) -> tuple[s
     if options.served_model_name:
         return tuple(dict.fromkeys(options.served_model_name))
     return (model.served_name,) if model else (ECHO,)
+
+
+def defaults_of(family: str | None, fields: Mapping[str, Any], typed: Mapping[str, Any] | None = None) -> LLMConfig:
+    """Generation defaults of a model: typed > environment > `fields` > family.
+
+    Args:
+        family: its name; None when the model is of no known one.
+        fields: what a configuration file or a Bento says.
+        typed: what this command line says.
+
+    Raises:
+        InvalidSetting, InvalidRequest: a value does not fit.
+    """
+    spec = families.find(family) if family else unknown_family()
+    environ: dict[str, str] = dict(os.environ)
+    if fields:
+        environ[EnvVarMixin.config] = json.dumps({**fields, **general_config(os.environ)})
+    return LLMConfig.for_model(spec, environ=environ, **(typed or {}))
 
 
 def unknown_family() -> FamilySpec:

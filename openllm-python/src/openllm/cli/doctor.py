@@ -14,8 +14,9 @@ import attrs
 import click
 
 from openllm.cli import failures
+from openllm.cli.bento import wanted
 from openllm.cli.command import Command, Session
-from openllm.cli.options import Settings, config_option, read_settings, setting_options
+from openllm.cli.options import Settings, config_option, setting_options
 from openllm.cli.output import Output, output_option, paint
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 
@@ -41,8 +42,8 @@ def command(
     Looks at versions and packages that break each other, devices, port, store, model, memory, and every limit with its
     source. Exit code 0: it would; 71: the machine lacks something; 78: the installation or the configuration is wrong.
     """
-    settings = read_settings(typed, config)
-    return report(settings, model or settings.model, model_id or settings.model_id, Output(output, session))
+    what = wanted(typed, config, {}, model, model_id)
+    return report(what.settings, what.model, what.model_id, Output(output, session))
 
 
 def situation_of(settings: Settings, model: str | None, model_id: str | None) -> Situation:

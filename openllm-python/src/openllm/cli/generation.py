@@ -7,7 +7,6 @@ them: a plain start does not pay for them. `configure` makes the server's defaul
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,13 @@ from openllm_core.families import registry
 from openllm_core.families.spec import FamilySpec
 
 if TYPE_CHECKING:
+    from openllm.serialisation.bento_record import BuiltBento
     from openllm_core.config.click_options import ClickOption
     from openllm_core.config.llm import LLMConfig
 
 HELP = {"-h", "--help"}
 FAMILY, OFFERED, FIELDS = "openllm.family", "openllm.offered", "openllm.fields"  # keys of click's ctx.meta
+BENTO = "openllm.bento"
 
 
 class FieldOption(GroupedOption):
@@ -51,7 +52,17 @@ class StartCommand(Command):
         known = {opt for param in self.params for opt in (*param.opts, *param.secondary_opts)} | HELP
         ctx.meta[OFFERED] = any(word.startswith("--") and word not in known for word in words)
         ctx.meta[OFFERED] |= ctx.meta[FAMILY] is not None and bool(words & HELP)
+        if words & HELP and ctx.meta[FAMILY] is None:
+            self._look_for_bento(ctx, args)
         return super().parse_args(ctx, args)
+
+    def _look_for_bento(self, ctx: click.Context, args: list[str]) -> None:
+        from openllm.cli.bento import named_in
+
+        if (bento := named_in(args)) is not None:
+            ctx.meta[BENTO] = bento
+            ctx.meta[FAMILY] = registry.get(bento.record.family) if bento.record.family else None
+            ctx.meta[OFFERED] = True
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Its own options, and those of the fields where they are wanted."""
@@ -66,11 +77,23 @@ class StartCommand(Command):
         """The family's ids below the text."""
         super().format_help_text(ctx, formatter)
         family: FamilySpec | None = ctx.meta.get(FAMILY)
-        if family is not None:
+        if BENTO in ctx.meta:
+            describe_bento(ctx.meta[BENTO], formatter)
+        elif family is not None:
             with formatter.section(section_heading(f"Official ids of {family.name}, for --model-id")):
                 for model_id in family.model_ids:
                     default = "  (default)" if model_id == family.default_id else ""
                     formatter.write(f"{'':>{formatter.current_indent}}{model_id}{default}\n")
+
+
+def describe_bento(bento: BuiltBento, formatter: click.HelpFormatter) -> None:
+    """What a Bento serves and with what, on the help page."""
+    record = bento.record
+    rows = [("model", f"{record.model_id} ({record.model})")]
+    rows += [(name.replace("_", "-"), _shown(value)) for name, value in {**record.settings, **record.fields}.items()]
+    rows += [("adapter", adapter.name) for adapter in record.adapters]
+    with formatter.section(section_heading(f"The Bento {bento.tag}, which flags and variables win over")):
+        formatter.write_dl(rows)
 
 
 def field_options(family: FamilySpec | None) -> list[FieldOption]:
@@ -110,6 +133,8 @@ def _click_option(option: ClickOption, *, with_default: bool) -> FieldOption:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, (list, dict)):
+        return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -148,10 +173,8 @@ def configure(name: str | None, typed: Mapping[str, Any], file: Mapping[str, Any
     Raises:
         InvalidSetting: a value does not fit, or the field is another family's; names flag, variable or key.
     """
-    from openllm.compose import unknown_family
-    from openllm_core.config.env import EnvVarMixin
+    from openllm.compose import defaults_of, unknown_family
     from openllm_core.config.llm import LLMConfig
-    from openllm_core.config.resolve import general_config
 
     family = registry.find(name) if name else unknown_family()
     for values, origin in ((typed, flag), (file, key)):
@@ -163,10 +186,7 @@ def configure(name: str | None, typed: Mapping[str, Any], file: Mapping[str, Any
             if field in made.extras:
                 of = ", ".join(spec.name for spec in registry.all() if field in spec.own_fields)
                 raise InvalidSetting(f"{origin(field)}: a field of {of}, not of this model.", param=origin(field))
-    environ: dict[str, str] = dict(os.environ)
-    if file:
-        environ[EnvVarMixin.config] = json.dumps({**file, **general_config(os.environ)})
-    return LLMConfig.for_model(family, environ=environ, **typed)
+    return defaults_of(name, file, typed)
 
 
 def named(error: OpenLLMError, values: Mapping[str, Any], origin: Callable[[str], str]) -> OpenLLMError:

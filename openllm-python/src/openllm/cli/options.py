@@ -22,6 +22,8 @@ from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 from openllm_core.settings import Setting, Source, check_keys, convert, flag_of, read, settings_of
 
 if TYPE_CHECKING:
+    from openllm.serialisation.bento_record import BuiltBento
+
     _ParamType = click.ParamType[Any]
 else:
     _ParamType = click.ParamType  # not generic before click 8.4
@@ -142,7 +144,11 @@ class Settings:
 
 
 def read_settings(
-    typed: dict[str, Any] | None = None, config: Path | None = None, fields: dict[str, Any] | None = None
+    typed: dict[str, Any] | None = None,
+    config: Path | None = None,
+    fields: dict[str, Any] | None = None,
+    *,
+    bento: BuiltBento | None = None,
 ) -> Settings:
     """Put the options objects together.
 
@@ -150,6 +156,7 @@ def read_settings(
         typed: what the command line gave, by setting name; None and empty tuples count as not given.
         config: a configuration file, see `read_config`.
         fields: generation fields that were typed.
+        bento: what is served; what it says comes after the file.
 
     Raises:
         InvalidSetting: a value does not fit, or the file has an unknown key; exit code 78.
@@ -162,6 +169,9 @@ def read_settings(
     model, model_id = (_text(file.pop(key, None), key, config) for key in ("model", "model_id"))
     settings = {name for cls in CLASSES for name in settings_of(cls)}
     file_fields = {name: file.pop(name) for name in list(file) if name not in settings}
+    if bento is not None:
+        file = {**bento.settings(), **file}
+        file_fields = {**bento.record.fields, **file_fields}
     engine = read(EngineOptions, explicit=explicit, file=file)
     server = read(ServerOptions, explicit=explicit, file=file)
     store = read(StoreOptions, explicit=explicit, file=file)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from openllm.cli.bento import wanted
 from openllm.cli.doctor import refuse, report, situation_of
 from openllm.cli.generation import StartCommand, complete_id, complete_model, configure, typed_fields
-from openllm.cli.options import Settings, config_option, read_settings, setting_options
+from openllm.cli.options import Settings, config_option, setting_options
 from openllm.cli.output import Output, output_option
 from openllm.cli.ready import Ready, curl_line, forget, openai_arguments, python_name, python_snippet, remember
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
@@ -57,8 +58,8 @@ def command(
 ) -> int:
     """Serve MODEL over HTTP until stopped.
 
-    MODEL is a folder, a tag of the store, a hub id (org/name) or a family (`openllm models`); without it the default model
-    is served. The API is OpenAI's; /docs on the server describes every route.
+    MODEL is a folder, a tag of the store, a hub id (org/name), a family (`openllm models`) or a Bento of `openllm build`,
+    with what it was built with; without it the default model is served. The API is OpenAI's; /docs on the server describes every route.
 
     Defaults of generation are flags too, as in --temperature 0.2: `openllm start FAMILY --help` lists them with the
     family's values.
@@ -66,8 +67,10 @@ def command(
     With -o json, stdout gets one JSON object once the model answers; with -o porcelain, the endpoint.
     """
     fields = typed_fields(ctx, typed)
-    settings = read_settings(typed, config, fields)
-    model, model_id, out = model or settings.model, model_id or settings.model_id, Output(output, ctx.obj)
+    what, out = wanted(typed, config, fields, model, model_id), Output(output, ctx.obj)
+    settings, model, model_id = what.settings, what.model, what.model_id
+    if what.bento is not None:
+        out.fact("Bento", what.bento.tag, "its model, settings and adapters")
     return report(settings, model, model_id, out) if check else serve(settings, model, model_id, out)
 
 
@@ -111,7 +114,7 @@ def _serve(
     if settings.fields or settings.file_fields:
         family = resolved.family if resolved is not None else None
         configuration = configure(family, settings.fields, settings.file_fields)
-    composed = build(engine, settings.server, resolved, launch=launch, config=configuration)
+    composed = build(engine, settings.server, resolved, launch=launch, config=configuration, store=settings.store)
     for note in [*composed.notes, *unread(os.environ)]:
         out.fact("Ignored", note.removeprefix("ignored: "))
     show = Startup(composed, settings, out)

@@ -245,24 +245,30 @@ class Store:
 
     def _move_in(self, folder: Path, manifest: Manifest) -> StoreEntry:
         name, _, version = manifest.tag.partition(":")
-        parent = self._writable(self.models / name)
-        disk.sync_folder(self.models)
-        target = parent / version
+        target = self.models / name / version
         whole = self._entry(target)
         if whole is not None:
             return whole
+        self.place(folder, target)
+        entry = self._entry(target)
+        if entry is None:
+            raise CorruptModel(f"{manifest.tag} changed while it was published.", hint="Import the model again.")
+        return entry
+
+    def place(self, folder: Path, target: Path) -> None:
+        """Make a staged folder the version `target` of its name, by one rename; what stood there goes out of the way.
+
+        The caller holds the lock of the name, and has fsynced what is in the folder.
+        """
+        parent = self._writable(target.parent)
+        disk.sync_folder(parent.parent)
         if os.path.lexists(target):
-            # What stands here is no whole model: out of the way, by one rename.
             aside = folder.parent / str(uuid.uuid4())
             os.rename(target, aside)
             shutil.rmtree(aside, ignore_errors=True)
         os.rename(folder, target)
         disk.sync_folder(parent)
-        _point_latest(parent, version)
-        entry = self._entry(target)
-        if entry is None:
-            raise CorruptModel(f"{manifest.tag} changed while it was published.", hint="Import the model again.")
-        return entry
+        _point_latest(parent, target.name)
 
     def settled(self, entry: StoreEntry) -> StoreEntry:
         """The entry itself; what a crash between its publication and the file `latest` left undone is done first."""

@@ -17,7 +17,7 @@ from openllm_core.options import ServerOptions
 from .metrics import RequestMetrics
 from .middleware import wrap
 from .operation import Endpoint, Operation
-from .routes import chat, completions, generate, health, metadata, metrics, models, openapi
+from .routes import adapters, chat, completions, generate, health, metadata, metrics, models, openapi
 
 
 def all_operations(service: Service, options: ServerOptions, registry: CollectorRegistry) -> list[Operation]:
@@ -28,19 +28,23 @@ def all_operations(service: Service, options: ServerOptions, registry: Collector
         *models.operations(service, options),
         *generate.operations(service, options),
         *metadata.operations(service, options),
+        *adapters.operations(service, options),
         *health.operations(service, options),
         *metrics.operations(registry),
     ]
     return [*described, *openapi.operations(described)]
 
 
-def create_app(service: Service, options: ServerOptions, registry: CollectorRegistry) -> ASGIApp:
+def create_app(
+    service: Service, options: ServerOptions, registry: CollectorRegistry, *, loopback_only: bool = False
+) -> ASGIApp:
     """The ASGI application.
 
     Args:
         service: the use cases.
         options: access and limits.
         registry: what /metrics shows; the app's own counters are added to it.
+        loopback_only: answer nobody but this machine, whatever address somebody else listens on.
     """
     operations = all_operations(service, options, registry)
     routes = [Route(o.path, _Served(o.endpoint), methods=list(o.methods)) for o in operations]
@@ -51,6 +55,7 @@ def create_app(service: Service, options: ServerOptions, registry: CollectorRegi
         options,
         metrics=RequestMetrics(registry, {o.path for o in operations}),
         open_paths={o.path for o in operations if o.open},
+        loopback_only=loopback_only,
     )
 
 

@@ -31,6 +31,9 @@ CLIENT_LEFT = 499  # in logs and metrics only
 TABLE: dict[str, tuple[int, str]] = {
     "invalid_api_key": (401, INVALID),
     "forbidden_host": (403, INVALID),
+    "forbidden_peer": (403, INVALID),
+    "admin_key_needed": (403, INVALID),
+    "adapter_loading_forbidden": (403, INVALID),
     "model_not_found": (404, INVALID),
     "adapter_not_found": (404, INVALID),
     "unknown_url": (404, INVALID),

@@ -32,7 +32,7 @@ _log = logging.getLogger("openllm.server")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 CORS_METHODS = "GET, POST, HEAD, OPTIONS"
-CORS_EXPOSED = "x-request-id, retry-after, x-openllm-ignored"
+CORS_EXPOSED = "x-request-id, retry-after, x-openllm-ignored, x-openllm-adapter"
 
 
 class Identity:
@@ -135,6 +135,31 @@ class HostCheck:
         await self._app(scope, receive, send)
 
 
+class PeerCheck:
+    """Without a key, where somebody else chose the address to listen on: only this machine is answered, as by `HostCheck`.
+
+    What is open to all stays so: a probe of the platform may ask whether we are ready.
+    """
+
+    def __init__(self, app: ASGIApp, *, open_paths: Collection[str]) -> None:
+        self._app = app
+        self._local = HostCheck(app)
+        self._open = frozenset(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check one request."""
+        peer = scope.get("client")
+        if peer and is_loopback(peer[0]):
+            await self._local(scope, receive, send)
+            return
+        if scope["path"] not in self._open:
+            raise InvalidRequest(
+                "This server has no API key and answers its own machine only; its operator can set OPENLLM_API_KEY.",
+                code="forbidden_peer",
+            )
+        await self._app(scope, receive, send)
+
+
 class Cors:
     """Lets pages of any origin read answers; only there when the operator asked for it."""
 
@@ -200,12 +225,19 @@ def wrap(
     *,
     metrics: RequestMetrics,
     open_paths: Collection[str],
+    loopback_only: bool = False,
 ) -> ASGIApp:
-    """Put the middleware around a router."""
+    """Put the middleware around a router.
+
+    Args:
+        loopback_only: check who asks, since the address is not ours to choose.
+    """
     if options.api_key:
-        app = KeyCheck(app, keys=options.api_key, open_paths=open_paths)
+        app = KeyCheck(app, keys=(*options.api_key, *filter(None, [options.admin_key])), open_paths=open_paths)
     if options.cors:
         app = Cors(app)
-    if is_loopback(options.host):
+    if loopback_only:
+        app = PeerCheck(app, open_paths=open_paths)
+    elif is_loopback(options.host):
         app = HostCheck(app)
     return Identity(app, metrics=metrics, overload_status=options.overload_status)

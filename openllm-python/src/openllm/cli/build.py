@@ -1,0 +1,326 @@
+"""`openllm build MODEL`: the model, imported where need be, and how to serve it, as a Bento; and as an image where asked.
+
+Takes the flags of `openllm start` and writes those that were given into the Bento. `openllm.bundle` does the work;
+`openllm.build` comes here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import click
+
+from openllm.cli.command import GroupedOption
+from openllm.cli.generation import StartCommand, complete_id, complete_model, configure, typed_fields
+from openllm.cli.import_model import tag_prefix
+from openllm.cli.options import Settings, config_option, read_settings, setting_options
+from openllm.cli.output import Output, output_option
+from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
+from openllm_core.settings import settings_of
+
+if TYPE_CHECKING:
+    from openllm.bundle.build import Built
+    from openllm.serialisation import StoreEntry
+
+BENTO, CONTAINER = "Bento", "Container"
+GIVEN = ("explicit", "environment", "file")
+
+
+@attrs.frozen(kw_only=True)
+class Asked:
+    """The options of `build` that `start` does not have."""
+
+    model_version: str | None = None
+    bento_version: str | None = None
+    overwrite: bool = False
+    build_ctx: Path | None = None
+    enable_features: tuple[str, ...] = ()
+    dockerfile_template: str | None = None
+    container_registry: str | None = None
+    container_version_strategy: str = "release"
+    format: str = "bento"
+    containerize: bool = False
+    push: bool = False
+    force_push: bool = False
+    machine: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if self.containerize and self.push:
+            raise click.UsageError("--containerize makes an image here, --push sends the Bento away: give one of them.")
+        if self.force_push and not self.push:
+            raise click.UsageError("--force-push needs --push.")
+
+
+def _bento_option(*words: str, **facts: Any) -> Any:
+    return click.option(*words, cls=GroupedOption, group=BENTO, **facts)
+
+
+def _container_option(*words: str, **facts: Any) -> Any:
+    return click.option(*words, cls=GroupedOption, group=CONTAINER, **facts)
+
+
+@click.command("build", cls=StartCommand)
+@click.argument("model", required=False, shell_complete=complete_model)
+@click.option(
+    "--model-id",
+    metavar="ID",
+    envvar="OPENLLM_MODEL_ID",
+    show_envvar=True,
+    shell_complete=complete_id,
+    help="Hub id or folder, where MODEL is a family.",
+)
+@click.option(
+    "--model-version", metavar="TEXT", help="Version of the model's tag, for a folder; for a hub id its revision."
+)
+@_bento_option("--bento-version", metavar="TEXT", help="Version of the Bento's tag; default: the model's.")
+@_bento_option("--overwrite", is_flag=True, help="Build again what is there under the same tag.")
+@_bento_option(
+    "--build-ctx",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that relative paths of --adapter-id start from.",
+)
+@_bento_option(
+    "--enable-features", metavar="NAME", multiple=True, help="Extras of openllm to install; repeatable, or with commas."
+)
+@_container_option(
+    "--format",
+    type=click.Choice(["bento", "container"]),
+    default="bento",
+    show_default=True,
+    help="container: make an image of the Bento too, called as the Bento.",
+)
+@_container_option("--containerize", is_flag=True, help="The same as --format container.")
+@_container_option(
+    "--dockerfile-template",
+    metavar="FILE",
+    type=click.File(encoding="utf-8"),
+    help="Jinja template that extends bento_base_template; - reads stdin.",
+)
+@_container_option(
+    "--container-registry",
+    type=click.Choice(["docker", "gh", "ecr"]),
+    envvar="OPENLLM_CONTAINER_REGISTRY",
+    show_envvar=True,
+    help="Registry whose image of ours the container is built on; default: the first that answers, else Python's own.",
+)
+@_container_option(
+    "--container-version-strategy",
+    type=click.Choice(["release", "latest", "nightly"]),
+    default="release",
+    show_default=True,
+    help="Which image of ours: of the newest release, of the newest commit, or of the last night.",
+)
+@_container_option("--push", is_flag=True, help="Send the Bento to BentoCloud.")
+@_container_option("--force-push", is_flag=True, help="With --push: replace what is there.")
+@click.option("--machine", is_flag=True, hidden=True)
+@output_option
+@config_option
+@setting_options(EngineOptions, ServerOptions, StoreOptions)
+@click.pass_context
+def command(
+    ctx: click.Context, model: str | None, model_id: str | None, output: str, config: Path | None, **typed: Any
+) -> None:
+    """Make a Bento that serves MODEL: a folder that `openllm start TAG`, `bentoml serve TAG` and a container run.
+
+    MODEL is what `openllm start` takes; it is imported first, or checked where it is in the store (--fast skips that). All
+    flags of `start` that are given, generation defaults like --temperature too, are what the Bento is served with.
+
+    Its tag is <model>-service:<version of the model>. A Bento that is there already, built the same way, is used again.
+    """
+    asked, settings = taken_apart(ctx, typed, config)
+    out = Output(output, ctx.obj)
+    built = make(asked, settings, model or settings.model, model_id or settings.model_id, out)
+    tell(built, out, machine=asked.machine)
+    if asked.push:
+        from openllm.bundle.containers import push_bento
+
+        push_bento(built.bento.tag, context=ctx.obj.context, force=asked.force_push)
+        out.say(f"Pushed {built.bento.tag}.")
+    elif asked.containerize or asked.format == CONTAINER.lower():
+        from openllm.bundle.containers import containerize
+
+        image = containerize(built.bento.tag, store=settings.store, say=lambda line: out.say(line, dim=True))
+        out.say(f"Image {image}.", fg="green")
+
+
+def taken_apart(ctx: click.Context, typed: dict[str, Any], config: Path | None) -> tuple[Asked, Settings]:
+    """What was typed, as options of `build` and settings of `start`.
+
+    Raises:
+        click.UsageError: options that exclude each other.
+        InvalidSetting: a value does not fit.
+    """
+    fields = typed_fields(ctx, typed)
+    own = {name: typed.pop(name) for name in attrs.fields_dict(Asked)}
+    if own["dockerfile_template"] is not None:
+        own["dockerfile_template"] = own["dockerfile_template"].read()
+    return Asked(**own), read_settings(typed, config, fields)
+
+
+def make(asked: Asked, settings: Settings, model: str | None, model_id: str | None, out: Output) -> Built:
+    """Import or check the model, and build.
+
+    Raises:
+        OpenLLMError: the model cannot be had, a setting does not fit, another Bento has the tag, …
+    """
+    from openllm.bundle.build import BuildOrder, build
+    from openllm.bundle.requirements import check_features
+    from openllm_core.families import registry as families
+
+    features = check_features(asked.enable_features)
+    adapters = adapter_folders(asked, settings)
+    entry, backend = import_first(asked, settings, model, model_id, out)
+    on_cpu = for_cpu(settings)
+    family = families.get(entry.family) if entry.family else None
+    order = BuildOrder(
+        model=entry,
+        config=configure(entry.family, settings.fields, settings.file_fields),
+        backend=backend,
+        model_ids=tuple(family.model_ids) if family is not None else (),
+        settings=given(settings),
+        fields={**settings.file_fields, **settings.fields},
+        adapters=adapters,
+        features=features,
+        version=asked.bento_version,
+        template=asked.dockerfile_template,
+        cpu=on_cpu,
+        overwrite=asked.overwrite,
+    )
+    with out.progress() as progress:
+        return build(order, settings.store, progress)
+
+
+def import_first(
+    asked: Asked, settings: Settings, model: str | None, model_id: str | None, out: Output
+) -> tuple[StoreEntry, str]:
+    """The model in the store, and the backend that the Bento is made for."""
+    from openllm.backends import registry
+    from openllm.serialisation import Recipe, import_model
+
+    if settings.engine.backend != "auto":
+        registry.get(settings.engine.backend)
+    recipe = Recipe(
+        backend="pt" if settings.engine.backend == "auto" else tag_prefix(settings),
+        version=asked.model_version,
+        quantize=settings.engine.quantize,
+    )
+    with out.progress() as progress:
+        entry = import_model(
+            model,
+            model_id=model_id,
+            options=settings.store,
+            trust_remote_code=settings.engine.trust_remote_code,
+            allow_pickle_weights=settings.engine.converts_pickle,
+            recipe=recipe,
+            progress=progress,
+        )
+    out.fact("Model", entry.model_id, f"stored as {entry.tag}")
+    backend, why = registry.choose(settings.engine, entry.architecture)
+    out.fact("Backend", backend, why)
+    return entry, backend
+
+
+def given(settings: Settings) -> dict[str, Any]:
+    """Settings of engine and server that somebody gave, as data.
+
+    Nothing secret, and nothing that counts only when typed: neither may come out of a Bento.
+    """
+    found: dict[str, Any] = {}
+    for options in (settings.engine, settings.server):
+        for name, (_, fact) in settings_of(type(options)).items():
+            if settings.sources[name] not in GIVEN or fact.secret or fact.typed_only or name == "adapter_id":
+                continue
+            value: Any = getattr(options, name)
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def for_cpu(settings: Settings) -> bool:
+    """Whether the Bento is for a machine without GPU: as --device says, else as this machine is."""
+    from openllm_core.resources.detect import machine, visible_gpus
+
+    device = settings.engine.device
+    if device not in ("auto", "cpu"):
+        return False
+    return device == "cpu" or not visible_gpus(machine(), device)
+
+
+def adapter_folders(asked: Asked, settings: Settings) -> dict[str, Path]:
+    """The adapters to carry, by name.
+
+    Raises:
+        click.UsageError: a relative path without --build-ctx, two of one name.
+        OpenLLMError: there is no such adapter.
+    """
+    if not settings.engine.adapter_id:
+        return {}
+    from openllm.serialisation.adapters import AdapterStore, split
+
+    found: dict[str, Path] = {}
+    for text in settings.engine.adapter_id:
+        source, name = split(text)
+        if _is_relative(source, asked):
+            if asked.build_ctx is None:
+                raise click.UsageError(
+                    f"--adapter-id {source}: a relative path needs --build-ctx, where it starts from."
+                )
+            source = str((asked.build_ctx / source).resolve())
+        folder, _ = AdapterStore(settings.store).folder_of(source)
+        if (name or "default") in found:
+            raise click.UsageError(f"--adapter-id: two adapters are called {name or 'default'}; write PATH:NAME.")
+        found[name or "default"] = folder
+    return found
+
+
+def _is_relative(source: str, asked: Asked) -> bool:
+    """Whether it is a relative path, and no name of the store or id of the hub."""
+    if source.startswith(("/", "~")):
+        return False
+    return source.startswith(".") or ((asked.build_ctx or Path()) / source).is_dir()
+
+
+def tell(built: Built, out: Output, *, machine: bool = False) -> None:
+    """The result: the tag, bento.yaml as JSON, or words and what comes next."""
+    bento = built.bento
+    if machine:
+        out.data(f"__tag__:{bento.tag}")
+    elif out.format == "json":
+        import yaml
+
+        out.json(yaml.safe_load((bento.path / "bento.yaml").read_text(encoding="utf-8")))
+    elif out.format == "porcelain":
+        out.data(bento.tag)
+    else:
+        said = "Built." if built.fresh else "Already built this way; used again."
+        out.say(said, **({"fg": "green", "bold": True} if built.fresh else {"dim": True}))
+        out.data(bento.tag)
+        out.say()
+        out.fact("Serve", f"openllm start {bento.tag}", f"or: bentoml serve {bento.tag}")
+        out.fact("Image", f"bentoml containerize {bento.tag}", "or: openllm build … --containerize")
+        out.fact(
+            "Move", f"bentoml export {bento.tag} $PWD/{bento.tag.replace(':', '-')}.tar.gz", "its model goes along"
+        )
+
+
+def build_in_process(arguments: Sequence[str]) -> tuple[Built, StoreOptions]:
+    """What `openllm build` with these arguments does, quietly, for `openllm.build`.
+
+    Raises:
+        click.ClickException: an argument does not fit.
+        OpenLLMError: as the command.
+    """
+    from openllm.cli.command import Session, apply_globals
+
+    session = Session()
+    with command.make_context("build", list(arguments), obj=session) as ctx:
+        session.quiet = True
+        typed = dict(ctx.params)
+        apply_globals(ctx, typed)
+        model, model_id, config = (typed.pop(name) for name in ("model", "model_id", "config"))
+        out = Output(typed.pop("output"), session)
+        asked, settings = taken_apart(ctx, typed, config)
+        built = make(asked, settings, model or settings.model, model_id or settings.model_id, out)
+        return built, settings.store
