@@ -18,3 +18,6 @@ class VllmConfig:
     cache_config: CacheConfig
     scheduler_config: SchedulerConfig
     lora_config: LoRAConfig | None
+
+class StructuredOutputsConfig:
+    def __init__(self, *, backend: str = ...) -> None: ...

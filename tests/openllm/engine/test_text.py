@@ -23,6 +23,7 @@ from openllm.backends.base import (
 )
 from openllm.engine.channel import Answer, AskIds, AskText
 from openllm.engine.engine import Engine
+from openllm.engine.questions import Questions
 from openllm.engine.supervisor import launch_embedded
 from openllm.engine.text import HostText, Texts
 from openllm.python_tokenizer import HostTokenizer, PythonTokenizer
@@ -100,17 +101,18 @@ def folder(tmp_path: Path) -> Path:
 async def test_questions_wait_for_their_own_answer(folder: Path) -> None:
     """Answers may come in any order; one that nobody waits for is ignored; a lost host fails those under way."""
     sent: list[Any] = []
-    texts = Texts(HostTokenizer(folder), sent.append)
+    questions = Questions(sent.append)
+    texts = Texts(HostTokenizer(folder), sent.append, questions)
     one = asyncio.ensure_future(texts.ids(request("one"), INFO))
     two = asyncio.ensure_future(texts.text([1, 2]))
     await asyncio.sleep(0)
     assert sent == [AskIds(1, "one", True), AskText(2, [1, 2])]
-    assert not texts.on_frame(Answer(2, text="two")) and not texts.on_frame(Answer(7, text="nobody"))
-    assert not texts.on_frame(Answer(1, ids=[5]))
+    for answer in (Answer(2, text="two"), Answer(7, text="nobody"), Answer(1, ids=[5])):
+        questions.on_answer(answer)
     assert (await one, await two) == ([5], "two")
     lost = asyncio.ensure_future(texts.text([3]))
     await asyncio.sleep(0)
-    texts.fail(lambda: EngineUnavailable("gone"))
+    questions.fail(lambda: EngineUnavailable("gone"))
     with pytest.raises(EngineUnavailable, match="gone"):
         await lost
     texts.close()
@@ -119,13 +121,14 @@ async def test_questions_wait_for_their_own_answer(folder: Path) -> None:
 async def test_prompts_that_are_refused(folder: Path) -> None:
     """Not Unicode: before the host is asked. Too long: after it has counted."""
     sent: list[Any] = []
-    texts = Texts(HostTokenizer(folder), sent.append)
+    questions = Questions(sent.append)
+    texts = Texts(HostTokenizer(folder), sent.append, questions)
     with pytest.raises(InvalidRequest, match="Unicode"):
         await texts.ids(request("\ud800"), INFO)
     assert sent == []
     long = asyncio.ensure_future(texts.ids(request("long"), INFO))
     await asyncio.sleep(0)
-    texts.on_frame(Answer(1, ids=[1] * 64))
+    questions.on_answer(Answer(1, ids=[1] * 64))
     with pytest.raises(ContextLengthExceeded, match="64"):
         await long
     texts.close()

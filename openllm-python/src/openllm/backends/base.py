@@ -201,6 +201,15 @@ class Backend(Protocol):
         """Forget an adapter; sequences that use it finish first."""
         ...
 
+    async def check_guide(self, guide: TokenGuide) -> None:
+        """Return if a sequence can be held to the guide, soon and while others run; asked before such a request is queued.
+
+        Raises:
+            InvalidRequest: it cannot; the message begins with the guide's `param`, which is the error's too.
+            UnsupportedFeature: this backend guides nothing (`capabilities.structured` is not set).
+        """
+        ...
+
     async def check_health(self) -> None:
         """Raises EngineUnavailable when the model can no longer run."""
         ...

@@ -128,11 +128,12 @@ def token_sampling(
         seed=sampling.seed,
         stop_token_ids=tuple(sorted(stops)),
         logprobs=sampling.logprobs,
-        guide=_token_guide(sampling.guide),
+        guide=token_guide(sampling.guide),
     )
 
 
-def _token_guide(guide: Guide | None) -> TokenGuide | None:
+def token_guide(guide: Guide | None) -> TokenGuide | None:
+    """A guide as the backend gets it."""
     if guide is None:
         return None
     value = guide.value if isinstance(guide.value, str) else list(guide.value)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from ..backends.base import BackendInfo, BackendRequest, StepOutput
+from ..backends.base import BackendInfo, BackendRequest, StepOutput, TokenGuide
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 PREFIX_BYTES = 4
@@ -73,6 +73,35 @@ class AskText(_Frame, frozen=True, tag="ask_text"):
     ids: list[int]
 
 
+class CheckGuide(_Frame, frozen=True, tag="check_guide"):
+    """Asks whether a sequence can be held to a guide; the `Answer` has an error when not."""
+
+    number: int
+    guide: TokenGuide
+
+
+class AskVectors(_Frame, frozen=True, tag="ask_vectors"):
+    """Asks for the embeddings of token ids, [n][seq_len]."""
+
+    number: int
+    batch: list[list[int]]
+
+
+class LoadAdapter(_Frame, frozen=True, tag="load_adapter"):
+    """Asks to make the adapter in `folder` usable under `key`; the `Answer` has an error when it was refused."""
+
+    number: int
+    key: str
+    folder: str
+
+
+class UnloadAdapter(_Frame, frozen=True, tag="unload_adapter"):
+    """Asks to forget an adapter once its last sequence has ended."""
+
+    number: int
+    key: str
+
+
 class Shutdown(_Frame, frozen=True, tag="shutdown"):
     """Close the backend and end."""
 
@@ -119,15 +148,16 @@ class TokenizerOpened(_Frame, frozen=True, tag="tokenizer_opened"):
 
 
 class Answer(_Frame, frozen=True, tag="answer"):
-    """Answer to `AskIds` or `AskText`; `error` is why there is none."""
+    """Answer to one of the questions; `error` is why there is none, or what is wrong with the guide."""
 
     number: int
     ids: list[int] | None = None
     text: str = ""
     error: dict[str, Any] | None = None
+    vectors: bytes = b""  # [n, hidden] float32 of this machine, to `AskVectors`
 
 
-ToHost = Start | Submit | Abort | Ping | OpenTokenizer | AskIds | AskText | Shutdown
+ToHost = Start | Submit | Abort | Ping | OpenTokenizer | AskIds | AskText | CheckGuide | AskVectors | LoadAdapter | UnloadAdapter | Shutdown
 ToServer = Loading | Ready | Failed | Step | Pong | TokenizerOpened | Answer
 Frame = ToHost | ToServer
 

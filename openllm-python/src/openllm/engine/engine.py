@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import Any, Literal, NoReturn, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn
 
 from prometheus_client import CollectorRegistry
 
@@ -28,10 +29,15 @@ from openllm_core.options import EngineOptions
 from ..backends.base import BackendInfo, BackendRequest, SequenceDelta, TokenSampling
 from ..tokenizer import Tokenizer
 from . import admission
-from .channel import Abort, Ready, Step, Submit
+from .adapters import Adapters
+from .channel import Abort, Answer, Ready, Step, Submit
 from .dispatch import Dispatcher
+from .embedding import Embedded, Embeddings, Input
+from .guides import Guides
 from .metrics import EngineMetrics
+from .neighbours import Neighbours
 from .process import launch_process
+from .questions import Questions
 from .request import EngineRequest, new_request_id
 from .stream import RequestStream, error_of
 from .supervisor import Launcher, Supervisor, Watch
@@ -44,18 +50,6 @@ STEP_STALL_S = 600.0
 MAX_RETRY_AFTER_S = 60.0
 
 
-class Neighbours(Protocol):
-    """Other engines of the same model, among which requests that nobody has begun may move."""
-
-    def take_over(self, engine: Engine) -> None:
-        """This engine cannot go on for now: take what waits there."""
-        ...
-
-    def fill(self, engine: Engine) -> None:
-        """This engine has idle slots: bring it what waits elsewhere."""
-        ...
-
-
 class Engine:
     """Runs one model behind one host.
 
@@ -65,6 +59,7 @@ class Engine:
         failure: why the engine is "failed".
         progress: (what is being loaded, share done 0..1 or None).
         dispatcher: the requests under way.
+        adapters: what the host is given besides its model.
         metrics: counters; registered in the registry that was given.
         neighbours: where requests may move to and come from; None for an engine alone.
     """
@@ -102,7 +97,11 @@ class Engine:
         self._queue_timeout_s = queue_timeout_s
         self._step_stall_s = step_stall_s
         self._supervisor = Supervisor(options, launch or launch_process, watch or Watch(restarts=restarts), self)
-        self._texts = Texts(tokenizer, self._supervisor.send)
+        self._questions = Questions(self._supervisor.send)
+        self._texts = Texts(tokenizer, self._supervisor.send, self._questions)
+        self._guides = Guides(self._questions)
+        self.adapters = Adapters(self._questions, self.dispatcher.uses)
+        self._embeddings = Embeddings(self._texts, self._questions, self.retry_after_s)
         self._state: State = "loading"
         self._warm_up_id: str | None = None
         self._eos: frozenset[int] = frozenset()
@@ -216,11 +215,13 @@ class Engine:
         count = request.sampling.n
         admission.check_features(request, info)
         admission.check_length(request, info, self.tokenizer)
+        await self._guides.check(admission.token_guide(request.sampling.guide))
         self._reserve(count)
         try:
-            ids = await self._texts.ids(request, info)
-            sampling = admission.token_sampling(request, len(ids), info, self._eos)
-            self._require_ready()
+            with self.adapters.admitting(request.adapter):
+                ids = await self._texts.ids(request, info)
+                sampling = admission.token_sampling(request, len(ids), info, self._eos)
+                self._require_ready()
         finally:
             self.dispatcher.release(count)
         stream = RequestStream(request, ids, self)
@@ -262,6 +263,10 @@ class Engine:
         """Text of token ids, special tokens left out; errors as `add`."""
         self._require_ready()
         return await self._texts.text(ids)
+
+    async def embed(self, inputs: Sequence[Input]) -> Embedded:
+        """Vectors of texts or token ids, in their order; see `Embeddings.embed`, and `add` for what is not ready."""
+        return await self._embeddings.embed(inputs, self._require_ready())
 
     async def _wait_in_line(self, stream: RequestStream) -> None:
         left = stream.left_line = stream.loop.create_future()
@@ -328,6 +333,9 @@ class Engine:
 
     def on_frame(self, frame: Any) -> None:
         """One frame of the host; called by the supervisor."""
+        if isinstance(frame, Answer):
+            self._questions.on_answer(frame)
+            return
         if not isinstance(frame, Step):
             if self._texts.on_frame(frame) and self.info is not None:
                 self._warm_up(self.info)
@@ -352,6 +360,8 @@ class Engine:
             self._warm_up(info)
 
     def _warm_up(self, info: BackendInfo) -> None:
+        if self.adapters.host_up(lambda: self._warm_up(info)):
+            return
         self.progress = ("warming up", None)
         self._eos = frozenset(info.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
         start = info.bos_token_id if info.bos_token_id is not None else min(self._eos, default=0)
@@ -386,7 +396,8 @@ class Engine:
     def on_down(self, error: OpenLLMError, retry_in_s: float | None) -> None:
         """The host is gone: fail what it had begun, put back once what it had not."""
         self._warm_up_id = None
-        self._texts.fail(lambda: self._unavailable(error, retry_in_s))
+        self.adapters.host_lost()
+        self._questions.fail(lambda: self._unavailable(error, retry_in_s))
         self.dispatcher.host_lost(lambda: self._unavailable(error, retry_in_s))
         if retry_in_s is None:
             self.failure = error

@@ -13,12 +13,14 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import itertools
 import os
 import signal
 import socket
 import sys
 import threading
 import traceback
+from array import array
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -32,10 +34,14 @@ from . import watchdog
 from .cause import fix_for
 from .channel import (
     Abort,
+    Answer,
     AskIds,
     AskText,
+    AskVectors,
     Channel,
+    CheckGuide,
     Failed,
+    LoadAdapter,
     Loading,
     OpenTokenizer,
     Ping,
@@ -47,6 +53,7 @@ from .channel import (
     Step,
     Submit,
     TokenizerOpened,
+    UnloadAdapter,
 )
 from .text import HostText
 
@@ -96,8 +103,14 @@ class HostSession:
                 self._spawn(self._answer(frame.number))
             case OpenTokenizer():
                 self._spawn(self._open_tokenizer(frame))
+            case CheckGuide():
+                self._spawn(self._check_guide(frame))
+            case LoadAdapter() | UnloadAdapter():
+                self._spawn(self._change_adapter(frame))
             case AskIds() | AskText():
                 self._spawn(self._answer_ask(frame))
+            case AskVectors():
+                self._spawn(self._embed(frame))
             case Start():
                 self._task = asyncio.get_running_loop().create_task(self._run(frame))
             case Shutdown():
@@ -185,9 +198,43 @@ class HostSession:
         if self.channel is not None:
             self.channel.send(TokenizerOpened(tokenizer.eos_token_ids))
 
+    async def _check_guide(self, frame: CheckGuide) -> None:
+        error: dict[str, Any] | None = None
+        if self._backend is not None:
+            try:
+                await self._backend.check_guide(frame.guide)
+            except OpenLLMError as refused:
+                error = _as_data(refused)
+        if self.channel is not None:
+            self.channel.send(Answer(frame.number, error=error))
+
+    async def _change_adapter(self, frame: LoadAdapter | UnloadAdapter) -> None:
+        error: dict[str, Any] | None = None
+        try:
+            if self._backend is None:
+                raise EngineUnavailable("There is no model yet.")
+            if isinstance(frame, LoadAdapter):
+                await self._backend.load_adapter(frame.key, frame.folder)
+            else:
+                await self._backend.unload_adapter(frame.key)
+        except Exception as refused:  # a broken adapter must not end a host that serves others
+            error = _as_data(_as_openllm_error(refused))
+        if self.channel is not None:
+            self.channel.send(Answer(frame.number, error=error))
+
     async def _answer_ask(self, frame: AskIds | AskText) -> None:
         if self._text is not None and self.channel is not None:
             self.channel.send(await self._text.answer(frame))
+
+    async def _embed(self, frame: AskVectors) -> None:
+        if self._backend is None or self.channel is None:
+            return
+        try:
+            vectors = await self._backend.embed(frame.batch)
+            data = array("f", itertools.chain.from_iterable(vectors)).tobytes()
+            self.channel.send(Answer(frame.number, vectors=data))
+        except Exception as error:  # one request's sake: the others go on
+            self.channel.send(Answer(frame.number, error=_as_data(_as_openllm_error(error))))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

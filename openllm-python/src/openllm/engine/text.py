@@ -7,20 +7,20 @@ session then gives `HostText` what is submitted and sends its steps with their t
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 
-from openllm_core.errors import EngineError, InvalidRequest, OpenLLMError, from_dict
+from openllm_core.errors import EngineError, InvalidRequest
 
 from ..backends.base import BackendInfo, BackendRequest, DeltaText, SequenceDelta, StepOutput
 from ..python_tokenizer import HostTokenizer, PythonTokenizer
 from ..tokenizer import Detokenizer, Tokenizer, WindowDetokenizer
 from . import admission
 from .channel import Answer, AskIds, AskText, OpenTokenizer, ToHost, TokenizerOpened
+from .questions import Questions
 from .request import EngineRequest
 
 INLINE_CHARS = 1024
@@ -76,16 +76,16 @@ class HostText:
 class Texts:
     """The server's end, of every model: ids of prompts and text of ids, made here or asked of the host."""
 
-    def __init__(self, tokenizer: Tokenizer, send: Callable[[ToHost], None]) -> None:
+    def __init__(self, tokenizer: Tokenizer, send: Callable[[ToHost], None], questions: Questions) -> None:
         """Args:
         tokenizer: a `HostTokenizer` where the work is done in the host.
         send: hands a frame to the present host.
+        questions: asks it.
         """
         self._tokenizer = tokenizer
         self._send = send
+        self._ask = questions.ask
         self._threads = ThreadPoolExecutor(2, "tokenize")
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
 
     def open(self, trust_remote_code: bool) -> bool:
         """Ask a new host to open its tokenizer; True where it must answer before it can be asked for anything."""
@@ -96,11 +96,7 @@ class Texts:
 
     def on_frame(self, frame: Any) -> bool:
         """Take what the host says about text; True when it has just opened its tokenizer."""
-        if isinstance(frame, Answer):
-            waiting = self._waiting.get(frame.number)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(frame)
-        elif isinstance(frame, TokenizerOpened) and isinstance(self._tokenizer, HostTokenizer):
+        if isinstance(frame, TokenizerOpened) and isinstance(self._tokenizer, HostTokenizer):
             self._tokenizer.opened(frame.eos_token_ids)
             return True
         return False
@@ -120,6 +116,18 @@ class Texts:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, admission.encode, request, info, self._tokenizer)
 
+    async def ids_of_all(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of many texts, of any length, with the special tokens the model puts around a text.
+
+        Raises:
+            OpenLLMError: the host's tokenizer failed, or the host went down.
+        """
+        if isinstance(self._tokenizer, HostTokenizer):
+            return [await self._ask_ids(text, True) for text in texts]
+        if sum(map(len, texts)) <= INLINE_CHARS:
+            return self._tokenizer.encode_all(texts)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._tokenizer.encode_all, texts)
+
     async def text(self, ids: list[int]) -> str:
         """Text of token ids, special tokens left out.
 
@@ -129,12 +137,6 @@ class Texts:
         if isinstance(self._tokenizer, HostTokenizer):
             return (await self._ask(lambda number: AskText(number, ids))).text
         return self._tokenizer.decode(ids)
-
-    def fail(self, make_error: Callable[[], OpenLLMError]) -> None:
-        """The host is gone: every question under way fails, each with an error of its own."""
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(make_error())
 
     def close(self) -> None:
         """Take no more work."""
@@ -146,15 +148,3 @@ class Texts:
         except UnicodeEncodeError:
             raise InvalidRequest("The prompt is not valid Unicode text.", param="prompt") from None
         return (await self._ask(lambda number: AskIds(number, text, special))).ids or []
-
-    async def _ask(self, make: Callable[[int], AskIds | AskText]) -> Answer:
-        number = next(self._numbers)
-        self._waiting[number] = asyncio.get_running_loop().create_future()
-        try:
-            self._send(make(number))
-            answer = await self._waiting[number]
-        finally:
-            del self._waiting[number]
-        if answer.error is not None:
-            raise from_dict(answer.error)
-        return answer

@@ -4,8 +4,10 @@ from vllm.config import VllmConfig
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.executor import Executor
+from vllm.v1.structured_output.request import StructuredOutputRequest
 
-class Request: ...
+class Request:
+    structured_output_request: StructuredOutputRequest | None
 
 class Scheduler:
     def has_requests(self) -> bool: ...

@@ -9,10 +9,11 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from openllm_core.errors import EngineError, EngineUnavailable, NonFiniteLogits, UnsupportedFeature
+from openllm_core.errors import EngineError, EngineUnavailable, InvalidRequest, NonFiniteLogits, UnsupportedFeature
 from openllm_core.options import EngineOptions
 
-from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
+from .. import adapter as adapters
+from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput, TokenGuide
 from .faults import FAULTS, start_family
 from .model import BOS, EOS, VOCAB_SIZE, EchoSequence
 from .script import Script
@@ -26,7 +27,7 @@ class EchoBackend:
         length = options.max_model_len or script.max_model_len
         self.info = BackendInfo(
             backend="echo",
-            capabilities=Capabilities(logprobs=script.logprobs),
+            capabilities=Capabilities(logprobs=script.logprobs, structured=script.guides, adapters=options.max_adapters > 0),
             max_model_len=length,
             max_prompt_len=length - 1,
             max_batch=options.max_num_seqs or script.max_num_seqs,
@@ -39,6 +40,7 @@ class EchoBackend:
         )
         self._reply = None if script.reply is None else list(script.reply.encode())
         self._when = script.when.encode()
+        self._adapters: dict[str, bytes] = {}
         self._waiting: dict[str, BackendRequest] = {}
         self._running: dict[str, EchoSequence] = {}
         self._wake = asyncio.Event()
@@ -101,12 +103,18 @@ class EchoBackend:
         joining = list(self._waiting)[:room]
         for request_id in joining:
             self._running[request_id] = sequence = EchoSequence(
-                self._waiting.pop(request_id), self._reply, self.script.peak
+                (queued := self._waiting.pop(request_id)), self._reply_to(queued), self.script.peak
             )
             prompt = sequence.request.prompt_token_ids
             sequence.unknown_token = any(not 0 <= token < VOCAB_SIZE for token in prompt)
             sequence.faulty = sequence.unknown_token or self._struck(prompt)
         return bool(joining)
+
+    def _reply_to(self, request: BackendRequest) -> list[int] | None:
+        guide = request.sampling.guide
+        if guide is None and request.adapter is not None:
+            return list(self._adapters[request.adapter])
+        return self._reply if guide is None else list(guide.value[0].encode())
 
     def _advance(self, sequence: EchoSequence) -> SequenceDelta:
         request, sampling = sequence.request, sequence.request.sampling
@@ -156,12 +164,20 @@ class EchoBackend:
         raise UnsupportedFeature("The echo backend has no embeddings.")
 
     async def load_adapter(self, name: str, path: str) -> None:
-        """Not offered."""
-        raise UnsupportedFeature("The echo backend has no adapters.")
+        """Sequences with this adapter get what its configuration has under "echo", for the folder's name."""
+        if not self.info.capabilities.adapters:
+            raise UnsupportedFeature("This engine was started without adapters.", hint="--max-adapters 4")
+        files = adapters.read(path)
+        self._adapters[name] = str(files.config.get("echo") or files.path.name).encode()
 
     async def unload_adapter(self, name: str) -> None:
-        """Not offered."""
-        raise UnsupportedFeature("The echo backend has no adapters.")
+        """Forget an adapter."""
+        self._adapters.pop(name, None)
+
+    async def check_guide(self, guide: TokenGuide) -> None:
+        """A list of choices alone will do."""
+        if guide.kind != "choice":
+            raise InvalidRequest(f"{guide.param}: the echo backend has no {guide.kind}.", param=guide.param)
 
     async def check_health(self) -> None:
         """Healthy until closed or hung."""

@@ -35,6 +35,7 @@ class Script:
         hang_at: token at which steps stop for good while the process lives.
         freeze_at: token at which the whole process stands still: host process only.
         when: text a prompt must contain for the five faults above to strike; empty = every prompt.
+        guides: requests may be guided by a list of choices, of which the first is said; by nothing else.
         warm_up: they strike the engine's own first request (a start token alone), too.
         die_once: file created at the first death; while it exists nobody dies again.
     """
@@ -60,6 +61,7 @@ class Script:
     max_model_len: int = 4096
     max_num_seqs: int = 64
     logprobs: bool = True
+    guides: bool = False
 
     @property
     def faulty(self) -> bool:

@@ -11,8 +11,8 @@ import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -21,15 +21,19 @@ from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
 from .. import checkpoint as checkpoints
-from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
+from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput, TokenGuide
 from ..memory import refuse_too_large
 from . import embedding, launch, loading, tuning
+from .lora import AdapterMixer
 from .model import LoadedModel
 from .scheduler import Limits, Scheduler
 
 CACHE_SHARE = 0.8  # of the memory that is free once the weights are loaded
 PREFILL_TOKENS = {"cpu": 512, "cuda": 8192}  # prompt tokens one step computes: bounds how long running rows wait
+UNLOAD_POLL_S = 0.02  # how often it is looked whether an adapter's last sequence has ended
 UNREAD_STEPS = 64  # outputs nobody has taken after which the step thread waits
+
+T = TypeVar("T")
 
 
 class TorchBackend:
@@ -44,8 +48,9 @@ class TorchBackend:
     def __init__(self, model: LoadedModel, limits: Limits, info: BackendInfo) -> None:
         self.info = info
         self._model = model
+        self._encoder = embedding.encoder_of(model)
         self._scheduler = Scheduler(model, limits)
-        self._inbox: queue.SimpleQueue[BackendRequest | str | _Call | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[BackendRequest | str | _Call[Any] | None] = queue.SimpleQueue()
         self._outputs: deque[tuple[StepOutput, list[str]]] = deque()  # with the ids no later output can hold
         self._aborted: set[str] = set()  # ids whose deltas may still stand in `_outputs`
         self._dropped: list[str] = []  # aborts the step thread has carried out since its last output
@@ -106,7 +111,10 @@ class TorchBackend:
     async def embed(self, batch: Sequence[Sequence[int]]) -> list[list[float]]:
         """[n][seq_len] token ids -> [n][hidden] float32, mean-pooled and L2-normalised.
 
+        Running sequences take a step between two groups of texts.
+
         Raises:
+            UnsupportedFeature: the model has none of its own.
             InvalidRequest: an empty text, one that is too long, or an id outside the vocabulary.
         """
         for ids in batch:
@@ -114,17 +122,55 @@ class TorchBackend:
                 raise InvalidRequest(f"A text has {len(ids)} tokens; 1 to {self.info.max_prompt_len} fit.")
             if not all(0 <= token < self._model.vocab_size for token in ids):
                 raise InvalidRequest("A token id is not in the vocabulary.")
-        call = _Call(self._model, [list(ids) for ids in batch], asyncio.get_running_loop())
+        encoder = self._encoder
+        if encoder is None:
+            raise UnsupportedFeature("This model has no embeddings of its own.", param="model")
+        found: list[list[float]] = [[] for _ in batch]
+        for places in encoder.groups([len(ids) for ids in batch]):
+            texts = [list(batch[place]) for place in places]
+            vectors = await self._between_steps(lambda texts=texts: encoder.vectors(texts))
+            for place, vector in zip(places, vectors, strict=True):
+                found[place] = vector
+        return found
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Make the adapter in the folder `path` usable under `name`; reading it holds nobody up.
+
+        Raises:
+            UnsupportedFeature: the engine was started without adapters.
+            AdapterIncompatible: it is broken, or does not fit this model.
+        """
+        mixer = self._mixer()
+        adapter = await asyncio.to_thread(mixer.read, name, path)
+        await self._between_steps(lambda: mixer.add(name, adapter))
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; sequences that use it finish first."""
+        mixer = self._mixer()
+
+        def removed() -> bool:
+            if self._scheduler.uses(name):
+                return False
+            mixer.remove(name)
+            return True
+
+        while not await self._between_steps(removed):
+            await asyncio.sleep(UNLOAD_POLL_S)
+
+    def _mixer(self) -> AdapterMixer:
+        if self._model.adapters is None:
+            raise UnsupportedFeature("This engine was started without adapters.", hint="--max-adapters 4")
+        return self._model.adapters
+
+    async def _between_steps(self, function: Callable[[], T]) -> T:
+        """Run something in the step thread, while no step computes."""
+        call = _Call(function, asyncio.get_running_loop())
         self._inbox.put(call)
         return await call.result
 
-    async def load_adapter(self, name: str, path: str) -> None:
-        """Adapters are not supported yet."""
-        raise UnsupportedFeature("The pt backend cannot load adapters.")
-
-    async def unload_adapter(self, name: str) -> None:
-        """Adapters are not supported yet."""
-        raise UnsupportedFeature("The pt backend cannot load adapters.")
+    async def check_guide(self, guide: TokenGuide) -> None:
+        """Guides are not supported."""
+        raise UnsupportedFeature(f"{guide.param}: the pt backend cannot guide.", param=guide.param)
 
     async def check_health(self) -> None:
         """Raises EngineUnavailable when the step thread is gone."""
@@ -201,28 +247,25 @@ class TorchBackend:
             raise EngineUnavailable(f"The step thread failed: {self._failure!r}"[:400]) from self._failure
 
 
-class _Call:
-    """One embedding call, run between two steps; its result goes back to the caller's loop."""
+class _Call(Generic[T]):
+    """Something to do between two steps; its result goes back to the caller's loop."""
 
-    def __init__(self, model: LoadedModel, batch: list[list[int]], loop: asyncio.AbstractEventLoop) -> None:
-        self.model, self.batch, self.loop = model, batch, loop
-        self.result: asyncio.Future[list[list[float]]] = loop.create_future()
+    def __init__(self, function: Callable[[], T], loop: asyncio.AbstractEventLoop) -> None:
+        self._function, self._loop = function, loop
+        self.result: asyncio.Future[T] = loop.create_future()
 
     def run(self) -> None:
         """Compute in the step thread."""
         try:
-            found, error = embedding.embed(self.model, self.batch), None
-        except Exception as raised:
-            found, error = [], raised
-        self.loop.call_soon_threadsafe(self._settle, found, error)
-
-    def _settle(self, found: list[list[float]], error: Exception | None) -> None:
-        if self.result.done():
-            return
-        if error is None:
-            self.result.set_result(found)
+            found = self._function()
+        except Exception as error:
+            self._loop.call_soon_threadsafe(self._settle, self.result.set_exception, error)
         else:
-            self.result.set_exception(error)
+            self._loop.call_soon_threadsafe(self._settle, self.result.set_result, found)
+
+    def _settle(self, settle: Callable[[Any], None], value: Any) -> None:
+        if not self.result.done():
+            settle(value)
 
 
 def describe(
@@ -240,12 +283,8 @@ def describe(
     weight_bytes = max(1, checkpoint.weight_bytes)
     if model.device.type == "cuda":
         free = torch.cuda.mem_get_info(model.device)[0]
-        resident = torch.cuda.memory_allocated(model.device)
     else:
         free = detect.machine(probe=tuple).memory_available_bytes
-        resident = (
-            int(Path("/proc/self/statm").read_text().split()[1]) * 4096 if Path("/proc/self/statm").exists() else 0
-        )
     cache_bytes = int(free * CACHE_SHARE)
     if cache_bytes < bytes_per_token * min(max_len, 64):
         raise OutOfMemory(
@@ -262,7 +301,7 @@ def describe(
     )
     info = BackendInfo(
         backend="pt",
-        capabilities=Capabilities(embed=True, seq2seq=model.seq2seq),
+        capabilities=Capabilities(embed=embedding.encoder_of(model) is not None, adapters=model.adapters is not None, seq2seq=model.seq2seq),
         max_model_len=max_len,
         max_prompt_len=limits.max_prompt_len,
         max_batch=max_rows,
@@ -273,6 +312,6 @@ def describe(
         dtype=str(model.dtype).removeprefix("torch."),
         architecture=checkpoint.architecture,
         decisions=choice.decisions,
-        memory_bytes=resident,
+        memory_bytes=loading.resident_bytes(model.device),
     )
     return limits, info

@@ -10,6 +10,7 @@ import json
 from difflib import get_close_matches
 from typing import Any, cast
 
+from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -48,11 +49,15 @@ def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
         "generation_config": "vllm",  # the engine above decides on sampling defaults and end tokens
         "disable_log_stats": False,  # their counters come with each step
         "seed": 0,
+        # `auto` would check a schema with one compiler and compile it with another: the first that any request brought
+        "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar"),
     }
     if plan.memory_share is not None:
         given["gpu_memory_utilization"] = plan.memory_share
     else:
         given["kv_cache_memory_bytes"] = plan.cache_bytes
+    if plan.step_tokens is not None:
+        given["max_num_batched_tokens"] = plan.step_tokens
     if options.speculative_config:
         given["speculative_config"] = speculative_config(options.speculative_config)
     if options.startup == "throughput":

@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from torch._inductor import config as inductor
 from vllm.config import VllmConfig
 from vllm.lora.request import LoRARequest
 from vllm.model_executor.models import ModelRegistry
 from vllm.usage.usage_lib import UsageContext
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.input_processor import InputProcessor
 
 from openllm_core.errors import AdapterNotFound, EngineUnavailable, OpenLLMError, UnsupportedFeature
@@ -26,8 +27,8 @@ from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
 from .. import checkpoint as checkpoints
-from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput
-from . import architectures, plan, threads
+from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput, TokenGuide
+from . import architectures, guides, plan, threads
 from .arguments import SPARE_LORA_SLOTS, engine_arguments
 from .core import Core
 from .failure import Output, explain
@@ -78,6 +79,7 @@ class VllmBackend:
         try:
             if made.device == "cpu":
                 inspect_here(checkpoint.architecture)
+                compile_in_parallel()
             config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
             core = Core(config)
             processor = InputProcessor(config)
@@ -152,6 +154,14 @@ class VllmBackend:
         if request is not None:
             await asyncio.to_thread(self._core.remove_lora, request.lora_int_id)
 
+    async def check_guide(self, guide: TokenGuide) -> None:
+        """Compile it, so that the request that comes with it finds it compiled.
+
+        Raises:
+            InvalidRequest: it cannot be compiled.
+        """
+        await guides.check(guide, self._core, self._made)
+
     async def check_health(self) -> None:
         """Raises EngineUnavailable when the core turns no more."""
         if self._failure is not None:
@@ -172,8 +182,7 @@ class VllmBackend:
 
     def _add(self, request: BackendRequest) -> None:
         try:
-            lora = self._lora_of(request)
-            made = core_request(self._processor, request, self.info.eos_token_ids, lora)
+            made = self._made(request)
         except OpenLLMError as error:
             refused = SequenceDelta(request.request_id, [], "error", error=error.as_dict())
             self._steps.append(StepOutput([refused]))
@@ -182,6 +191,9 @@ class VllmBackend:
             self._core.add(made)
             if request.request_id not in self._live:  # aborted while its grammar was being checked
                 self._core.abort([request.request_id])
+
+    def _made(self, request: BackendRequest) -> EngineCoreRequest:
+        return core_request(self._processor, request, self.info.eos_token_ids, self._lora_of(request))
 
     def _lora_of(self, request: BackendRequest) -> LoRARequest | None:
         if request.adapter is None:
@@ -236,6 +248,11 @@ def inspect_here(architecture: str) -> None:
     found = ModelRegistry.models.get(architecture)
     if found is not None:
         ModelRegistry.register_model(architecture, found.load_model_cls())
+
+
+def compile_in_parallel() -> None:
+    """Let the C++ compiler work on as many files at once as there are cores, where vLLM would have it one by one."""
+    inductor.compile_threads = len(os.sched_getaffinity(0))
 
 
 def describe(config: VllmConfig, checkpoint: checkpoints.Checkpoint, made: plan.Plan, load_s: float) -> BackendInfo:

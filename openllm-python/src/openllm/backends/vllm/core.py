@@ -18,6 +18,7 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
+from vllm.v1.structured_output.request import StructuredOutputRequest
 
 NOTHING_RAN_S = 0.001  # pause after a step in which no sequence could run: a grammar is still being compiled
 
@@ -66,6 +67,13 @@ class Core:
         call.done.wait()
         if call.error is not None:
             raise call.error
+
+    def compile(self, request: EngineCoreRequest) -> StructuredOutputRequest:
+        """Begin to compile a request's grammar, without the request; vLLM allows this while the core turns."""
+        found = self._engine.preprocess_add_request(request)[0].structured_output_request
+        if found is None:
+            raise TypeError("the request has no grammar")
+        return found
 
     def add_lora(self, request: LoRARequest) -> None:
         """Load an adapter."""

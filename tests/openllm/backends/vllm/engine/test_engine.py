@@ -15,14 +15,24 @@ from tests.tiny_models import tiny_checkpoint
 from tokenizers import Tokenizer
 
 from openllm.backends.base import BackendRequest, TokenGuide, TokenSampling
-from openllm.backends.vllm import architectures
+from openllm.backends.vllm import architectures, guides
 from openllm.backends.vllm.arguments import extra_arguments
 from openllm.backends.vllm.backend import VllmBackend
 from openllm.engine.request import new_request_id
 from openllm.testing import GREEDY, Drive, Outcome
-from openllm_core.errors import EngineUnavailable, InvalidSetting, OutOfMemory, UnsafeConfiguration, UnsupportedFeature
+from openllm_core.errors import (
+    EngineUnavailable,
+    InvalidRequest,
+    InvalidSetting,
+    OutOfMemory,
+    UnsafeConfiguration,
+    UnsupportedFeature,
+)
 
 pytestmark = pytest.mark.timeout(600)
+MANY_PATTERNS = json.dumps(
+    {"type": "object", "properties": {f"k{i}": {"type": "string", "pattern": "^[a-z]{1,200}$"} for i in range(300)}}
+)
 PROMPT = [72, 101, 108]
 
 
@@ -99,6 +109,37 @@ def test_what_cannot_be_compiled_is_refused_alone(lender: VllmBackend, guide: tu
     assert bad.deltas[-1].error["class"] == "InvalidRequest"
     assert bad.deltas[-1].error["param"] == "the_field"
     assert mate.token_ids == alone.token_ids
+
+
+REFUSED = [
+    ("json", '{"type": "no-such"}', "schema"),
+    ("json", '{"type": "number", "multipleOf": 3}', "not supported by xgrammar"),
+    ("json", MANY_PATTERNS, "more than"),  # well formed, and more than the compiler takes
+    ("regex", "([", "regex"),
+    ("grammar", "root ::= (((", "Expect"),
+    ("grammar", "root ::= nope", "nope"),
+    ("choice", [], "choice"),
+]
+
+
+@pytest.mark.parametrize(("kind", "value", "word"), REFUSED)
+def test_a_bad_guide_is_refused_before_it_is_submitted(lender: VllmBackend, kind: Any, value: Any, word: str) -> None:
+    """The field and the reason are named, without the compiler's source files."""
+    with pytest.raises(InvalidRequest) as caught:
+        asyncio.run(lender.check_guide(TokenGuide(kind, value, "the_field")))
+    assert caught.value.param == "the_field"
+    assert caught.value.message.startswith("the_field: ") and word in caught.value.message
+    assert ".cc" not in caught.value.message and "\n" not in caught.value.message
+
+
+def test_a_good_guide_is_compiled_by_its_check(lender: VllmBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes what any guide may bring, and one that takes for ever is given up."""
+    for kind, value in (("json_object", ""), ("choice", ["a"]), ("regex", "a+"), ("json", '{"type": "integer"}')):
+        asyncio.run(lender.check_guide(TokenGuide(kind, value)))
+    monkeypatch.setattr(guides, "LIMIT_S", 0.0)
+    slow = TokenGuide("json", '{"type": "string", "maxLength": 300000}', "the_field")
+    with pytest.raises(InvalidRequest, match="longer than 0 s"):
+        asyncio.run(lender.check_guide(slow))
 
 
 def test_seeds_of_any_size_repeat(lender: VllmBackend) -> None:
