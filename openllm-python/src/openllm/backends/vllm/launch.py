@@ -40,6 +40,10 @@ def environment(options: EngineOptions, machine: detect.Machine | None = None) -
     elif options.device == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = "-1"
     if not detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device):
+        # vLLM 0.32 cannot read back the whole compiled model that it keeps of a CPU, so that each start compiled anew;
+        # inductor's own cache, which is used without it, can be.
+        if "VLLM_USE_AOT_COMPILE" not in os.environ:
+            variables["VLLM_USE_AOT_COMPILE"] = "0"
         variables |= threads.variables(options, found, os.environ)
     return variables
 
