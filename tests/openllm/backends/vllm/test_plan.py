@@ -28,13 +28,29 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_cpu_cache_is_sized_from_what_is_free(folder: Path) -> None:
     """Of a node's free memory, less weights and runtime, a share; never of the whole machine's total."""
-    found = made(folder, cpu_machine(free_gib=10))
-    assert found.cache_bytes == int((10 - 2 - 2) * GIB * plan.CACHE_SHARE)
+    found = made(folder, cpu_machine(free_gib=5))
+    assert found.cache_bytes == int((5 - 2 - 2) * GIB * plan.CACHE_SHARE)
     assert found.memory_share is None
     assert (found.device, found.ranks, found.max_num_seqs) == ("cpu", 1, 256)
     assert any(
-        line.startswith("memory: 3.6 GiB") and "10.0 GiB are free on NUMA node 0" in line for line in found.decisions
+        line.startswith("memory: 0.6 GiB") and "5.0 GiB are free on NUMA node 0" in line for line in found.decisions
     )
+
+
+def test_a_cpu_cache_is_no_larger_than_the_usual_load_needs(folder: Path) -> None:
+    """It is written in full before the first token, so plenty of memory does not make the start longer."""
+    found = made(folder, cpu_machine(free_gib=1000))
+    per_sequence = 8192 + plan.BLOCK_TOKENS
+    assert found.cache_bytes == PER_TOKEN * 256 * plan.CACHED_TOKENS_PER_SLOT // 8192 * per_sequence
+    few = made(folder, cpu_machine(free_gib=1000), max_num_seqs=12)
+    assert few.cache_bytes == PER_TOKEN * plan.CACHED_CONTEXTS * per_sequence
+
+
+def test_a_cpu_computes_short_steps_that_hold_all_sequences(folder: Path) -> None:
+    """512 tokens, more where more sequences run at once; on a GPU vLLM chooses."""
+    assert made(folder, cpu_machine()).step_tokens == plan.CPU_STEP_TOKENS
+    assert made(folder, cpu_machine(), max_num_seqs=1000).step_tokens == 1000
+    assert made(folder, gpu_machine(70)).step_tokens is None
 
 
 def test_a_cpu_cache_is_no_larger_than_all_sequences_need(folder: Path) -> None:
