@@ -81,7 +81,7 @@ LANES = [
     Lane("architecture", ("architecture",), 1),
     Lane("unit", ("",), 1),
     Lane("process", PROCESS_TESTS, 3),
-    Lane("torch", ("openllm/backends/torch", "openllm/serialisation/convert"), 4),
+    Lane("torch", ("openllm/backends/torch", "openllm/serialisation/convert", "openllm/finetune"), 4),
     Lane("contract", ("contract",), 2),
     Lane("e2e", ("e2e", "openllm/test_chat_golden.py"), 6, network=True),
     Lane(

@@ -7,11 +7,11 @@ Runs the same engine as `openllm start`, on a loop in a thread of its own; the m
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from typing import Any, Self, TypeVar, cast, overload
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, cast, overload
 
 import attrs
 
@@ -21,18 +21,19 @@ from openllm_core.errors import InvalidRequest, InvalidSetting, OpenLLMError
 from openllm_core.families import registry as families
 from openllm_core.fields import settle, to_sampling_params
 from openllm_core.options import EngineOptions, StoreOptions
-from openllm_core.schema import Delta, LogprobEntry, Usage
+from openllm_core.schema import Delta, EmbeddingsOutput, LogprobEntry, Usage
 
 from .backends import registry as backends
 from .backends.base import BackendInfo
+from .background import Background
+from .classic import ECHO, ClassicCalls
+from .embedding_model import embedder_of, maker_of
+from .engine.embedder import Embedder
 from .engine.engine import Engine
 from .engine.request import EngineRequest
 from .engine.stream import RequestStream
 from .engine.supervisor import launch_embedded
-from .stored import StoredModel
 from .tokenizer import Tokenizer, byte_tokenizer
-
-T = TypeVar("T")
 
 UNBOUNDED = 2**31
 """Requests that may wait: all belong to the one caller, who already holds their prompts in memory."""
@@ -74,7 +75,7 @@ class Generation:
         return self.text
 
 
-class LLM(StoredModel):
+class LLM(ClassicCalls):
     """One model, loaded on first use (or by `start`, or `with`), until `close`.
 
     Safe to use from several threads and event loops at once: all requests share one running batch.
@@ -87,6 +88,7 @@ class LLM(StoredModel):
         model_id: str | None = None,
         embedded: bool = False,
         store: StoreOptions | None = None,
+        llm_config: LLMConfig | None = None,
         **engine_options: Any,
     ) -> None:
         """Args:
@@ -94,6 +96,7 @@ class LLM(StoredModel):
         model_id: id or folder, where `model` is a family name.
         embedded: run the backend in this process instead of a host process.
         store: where models are kept; default: from the environment.
+        llm_config: generation defaults; default: the environment's and the family's.
         engine_options: fields of `EngineOptions` (`backend`, `device`, `dtype`, `max_model_len`, …); others come from
             the environment.
 
@@ -106,11 +109,13 @@ class LLM(StoredModel):
                 raise InvalidSetting(f"LLM() has no option {name!r}.", hint=f"Options: {', '.join(sorted(known))}.")
         super().__init__(model, model_id=model_id, store=store, engine_options=engine_options)
         self._embedded = embedded
+        self._given_config = llm_config
         self._config: LLMConfig | None = None
         self._known = False
         self._engine: Engine | None = None
+        self._embedder: Embedder | None = None
         self._lock = threading.Lock()
-        self._worker: _LoopThread | None = None
+        self._worker: Background | None = None
         self._close: weakref.finalize[Any, Any] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -121,17 +126,17 @@ class LLM(StoredModel):
         Raises:
             OpenLLMError: it cannot be found or loaded.
         """
-        return self._call(self._ready())
+        return self._background().call(self._ready())
 
     async def astart(self) -> BackendInfo:
         """`start` for a program with an event loop."""
-        return await self._acall(self._ready)
+        return await self._background().acall(self._ready())
 
     def close(self) -> None:
         """End the host and free the model; using the LLM again loads it again."""
         with self._lock:
             close, self._close = self._close, None
-            self._engine = self._worker = None
+            self._engine = self._worker = self._embedder = None
         if close is not None:
             close()
 
@@ -175,7 +180,7 @@ class LLM(StoredModel):
             InvalidRequest: a value is out of range or the prompt does not fit; `param` names the field.
             EngineUnavailable: the host died on it.
         """
-        return self._call(self._generate(prompt, sampling, fields))
+        return self._background().call(self._generate(prompt, sampling, fields))
 
     @overload
     async def agenerate(self, prompt: str, sampling: SamplingParams | None = None, **fields: Any) -> Generation: ...
@@ -187,30 +192,116 @@ class LLM(StoredModel):
         self, prompt: str | list[str], sampling: SamplingParams | None = None, **fields: Any
     ) -> Generation | list[Generation]:
         """`generate` for a program with an event loop; cancelling it aborts the requests."""
-        return await self._acall(lambda: self._generate(prompt, sampling, fields))
+        return await self._background().acall(self._generate(prompt, sampling, fields))
 
     def generate_stream(self, prompt: str, sampling: SamplingParams | None = None, **fields: Any) -> Iterator[Delta]:
         """Complete one prompt piece by piece: the deltas' texts, joined per choice, are the text of `generate`.
 
         Leaving the loop early aborts the request.
         """
-        stream = self._call(self._add(prompt, sampling, fields))
+        yield from self._deltas(self._background().call(self._add(prompt, sampling, fields)))
+
+    def stream_of(self, prompt: str, fields: dict[str, Any]) -> tuple[Iterator[Delta], RequestStream]:
+        """Begin to complete a prompt: its deltas, and the stream, which knows the `usage()` so far."""
+        stream = self._background().call(self._add(prompt, None, fields))
+        return self._deltas(stream), stream
+
+    def _deltas(self, stream: RequestStream) -> Iterator[Delta]:
         try:
-            while (delta := self._call(_next(stream))) is not None:
+            while (delta := self._background().call(_next(stream))) is not None:
                 yield delta
         finally:
-            self._call(stream.aclose())
+            self._background().call(stream.aclose())
 
     async def agenerate_stream(
         self, prompt: str, sampling: SamplingParams | None = None, **fields: Any
     ) -> AsyncIterator[Delta]:
         """`generate_stream` for a program with an event loop."""
-        stream = await self._acall(lambda: self._add(prompt, sampling, fields))
+        stream = await self._background().acall(self._add(prompt, sampling, fields))
         try:
-            while (delta := await self._acall(lambda: _next(stream))) is not None:
+            while (delta := await self._background().acall(_next(stream))) is not None:
                 yield delta
         finally:
-            await self._acall(stream.aclose)
+            await self._background().acall(stream.aclose())
+
+    # -- embedding ----------------------------------------------------------------------------------------------------
+
+    def embed(self, texts: str | Sequence[str]) -> EmbeddingsOutput:
+        """Vectors of one text or several, in their order.
+
+        Made by `embeddings` where a subclass has it, else by the model itself, else by the sentence encoder that
+        `embedding_model` names (by default all-MiniLM-L6-v2 of the package index), loaded at the first call.
+
+        Raises:
+            InvalidRequest: a text is empty or too long; `param` is `input[i]`.
+            EngineUnavailable: the sentence encoder cannot be had.
+        """
+        if self._has_own_embeddings:
+            return self.embeddings(_listed(texts))
+        return self._background().call(self._embed(_listed(texts)))
+
+    async def aembed(self, texts: str | Sequence[str]) -> EmbeddingsOutput:
+        """`embed` for a program with an event loop."""
+        if self._has_own_embeddings:
+            return await asyncio.to_thread(self.embeddings, _listed(texts))
+        return await self._background().acall(self._embed(_listed(texts)))
+
+    def embeddings(self, prompts: list[str]) -> EmbeddingsOutput:
+        """Vectors made by the model itself. A subclass may bring its own.
+
+        Raises:
+            NotImplementedError: the model has none of its own; `embed` asks a sentence encoder.
+        """
+        if not self.supports_embeddings:
+            raise NotImplementedError("This model has no embeddings of its own; embed() asks a sentence encoder.")
+        return self._background().call(self._embed(prompts))
+
+    @property
+    def _has_own_embeddings(self) -> bool:
+        return type(self).embeddings is not LLM.embeddings
+
+    @property
+    def supports_embeddings(self) -> bool:
+        """Whether `embeddings` works: the model has some of its own. Loads a model that brings its own code, to know."""
+        if self._has_own_embeddings:
+            return True
+        options = self.chosen_options()
+        if maker_of(options) == "encoder":
+            return False
+        if backends.get(options.backend).embeds(options) is not None:
+            return True
+        return self.start().capabilities.embed
+
+    async def _embed(self, texts: list[str]) -> EmbeddingsOutput:
+        if not texts:
+            return EmbeddingsOutput(embeddings=[], num_tokens=0)
+        await self._ready()
+        assert self._embedder is not None
+        found = await self._embedder.embed(texts)
+        return EmbeddingsOutput(embeddings=[vector.tolist() for vector in found.vectors], num_tokens=found.num_tokens)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def prepare_for_training(
+        self, adapter_type: str = "lora", use_gradient_checkpointing: bool = True, **settings: Any
+    ) -> tuple[Any, Any]:
+        """Load the model into this process, with an adapter to train; needs the extra `fine-tune`.
+
+        Args:
+            adapter_type: lora, adalora, adaption_prompt, prefix_tuning, p_tuning, prompt_tuning or ia3.
+            use_gradient_checkpointing: compute parts of the forward pass twice, which saves memory.
+            settings: of the peft configuration (`r`, `lora_alpha`, `target_modules`, …), over those of the family.
+
+        Returns:
+            (`peft.PeftModel`, its transformers tokenizer), for any trainer. With `quantize="int4"` or "int8" given to the
+            constructor, the adapter lies over quantised weights.
+
+        Raises:
+            OpenLLMError: the model cannot be found or loaded, or peft refuses the settings.
+        """
+        from .finetune import prepare_for_training
+
+        return prepare_for_training(self, self._options, adapter_type, use_gradient_checkpointing, **settings)
 
     # -- on the loop of the worker ------------------------------------------------------------------------------------
 
@@ -261,14 +352,16 @@ class LLM(StoredModel):
 
     async def _ready(self) -> BackendInfo:
         if self._engine is None:
-            async with self._thread().starting:
+            async with self._background().starting:
                 if self._engine is None:
                     self._engine = await self._load()
         try:
             return await self._engine.wait_ready()
         except OpenLLMError:
             if self._engine.failure is not None:  # a next use tries again
-                engine, self._engine = self._engine, None
+                engine, embedder, self._engine = self._engine, self._embedder, None
+                if embedder is not None:
+                    await embedder.aclose()
                 await engine.aclose()
             raise
 
@@ -277,29 +370,30 @@ class LLM(StoredModel):
 
         options, tokenizer, family = await asyncio.to_thread(self._prepare)
         spec = families.find(family) if family else unknown_family()
-        self._config, _ = settle(LLMConfig.for_model(spec), options.backend)
-        self._known = family is not None
+        self._config, _ = settle(self._given_config or LLMConfig.for_model(spec), options.backend)
+        self._known = family is not None or self._given_config is not None
+        launch = launch_embedded if self._embedded else None
         engine = Engine(
             options,
             tokenizer,
             max_queue=UNBOUNDED,
             queue_timeout_s=NO_DEADLINE_S,
-            launch=launch_embedded if self._embedded else None,
+            launch=launch,
         )
-        self._thread().engine = engine
+        store = await asyncio.to_thread(lambda: self.store_options)
+        self._embedder = embedder_of(engine, options, tokenizer, store, launch)
+        self._background().closing[:] = [self._embedder.aclose, engine.aclose]
         await engine.start()
         return engine
 
-    def _prepare(self) -> tuple[EngineOptions, Tokenizer, str | None]:
-        """Find the model and choose the backend; may download."""
+    def chosen_options(self) -> EngineOptions:
+        """The engine's options with backend and model decided; finds the model, and fetches it where it is not here."""
         options = self._options
-        if options.backend == "echo":
-            return attrs.evolve(options, model_id="echo"), byte_tokenizer(), None
-        from .serialisation import open_tokenizer
-
+        if options.backend == ECHO:
+            return attrs.evolve(options, model_id=ECHO)
         found = self.resolved()
         backend, _ = backends.choose(options, found.architecture)
-        options = attrs.evolve(
+        return attrs.evolve(
             options,
             model_path=str(found.path),
             model_id=found.model_id,
@@ -307,65 +401,29 @@ class LLM(StoredModel):
             backend=backend,
             quantize=options.quantize or found.quantize,
         )
-        tokenizer = open_tokenizer(found.path, trust_remote_code=options.trust_remote_code)
-        return options, tokenizer, found.family
+
+    def _prepare(self) -> tuple[EngineOptions, Tokenizer, str | None]:
+        """Find the model and choose the backend; may download."""
+        options = self.chosen_options()
+        if not options.model_path:
+            return options, byte_tokenizer(), None
+        from .serialisation import open_tokenizer
+
+        tokenizer = open_tokenizer(Path(options.model_path), trust_remote_code=options.trust_remote_code)
+        return options, tokenizer, options.family or None
 
     # -- between threads ----------------------------------------------------------------------------------------------
 
-    def _thread(self) -> _LoopThread:
+    def _background(self) -> Background:
         with self._lock:
             if self._worker is None:
-                self._worker = _LoopThread()
+                self._worker = Background()
                 self._close = weakref.finalize(self, self._worker.stop)
             return self._worker
 
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._thread().loop)
-        try:
-            return future.result()
-        except ExceptionGroup as group:
-            raise _first(group) from group
-        except BaseException:
-            future.cancel()
-            raise
 
-    async def _acall(self, make: Any) -> Any:
-        future = asyncio.run_coroutine_threadsafe(make(), self._thread().loop)
-        try:
-            return await asyncio.wrap_future(future)
-        except ExceptionGroup as group:
-            raise _first(group) from group
-
-
-class _LoopThread:
-    """An event loop in a thread of its own, which also starts the host: the parent-death signal follows the thread."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.engine: Engine | None = None
-        self.starting = asyncio.Lock()
-        self._thread = threading.Thread(target=self._run, name="openllm", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Close the engine, stop the loop, end the thread."""
-        if self.engine is not None:
-            closing = asyncio.run_coroutine_threadsafe(self.engine.aclose(), self.loop)
-            with contextlib.suppress(Exception):
-                closing.result(timeout=30)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(timeout=10)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-            pending = asyncio.all_tasks(self.loop)
-            for task in pending:
-                task.cancel()
-            self.loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
-        finally:
-            self.loop.close()
+def _listed(texts: str | Sequence[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 async def _next(stream: RequestStream) -> Delta | None:
@@ -382,9 +440,3 @@ def _choice(deltas: list[Delta]) -> Choice:
         stop_reason=last.stop_reason,
         logprobs=logprobs if any(delta.logprobs is not None for delta in deltas) else None,
     )
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error of a batch: one refused prompt ends the call, as it would alone."""
-    first = group.exceptions[0]
-    return _first(cast("BaseExceptionGroup[BaseException]", first)) if isinstance(first, BaseExceptionGroup) else first

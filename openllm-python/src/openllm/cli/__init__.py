@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "models": ("openllm.cli.models", "List model families, and the models on this machine.", MODELS),
     "import": ("openllm.cli.import_model", "Fetch a model into the store without starting it.", MODELS),
     "build": ("openllm.cli.build", "Make a Bento: model and settings in one, to serve anywhere.", MODELS),
+    "lock": ("openllm.cli.lock", "Write down what a start depends on, to start just that elsewhere.", MODELS),
     "export": ("openllm.cli.export_model", "Write a stored model into one file, for another machine.", MODELS),
     "models verify": ("openllm.cli.models_verify", "Compare stored models with the hashes of their import.", MODELS),
     "list-models": ("openllm.cli.list_models", "List the stored models with tag and size.", MODELS),

@@ -1,0 +1,122 @@
+"""`openllm finetune [MODEL] --dataset FILE --output DIR`: train a LoRA adapter on a file of examples.
+
+Reads the command line, calls `openllm.finetune`, prints how it goes. torch is loaded once the examples have been read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from openllm.cli.command import Command, GroupedOption, Session
+from openllm.cli.options import config_option, read_settings, setting_options
+from openllm.cli.output import Output
+from openllm.finetune.options import TrainingOptions
+from openllm_core.options import EngineOptions, StoreOptions
+from openllm_core.settings import read
+
+RUN = "Run"
+ENGINE_SETTINGS = (
+    *("quantize", "dtype", "device"),
+    *("serialisation", "allow_pickle_weights", "trust_remote_code"),
+)
+RESOLVED = ("model_path", "model_id", "family")  # fields of EngineOptions that LLM finds for itself
+
+
+@click.command("finetune", cls=Command)
+@click.argument("model", required=False)
+@click.option(
+    "--dataset",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="JSON lines: text, prompt and completion, or messages.",
+    cls=GroupedOption,
+    group=RUN,
+)
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the adapter.",
+    cls=GroupedOption,
+    group=RUN,
+)
+@click.option("--model-id", metavar="ID", help="Id or folder, where MODEL is a family.", cls=GroupedOption, group=RUN)
+@click.option(
+    "--merge",
+    is_flag=True,
+    help="Write the merged model too, unquantised, to DIR/merged.",
+    cls=GroupedOption,
+    group=RUN,
+)
+@click.option(
+    "--overwrite", is_flag=True, help="Begin anew, whatever the folder holds of a run.", cls=GroupedOption, group=RUN
+)
+@click.option(
+    "-o",
+    "--format",
+    "format_",
+    type=click.Choice(["pretty", "json", "porcelain"]),
+    default="pretty",
+    help="What stdout says at the end.",
+    cls=GroupedOption,
+    group=RUN,
+)
+@config_option
+@setting_options(TrainingOptions)
+@setting_options(EngineOptions, only=ENGINE_SETTINGS)
+@setting_options(StoreOptions)
+@click.pass_obj
+def command(
+    session: Session,
+    model: str | None,
+    dataset: Path,
+    output: Path,
+    model_id: str | None,
+    merge: bool,
+    overwrite: bool,
+    format_: str,
+    config: Path | None,
+    **typed: Any,
+) -> None:
+    """Train a LoRA adapter for MODEL on the examples of a file; without MODEL, for the default model.
+
+    A line of the file is {"text": …}, {"prompt": …, "completion": …} or {"messages": [{"role": …, "content": …}, …]}; the
+    completion and the assistant's turns are learnt. The same command goes on with a run that was stopped.
+    `openllm start MODEL --adapter-id DIR` serves the adapter.
+    """
+    from openllm.finetune import finetune
+    from openllm.llm import LLM
+
+    settings = read_settings(typed, config)
+    options = read(TrainingOptions, explicit=typed).options
+    engine = {k: v for k, v in attrs.asdict(settings.engine, recurse=False).items() if k not in RESOLVED}
+    llm = LLM(model or settings.model, model_id=model_id or settings.model_id, store=settings.store, **engine)
+    out = Output(format_, session)
+    with out.progress() as progress:
+        outcome = finetune(
+            llm,
+            settings.engine,
+            dataset,
+            output,
+            options=options,
+            merge=merge,
+            overwrite=overwrite,
+            progress=progress,
+            say=lambda text: out.say(text, dim=True),
+        )
+    trained = outcome.trained
+    if format_ == "json":
+        facts = attrs.asdict(trained) | {"trainable": outcome.trainable, "seconds": round(outcome.seconds, 1)}
+        out.json({"adapter": str(outcome.adapter), "merged": outcome.merged and str(outcome.merged)} | facts)
+    elif format_ == "porcelain":
+        out.data(str(outcome.merged or outcome.adapter))
+    else:
+        name = model or settings.model
+        served = f"openllm start {name + ' ' if name else ''}--adapter-id {outcome.adapter}"
+        out.say(f"Loss {trained.first_loss:.3f} → {trained.last_loss:.3f} in {trained.steps} steps.")
+        out.say(f"Serve it:  {f'openllm start {outcome.merged}' if outcome.merged else served}", dim=True)
+        out.data(str(outcome.adapter))

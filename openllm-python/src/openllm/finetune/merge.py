@@ -1,0 +1,68 @@
+"""An adapter merged into its base: a model of its own, with plain weights.
+
+Called by `run.py` and by programs. The base is loaded anew as its files have it, so that what was trained over quantised
+weights is merged into the unquantised ones.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openllm.serialisation.formats import INDEX_FILE, inspect
+from openllm_core.errors import UnsupportedFeature
+
+from .untyped import library, quietly
+
+if TYPE_CHECKING:
+    from openllm.stored import StoredModel
+
+_OF_THE_STORE = ("manifest.json", "model.yaml", INDEX_FILE)
+
+
+def merge_adapter(llm: StoredModel, adapter: Path, out: Path) -> Path:
+    """Write the model of `llm` with an adapter merged in, as safetensors in the type of the base's files.
+
+    Args:
+        adapter: folder with `adapter_config.json` and `adapter_model.safetensors`.
+        out: folder to make; replaced where it is there. It appears whole or not at all.
+
+    Raises:
+        UnsupportedFeature: the base's own files are quantised, so there are no plain weights to merge into.
+    """
+    refuse_quantised(llm)
+    staging = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with quietly():
+            base = llm.load_model(dtype="auto")
+            merged = library("peft").PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+            merged.save_pretrained(str(staging), safe_serialization=True)
+        _copy_rest(llm.resolved().path, staging)
+        if out.exists():
+            shutil.rmtree(out)
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return out
+
+
+def refuse_quantised(llm: StoredModel) -> None:
+    """Raise UnsupportedFeature where a model's own files are quantised."""
+    found = llm.resolved()
+    quantised = (inspect(found.path).config or {}).get("quantization_config")
+    if quantised:
+        raise UnsupportedFeature(
+            f"{found.model_id} is stored quantised: there are no plain weights to merge an adapter into.",
+            hint="Leave --merge out and serve it with --adapter-id, or fine-tune the model it was made of.",
+            param="merge",
+        )
+
+
+def _copy_rest(base: Path, out: Path) -> None:
+    """Tokenizer, chat template, licence: whatever is neither weights nor the store's own."""
+    left = {path.name for path in inspect(base).weights} | {path.name for path in out.iterdir()} | set(_OF_THE_STORE)
+    for path in base.iterdir():
+        if path.is_file() and path.name not in left:
+            shutil.copyfile(path, out / path.name)

@@ -1,0 +1,160 @@
+"""A model with an adapter to train, and its tokenizer: what `LLM.prepare_for_training` gives.
+
+Called by LLM and by `run.py`. Decides precision, quantisation and the adapter's settings (given, else the family's, else
+general ones); knows nothing of datasets or trainers. torch, transformers and peft are imported inside functions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from openllm_core.config.fine_tune import FineTuneConfig, PeftType, strategies
+from openllm_core.errors import FineTuneStrategyNotSupportedError, InvalidSetting, OpenLLMError, UnsupportedFeature
+from openllm_core.families import registry as families
+
+from .untyped import library, quietly
+
+if TYPE_CHECKING:
+    from openllm.stored import StoredModel
+    from openllm_core.options import EngineOptions
+
+GENERAL: dict[str, dict[str, Any]] = {
+    "lora": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "bias": "none", "target_modules": "all-linear"},
+}
+"""Settings for families that name none: every linear layer but the output, as QLoRA found best (arXiv:2305.14314)."""
+
+
+def prepare_for_training(
+    llm: StoredModel,
+    options: EngineOptions,
+    adapter_type: str = "lora",
+    use_gradient_checkpointing: bool = True,
+    **settings: Any,
+) -> tuple[Any, Any]:
+    """Load a model into this process with an adapter whose weights alone are trained.
+
+    Args:
+        llm: whose model; found, fetched and loaded here.
+        options: its `quantize` (int8, int4: the adapter is trained over quantised weights), `dtype` and `device`.
+        adapter_type: lora, adalora, adaption_prompt, prefix_tuning, p_tuning, prompt_tuning or ia3.
+        use_gradient_checkpointing: compute parts of the forward pass twice, which saves memory.
+        settings: of the peft configuration, over those of the model's family: `r`, `lora_alpha`, `target_modules`, …
+
+    Returns:
+        (`peft.PeftModel` in training mode, its transformers tokenizer).
+
+    Raises:
+        FineTuneStrategyNotSupportedError: no such type of adapter.
+        InvalidSetting: peft refuses the settings.
+        UnsupportedFeature: the model's weights are, or shall be, quantised in a way nothing can be trained over.
+        MissingDependency: peft or bitsandbytes is not installed.
+    """
+    found = llm.resolved()
+    spec = families.find(found.family) if found.family else None
+    model_type = spec.model_type if spec else "causal_lm"
+    strategy = _strategy(adapter_type, spec.fine_tune if spec else {}, model_type, settings)
+    config = _configure(strategy, settings)
+    peft = library("peft")
+    scheme = options.quantize or found.quantize
+    with quietly():
+        model = load_base(llm, options, scheme)
+        _open_gradients(model, scheme, use_gradient_checkpointing)
+        try:
+            model = peft.get_peft_model(model, config)
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            raise InvalidSetting(f"peft cannot add this adapter to {found.model_id}: {_line(error)}") from error
+        model.train()
+        tokenizer = llm.load_tokenizer()
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return model, tokenizer
+
+
+def load_base(llm: StoredModel, options: EngineOptions, scheme: str | None) -> Any:
+    """The model without an adapter, frozen, on the device and in the precision it is trained in.
+
+    Args:
+        scheme: None for the weights as they are, else int8 or int4.
+    """
+    from openllm.backends.torch.loading import DTYPES, choose_device
+
+    device = choose_device(options)
+    # Half precision computes slowly, if at all, on most CPUs; a GPU takes the checkpoint's type.
+    dtype: Any = DTYPES["float32"] if device.type == "cpu" else "auto"
+    if options.dtype != "auto":
+        dtype = DTYPES[options.dtype]
+    arguments: dict[str, Any] = {"dtype": dtype}
+    if device.type != "cpu":
+        arguments["device_map"] = {"": device}
+    if scheme is not None:
+        compute = DTYPES["bfloat16"] if dtype == "auto" else dtype
+        arguments["quantization_config"] = _quantisation(scheme, compute)
+    model = llm.load_model(**arguments)
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return model
+
+
+def _quantisation(scheme: str, compute: Any) -> Any:
+    """int4 as QLoRA has it: normal-float values, their scales quantised too (arXiv:2305.14314)."""
+    if scheme not in ("int8", "int4"):
+        raise UnsupportedFeature(
+            f"An adapter cannot be trained over {scheme}.", hint="--quantize int8 or int4.", param="quantize"
+        )
+    library("bitsandbytes")
+    make = library("transformers").BitsAndBytesConfig
+    if scheme == "int8":
+        return make(load_in_8bit=True)
+    return make(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def _open_gradients(model: Any, scheme: str | None, checkpointing: bool) -> None:
+    checkpointing = checkpointing and bool(getattr(model, "supports_gradient_checkpointing", False))
+    if scheme is not None:
+        kwargs = {"use_reentrant": False}
+        library("peft").prepare_model_for_kbit_training(model, checkpointing, kwargs)
+    elif checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if checkpointing:
+        model.enable_input_require_grads()
+
+
+def _strategy(adapter_type: str, table: dict[str, Any], model_type: str, settings: dict[str, Any]) -> FineTuneConfig:
+    try:
+        name = PeftType(adapter_type).to_str()
+    except ValueError:
+        known = ", ".join(sorted(PeftType.supported()))
+        raise FineTuneStrategyNotSupportedError(
+            f"{adapter_type[:80]!r} is no adapter type.", hint=f"One of {known}.", param="adapter_type"
+        ) from None
+    found = strategies({name: table.get(name, GENERAL.get(name, {}))}, model_type)[name]
+    return found.train().with_config(**settings)
+
+
+def _configure(strategy: FineTuneConfig, settings: dict[str, Any]) -> Any:
+    try:
+        return strategy.to_peft_config()
+    except OpenLLMError:
+        raise
+    except (TypeError, ValueError) as error:
+        wrong = _unknown(strategy, settings)
+        raise InvalidSetting(
+            f"peft has no setting {wrong[0]!r} for {strategy.adapter_type.to_str()}." if wrong else _line(error),
+            param=wrong[0] if wrong else None,
+        ) from error
+
+
+def _unknown(strategy: FineTuneConfig, settings: dict[str, Any]) -> list[str]:
+    classes = {
+        name.upper().replace("_", ""): cls for name, cls in vars(library("peft")).items() if name.endswith("Config")
+    }
+    cls: Any = classes.get(strategy.adapter_type.value.replace("_", "") + "CONFIG")
+    return [name for name in settings if name not in inspect.signature(cls).parameters] if cls else []
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

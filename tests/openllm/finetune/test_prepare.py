@@ -1,0 +1,146 @@
+"""`LLM.prepare_for_training`: a model whose adapter alone is trained, with the family's settings, and its tokenizer."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from typing import Any
+
+import peft
+import pytest
+import torch
+from tests.openllm.finetune.conftest import MakeLLM
+
+from openllm_core.errors import (
+    FineTuneStrategyNotSupportedError,
+    InvalidSetting,
+    MissingDependency,
+    UnsupportedFeature,
+)
+
+TEXT = "the quick brown fox jumps over the lazy dog"
+
+
+def one_step(model: Any, tokenizer: Any) -> dict[str, torch.Tensor]:
+    """One step of a large rate; gives the parameters as they were before it."""
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    batch = tokenizer([TEXT, TEXT[:20]], padding=True, return_tensors="pt")
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    model(**batch, labels=labels).loss.backward()
+    optimizer.step()
+    return before
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("name", ["opt", "falcon", "llama", "t5"])
+def test_one_step_changes_the_adapter_alone(make_llm: MakeLLM, name: str, checkpointing: bool) -> None:
+    """A PeftModel and its tokenizer come back; training moves the LoRA matrices and nothing of the base."""
+    model, tokenizer = make_llm(name).prepare_for_training(use_gradient_checkpointing=checkpointing)
+    assert isinstance(model, peft.PeftModel)
+    assert model.training
+    assert model.is_gradient_checkpointing is checkpointing
+    before = one_step(model, tokenizer)
+    changed = {key for key, value in model.named_parameters() if not torch.equal(value, before[key])}
+    adapter = {key for key in before if "lora_" in key}
+    assert changed
+    assert changed <= adapter
+    assert {key for key in adapter if "lora_B" in key} <= changed  # A has no gradient while B is zero
+
+
+def test_the_familys_settings_are_taken(make_llm: MakeLLM) -> None:
+    """OPT, Falcon and Llama as 0.3.5 had them; another family gets every linear layer; what is given wins."""
+
+    def config(name: str, **settings: Any) -> Any:
+        return make_llm(name).prepare_for_training("lora", **settings)[0].peft_config["default"]
+
+    opt = config("opt")
+    assert (opt.r, opt.lora_alpha, opt.lora_dropout, set(opt.target_modules)) == (16, 32, 0.05, {"q_proj", "v_proj"})
+    assert opt.task_type == "CAUSAL_LM"
+    falcon = config("falcon", r=4)
+    assert (falcon.r, falcon.lora_alpha) == (4, 16)
+    assert set(falcon.target_modules) == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+    assert config("llama").r == 64
+    other = config("stablelm")
+    assert (other.r, other.lora_alpha) == (16, 32)
+    layers = {name.rpartition(".")[2] for name in other.target_modules}
+    assert layers == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert config("t5").task_type == "SEQ_2_SEQ_LM"
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("IA3", {}),
+        ("prefix-tuning", {"num_virtual_tokens": 4}),
+        ("prompt_tuning", {"num_virtual_tokens": 4}),
+        ("p_tuning", {"num_virtual_tokens": 4}),
+        ("adaption_prompt", {"adapter_len": 4, "adapter_layers": 1}),
+        ("adalora", {"total_step": 10, "target_modules": ["q_proj"]}),
+    ],
+)
+def test_other_kinds_of_adapter(make_llm: MakeLLM, kind: str, settings: dict[str, Any]) -> None:
+    """Every kind that peft has of those a setting may name, in any spelling."""
+    model, _ = make_llm("llama").prepare_for_training(kind, False, **settings)
+    assert model.peft_config["default"].peft_type == kind.replace("-", "_").upper()
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+def test_an_adapter_over_quantised_weights(make_llm: MakeLLM, scheme: str) -> None:
+    """The base is held in 4 or 8 bits, on a CPU too, and a step moves the adapter alone."""
+    model, tokenizer = make_llm("llama", quantize=scheme).prepare_for_training()
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj.base_layer
+    assert type(layer).__name__ == {"int4": "Linear4bit", "int8": "Linear8bitLt"}[scheme]
+    assert layer.weight.dtype == {"int4": torch.uint8, "int8": torch.int8}[scheme]
+    before = one_step(model, tokenizer)
+    changed = {key for key, value in model.named_parameters() if not torch.equal(value, before[key])}
+    assert changed
+    assert all("lora_" in key for key in changed)
+
+
+def test_what_cannot_be_trained_over_is_refused(make_llm: MakeLLM) -> None:
+    """GPTQ and AWQ name what can."""
+    with pytest.raises(UnsupportedFeature, match="gptq") as caught:
+        make_llm("llama", quantize="gptq").prepare_for_training()
+    assert "int4" in str(caught.value.hint)
+
+
+def test_wrong_kinds_and_settings_are_named(make_llm: MakeLLM) -> None:
+    """An unknown kind lists the known; an unknown setting is named; so is a layer the model has not."""
+    llm = make_llm("llama")
+    with pytest.raises(FineTuneStrategyNotSupportedError, match="'dora' is no adapter type") as kind:
+        llm.prepare_for_training("dora")
+    assert "prefix_tuning" in str(kind.value.hint)
+    with pytest.raises(InvalidSetting, match="no setting 'rank' for lora") as setting:
+        llm.prepare_for_training(rank=4)
+    assert setting.value.param == "rank"
+    with pytest.raises(InvalidSetting, match=r"cannot add this adapter to .*nowhere"):
+        llm.prepare_for_training(target_modules=["nowhere"])
+
+
+def test_the_tokenizer_can_pad(make_llm: MakeLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer without a padding token pads with its end token."""
+    llm = make_llm("llama")
+    bare = llm.load_tokenizer()
+    bare.pad_token = None
+    monkeypatch.setattr(llm, "load_tokenizer", lambda **attrs: bare)
+    _, tokenizer = llm.prepare_for_training()
+    assert tokenizer.pad_token == tokenizer.eos_token == "</s>"
+
+
+def test_without_peft_the_extra_is_named(make_llm: MakeLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint is the line that brings it."""
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.partition(".")[0] == "peft":
+            raise ImportError("No module named 'peft'")
+        return real(name, *rest)
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "peft"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingDependency) as caught:
+        make_llm("llama").prepare_for_training()
+    assert caught.value.hint == 'pip install "openllm[fine-tune]"'
