@@ -67,7 +67,7 @@ def containerize(
             hint=f"The context lies in {kept}; where an engine is: docker build --tag {name} --file Containerfile .",
             code=error.wire_code,
         ) from error
-    with tempfile.TemporaryDirectory(dir=_contexts(options), prefix=".building-") as folder:
+    with tempfile.TemporaryDirectory(dir=contexts(options), prefix=".building-") as folder:
         context = Path(folder) / "context"
         write_context(bento, context, options)
         say(f"building {name} with {found.name}")
@@ -106,8 +106,8 @@ def keep_context(bento: Bento, options: StoreOptions) -> Path:
     Returns:
         `containers/<name>/<version>` of the store's root; what was there is replaced.
     """
-    kept = _contexts(options) / bento.name / bento.version
-    with tempfile.TemporaryDirectory(dir=_contexts(options), prefix=".writing-") as folder:
+    kept = contexts(options) / bento.name / bento.version
+    with tempfile.TemporaryDirectory(dir=contexts(options), prefix=".writing-") as folder:
         context = Path(folder) / "context"
         write_context(bento, context, options)
         kept.parent.mkdir(exist_ok=True)
@@ -148,7 +148,8 @@ def link_or_copy(source: str, target: str) -> str:
     return target
 
 
-def _contexts(options: StoreOptions) -> Path:
+def contexts(options: StoreOptions) -> Path:
+    """The folder for contexts that stay; made when missing."""
     root = Path(options.home).expanduser().resolve() / CONTEXTS
     root.mkdir(parents=True, exist_ok=True)
     return root
