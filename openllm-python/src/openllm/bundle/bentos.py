@@ -25,7 +25,7 @@ YAML_LIMIT_BYTES = 16 << 20
 
 @attrs.frozen
 class BentoModel:
-    """A model that a Bento needs: name and version of the store, and how large it is there."""
+    """A model that a Bento needs: name and version of the store."""
 
     name: str
     version: str
@@ -48,6 +48,10 @@ class BentoModel:
                 hint="Build the Bento again, or import its archive.",
             )
         return path
+
+    def size_bytes(self, options: StoreOptions) -> int:
+        """Bytes of its files; 0 where it is not in the store."""
+        return size_bytes(Store(options).models / self.name / self.version)
 
 
 @attrs.frozen(kw_only=True)
@@ -80,6 +84,11 @@ class Bento:
     def ours(self) -> bool:
         """Whether this program built it."""
         return self.labels.get("bundler") == BUNDLER
+
+    @property
+    def start_name(self) -> str:
+        """What `openllm build` was called with: the family, or the model."""
+        return self.labels.get("start_name", self.name)
 
     @property
     def models(self) -> list[BentoModel]:

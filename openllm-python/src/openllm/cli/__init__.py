@@ -19,7 +19,7 @@ import click
 from openllm.cli.command import Session, apply_globals, global_options, normalise, print_version, section_heading
 from openllm.cli.failures import EXIT_CODES, exit_code_of
 
-SERVE, MODELS, LOOK = "Serve and ask", "Models", "Look"
+SERVE, MODELS, LOOK, EXTENSIONS = "Serve and ask", "Models", "Look", "Extensions"
 
 # name -> (module, one line for --help, section)
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -33,13 +33,26 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "lock": ("openllm.cli.lock", "Write down what a start depends on, to start just that elsewhere.", MODELS),
     "export": ("openllm.cli.export_model", "Write a stored model into one file, for another machine.", MODELS),
     "models verify": ("openllm.cli.models_verify", "Compare stored models with the hashes of their import.", MODELS),
-    "list-models": ("openllm.cli.list_models", "List the stored models with tag and size.", MODELS),
     "prune": ("openllm.cli.prune", "Delete stored models.", MODELS),
     "finetune": ("openllm.cli.finetune", "Train an adapter for a model on a file of examples.", MODELS),
     "bench": ("openllm.cli.bench", "Measure a server under load, alone or beside a peer's.", LOOK),
     "doctor": ("openllm.cli.doctor", "Check whether a start would succeed, and what mends what would stop it.", LOOK),
-    "get-prompt": ("openllm.cli.get_prompt", "Print the prompt that a model would get, without sending it.", LOOK),
     "env": ("openllm.cli.env", "Show every setting, its value and where the value came from.", LOOK),
+    "build-base-container": (
+        "openllm.cli.build_base_container",
+        "Make the base images that Bentos are built on.",
+        EXTENSIONS,
+    ),
+    "dive-bentos": ("openllm.cli.dive_bentos", "List the files of a Bento.", EXTENSIONS),
+    "get-containerfile": ("openllm.cli.get_containerfile", "Print the Containerfile of a Bento.", EXTENSIONS),
+    "get-prompt": (
+        "openllm.cli.get_prompt",
+        "Print the prompt that a model would get, without sending it.",
+        EXTENSIONS,
+    ),
+    "list-bentos": ("openllm.cli.list_bentos", "List the Bentos with tag, size and models.", EXTENSIONS),
+    "list-models": ("openllm.cli.list_models", "List the stored models with tag and size.", EXTENSIONS),
+    "extension": ("openllm.cli.ext", "Run one of these by `openllm extension NAME`.", EXTENSIONS),
 }
 ALIASES = {
     "serve": "start",
@@ -49,7 +62,13 @@ ALIASES = {
     "pull": "import",
     "ls": "models",
     "rm": "prune",
+    "ext": "extension",
 }
+
+
+def load(name: str) -> click.Command | None:
+    """Import the module of a command; None when the table has no such name."""
+    return import_module(COMMANDS[name][0]).command if name in COMMANDS else None
 
 
 class CommandTable(click.Group):
@@ -61,10 +80,7 @@ class CommandTable(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module; None when the table has no such name."""
-        name = ALIASES.get(cmd_name, cmd_name)
-        if name not in COMMANDS:
-            return None
-        return import_module(COMMANDS[name][0]).command
+        return load(ALIASES.get(cmd_name, cmd_name))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -88,7 +104,7 @@ class CommandTable(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table, by section."""
         width = max(map(len, COMMANDS)) + 2
-        for section in (SERVE, MODELS, LOOK):
+        for section in (SERVE, MODELS, LOOK, EXTENSIONS):
             with formatter.section(section_heading(section)):
                 for name, (_, line, of) in COMMANDS.items():
                     if of == section:
