@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version as installed_version
@@ -147,6 +148,12 @@ def choose(
         if has(found := f"{CONTAINER_NAMES[name]}:{tag}"):
             return found, f"our image for {device}"
     return None, f"no registry answered for our image {tag}"
+
+
+def python_of(image: str | None) -> str:
+    """Python that a Bento uses on an image: ours on our own images, else the one that runs here."""
+    ours = image is not None and image.startswith(tuple(f"{name}:" for name in CONTAINER_NAMES.values()))
+    return PYTHON if ours else f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def build_container(

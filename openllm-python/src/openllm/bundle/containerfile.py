@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 NAME = "Containerfile"
 TEMPLATE = "env/docker/Dockerfile.template"
 """Where a Bento keeps the file of `--dockerfile-template`; the folder is BentoML's."""
-ENVIRONMENT = {"OPENLLM_HOST": "0.0.0.0"}
-"""What every image of ours sets: in a container loopback reaches nobody, so we listen outside and want a key."""
+ENVIRONMENT = {"OPENLLM_HOST": "0.0.0.0", "UV_INDEX_STRATEGY": "unsafe-best-match"}
+"""What the image of every Bento sets. In a container loopback reaches nobody, so we listen outside and want a key. PyTorch's
+index has old versions of common packages beside torch; uv would look no further without the second."""
+
 
 IMAGE = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+)?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?(@sha256:[0-9a-f]{64})?"

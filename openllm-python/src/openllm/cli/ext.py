@@ -5,10 +5,12 @@ Called through the command table, whose section "Extensions" says what they are.
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from openllm.cli import COMMANDS, EXTENSIONS, load
-from openllm.cli.command import normalise, section_heading
+from openllm.cli.command import apply_globals, global_options, normalise, section_heading
 
 NAME = "extension"
 
@@ -25,15 +27,23 @@ class Extensions(click.Group):
         return load(cmd_name) if cmd_name in self.list_commands(ctx) else None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Their names, with the lines of the table."""
+        """Their names with the lines of the table, then the options."""
         names = self.list_commands(ctx)
+        width = max(map(len, names)) + 2
         with formatter.section(section_heading(EXTENSIONS)):
-            formatter.write_dl([(name, COMMANDS[name][1]) for name in names])
+            for name in names:
+                formatter.write(f"  {name:<{width}}{COMMANDS[name][1]}\n")
+        click.Command.format_options(self, ctx, formatter)
 
 
-command = Extensions(
+@click.group(
     NAME,
-    help="Run a small utility. Each is a command of its own too: `openllm list-bentos` is `openllm extension list-bentos`.",
-    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": normalise},
+    cls=Extensions,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": normalise},
 )
+@global_options
+@click.pass_context
+def command(ctx: click.Context, **given: Any) -> None:
+    """Run a small utility. Each is a command of its own too: `openllm list-bentos` is `openllm extension list-bentos`."""
+    apply_globals(ctx, given)
