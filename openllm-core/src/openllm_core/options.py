@@ -20,6 +20,7 @@ ENGINE = "Engine"
 SERVER = "Server"
 LIMITS = "Limits"
 ACCESS = "Access"
+ADAPTERS = "Adapters"
 
 
 @attrs.frozen(kw_only=True)
@@ -133,6 +134,36 @@ class EngineOptions:
         choices=("safetensors", "legacy"),
         group=ENGINE,
     )
+    adapter_id: tuple[str, ...] = setting(
+        (),
+        "LoRA adapter to serve: a folder, a stored adapter or a hub id, with :NAME behind it; without a name it is "
+        "the default one; repeatable.",
+        env="OPENLLM_ADAPTER_ID",
+        group=ADAPTERS,
+    )
+    max_adapters: int = setting(
+        0,
+        "Adapters that may be loaded at once; default: those of --adapter-id.",
+        env="OPENLLM_MAX_ADAPTERS",
+        ge=0,
+        le=1024,
+        group=ADAPTERS,
+    )
+    max_adapter_rank: int = setting(
+        64,
+        "Highest rank of an adapter; vllm sets memory aside for it.",
+        env="OPENLLM_MAX_ADAPTER_RANK",
+        ge=1,
+        le=512,
+        group=ADAPTERS,
+    )
+    embedding_model: str | None = setting(
+        None,
+        "Model that makes the embeddings, as MODEL; default: the served one, or all-MiniLM-L6-v2 where it has none.",
+        env="OPENLLM_EMBEDDING_MODEL",
+        group=ENGINE,
+    )
+    embed_only: bool = setting(False, "Load what makes embeddings and nothing that generates.", flag="")
     engine_arg: dict[str, Any] = setting(
         attrs.Factory(dict), "KEY=VALUE for the backend itself; repeatable.", flag="--engine-arg", group=ENGINE
     )
@@ -154,6 +185,20 @@ class ServerOptions:
     )
     api_key: tuple[str, ...] = setting(
         (), "Keys that open every route, comma separated.", env="OPENLLM_API_KEY", flag="", secret=True, group=ACCESS
+    )
+    admin_key: str = setting(
+        "",
+        "Key that may change what is served: the default adapter, and with --allow-adapter-load the loaded ones.",
+        env="OPENLLM_ADMIN_KEY",
+        flag="",
+        secret=True,
+        group=ACCESS,
+    )
+    allow_adapter_load: bool = setting(
+        False,
+        "Let requests load and unload stored adapters, by name.",
+        env="OPENLLM_ALLOW_ADAPTER_LOAD",
+        group=ADAPTERS,
     )
     no_auth: bool = setting(False, "Serve a public address without a key.", typed_only=True, group=ACCESS)
     cors: bool = setting(False, "Allow browsers from any origin.", env="OPENLLM_CORS", group=ACCESS)

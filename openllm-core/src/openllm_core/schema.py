@@ -220,6 +220,96 @@ class ModelList:
     object: Literal["list"] = field(default="list", help="Constant.")
 
 
+# -- /v1/adapters ---------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class AdapterRequest:
+    """Body of `POST /v1/adapters` and of its sub-routes."""
+
+    adapter_name: str = field(min_length=1, max_length=96, help="Name of the adapter.")
+
+
+@attrs.frozen(kw_only=True)
+class AdapterCard:
+    """One adapter of a server."""
+
+    name: str = field(help="Name to use in `adapter_name`, or in `model`.")
+    state: Literal["loading", "ready", "failed"] = field(help="What holds now.")
+    rank: int = field(help="Its rank, the highest where layers differ.")
+    base: str = field(help="Model it was trained on, as it says itself.")
+    default: bool = field(default=False, help="Whether requests without `adapter_name` get it on /v1/generate.")
+    error: str | None = field(default=None, help="Why it failed.")
+
+
+@attrs.frozen(kw_only=True)
+class AdapterList:
+    """Answer of every `/v1/adapters` route: the true state after it."""
+
+    success: bool = field(default=True, help="Constant; what fails is answered with an error.")
+    error_msg: str = field(default="", help="Constant; what fails is answered with an error.")
+    result: dict[str, dict[str, Any]] = field(help="Name -> the adapter's own configuration.")
+    default: str | None = field(default=None, help="The server's default adapter; null is the bare base.")
+    adapters: list[AdapterCard] = field(default=attrs.Factory(list), help="One entry for each, in order of loading.")
+    max_adapters: int = field(default=0, help="How many may be loaded at once.")
+
+
+# -- /v1/embeddings -------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class EmbeddingRequest:
+    """`POST /v1/embeddings` in OpenAI's shape; the other shape is a bare array of texts."""
+
+    model: str = field(help="A served model name, or the embedding model's own.", min_length=1, max_length=256)
+    input: str | list[str] | list[int] | list[list[int]] = field(help="Text(s), or token ids of the embedding model.")
+    encoding_format: Literal["float", "base64"] | None = field(
+        default=None, help="`base64` is little-endian float32; default `float`."
+    )
+    dimensions: int | None = field(default=None, ge=1, help="Keep so many leading numbers, normalised anew.")
+    user: str | None = field(default=None, max_length=512, help="Caller's tag; not used.")
+
+
+@attrs.frozen(kw_only=True)
+class Embedding:
+    """One vector of an OpenAI answer."""
+
+    index: int = field(help="Place of its text in `input`.")
+    embedding: list[float] | str = field(help="The vector, of length one; text where base64 was asked for.")
+    object: Literal["embedding"] = field(default="embedding", help="Constant.")
+
+
+@attrs.frozen(kw_only=True)
+class EmbeddingUsage:
+    """Token counts of one embedding request."""
+
+    prompt_tokens: int = field(help="Tokens of all texts, special tokens included.")
+    total_tokens: int = field(help="The same.")
+
+
+@attrs.frozen(kw_only=True)
+class EmbeddingList:
+    """Answer to an `EmbeddingRequest`."""
+
+    data: list[Embedding] = field(help="One for each text, in their order.")
+    model: str = field(help="Model that made them.")
+    usage: EmbeddingUsage = field(help="Token counts.")
+    object: Literal["list"] = field(default="list", help="Constant.")
+
+
+@attrs.frozen(kw_only=True)
+class EmbeddingsOutput:
+    """Answer to a bare array of texts, and of every `embed` method.
+
+    Attributes:
+        embeddings: [texts, hidden], L2-normalised.
+        num_tokens: tokens of all texts together, special tokens included.
+    """
+
+    embeddings: list[list[float]] = field(help="One vector of length one for each text, in their order.")
+    num_tokens: int = field(help="Tokens of all texts, special tokens included.")
+
+
 # -- answers of the OpenAI routes -----------------------------------------------------------------------------------
 
 

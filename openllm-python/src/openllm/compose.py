@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from openllm import adapters
 from openllm.backends import registry as backends
 from openllm.chat import ChatRenderer
+from openllm.embedding_model import embedder_of
 from openllm.engine.engine import Engine
 from openllm.engine.placement import place
 from openllm.engine.pool import AnyEngine, EnginePool
@@ -76,7 +77,7 @@ def build(
         model: None only with the echo backend, which needs none.
         launch: how the engine host is started; default a process of its own.
         config: generation defaults, of the model's family; default: what the environment and the family say.
-        store: where adapters are found by name; default: what the environment says.
+        store: where adapters and an embedding model are found by name; default: what the environment says.
         loopback_only: answer this machine alone, where another program listens for us.
 
     Raises:
@@ -111,7 +112,7 @@ def build(
     )
     registry = CollectorRegistry()
     engine = _engines(options, server_options, tokenizer, registry, launch)
-    embedder = embedder_of(engine, options, tokenizer, store_options, launch)
+    embedder = embedder_of(engine, options, tokenizer, store or read(StoreOptions).options, launch)
     chat = ChatRenderer.of(tokenizer, family.chat_template if family else None)
     may_load = server_options.allow_adapter_load and options.max_adapters > 0
     served_adapters = ServedAdapters(
@@ -121,7 +122,9 @@ def build(
         max_adapters=options.max_adapters,
         shelf=adapters.StoreShelf(store or read(StoreOptions).options, options) if may_load else None,
     )
-    service = Service(engine, model=served, server_options=server_options, chat=chat, adapters=served_adapters)
+    service = Service(
+        engine, model=served, server_options=server_options, chat=chat, adapters=served_adapters, embedder=embedder
+    )
     from openllm.server.app import create_app
 
     return Composed(

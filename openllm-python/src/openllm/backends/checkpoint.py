@@ -260,20 +260,32 @@ def _read_json_object(file: Path, mtime_ns: int) -> dict[str, Any]:
 
 
 def _safetensors_sizes(file: Path) -> dict[str, int]:
-    """Elements by dtype of one safetensors file; checks that the file is as long as its header says."""
-    size = file.stat().st_size
+    """Elements by dtype of one safetensors file."""
+    elements: dict[str, int] = {}
+    for dtype, shape in safetensors_tensors(file).values():
+        elements[dtype] = elements.get(dtype, 0) + math.prod(shape)
+    return elements
+
+
+def safetensors_tensors(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (dtype as stored, shape) of the tensors of one safetensors file.
+
+    Raises:
+        CorruptModel: it is none, or not as long as its header says.
+    """
     try:
+        size = file.stat().st_size
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > min(MAX_HEADER_BYTES, size):
                 raise ValueError("its header is longer than the file")
             header: dict[str, Any] = json.loads(stream.read(length))
-        elements: dict[str, int] = {}
+        tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
         end = 0
         for name, tensor in header.items():
             if name == "__metadata__":
                 continue
-            elements[tensor["dtype"]] = elements.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
+            tensors[name] = tensor["dtype"], tuple(tensor["shape"])
             end = max(end, tensor["data_offsets"][1])
         if 8 + length + end != size:
             raise ValueError(f"it has {size} bytes and should have {8 + length + end}")
@@ -281,4 +293,4 @@ def _safetensors_sizes(file: Path) -> dict[str, int]:
         raise CorruptModel(
             f"{file} is not a whole safetensors file: {error}.", hint="Import the model again."
         ) from None
-    return elements
+    return tensors

@@ -103,6 +103,10 @@ class Dispatcher:
         """Whether the host could run more than there is."""
         return self.in_host < self.slots and not self.in_line
 
+    def uses(self, adapter: str) -> bool:
+        """Whether a sequence under way has this adapter."""
+        return any(sequence.backend_request.adapter == adapter for sequence in self.sequences.values())
+
     def fits(self, count: int) -> bool:
         """Whether so many more sequences may come in."""
         return len(self.sequences) + self._reserved + count <= self.slots + self.max_queue

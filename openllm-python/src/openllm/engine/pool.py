@@ -16,6 +16,8 @@ from prometheus_client.registry import Collector
 from openllm_core.errors import EngineLoading, EngineUnavailable, OpenLLMError
 
 from ..backends.base import BackendInfo
+from .adapters import PoolAdapters
+from .embedding import Embedded, Input
 from .engine import Engine, State
 from .request import EngineRequest
 from .stream import RequestStream
@@ -26,6 +28,7 @@ class EnginePool:
 
     Attributes:
         engines: in the order of their workers.
+        adapters: what every host is given besides its model.
     """
 
     def __init__(self, engines: Sequence[Engine], registry: CollectorRegistry | None = None) -> None:
@@ -35,6 +38,7 @@ class EnginePool:
         """
         self.engines = tuple(engines)
         self.metrics = PoolMetrics(self.engines, registry)
+        self.adapters = PoolAdapters([engine.adapters for engine in self.engines])
         self._closing: State | None = None
         for engine in self.engines:
             engine.neighbours = self
@@ -161,6 +165,10 @@ class EnginePool:
     async def decode(self, ids: list[int]) -> str:
         """Text of token ids; see `Engine.decode`."""
         return await self._likeliest()[0].decode(ids)
+
+    async def embed(self, inputs: Sequence[Input]) -> Embedded:
+        """Vectors of texts by the least busy engine; see `Engine.embed`."""
+        return await next(e for e in (*self._by_load(), *self._likeliest())).embed(inputs)
 
     def _by_load(self, without: Sequence[Engine] = ()) -> list[Engine]:
         """Engines that take requests, the least busy first."""

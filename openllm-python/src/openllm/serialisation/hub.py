@@ -31,6 +31,7 @@ from .manifest import FileRecord, sha256_of
 from .store import Progress
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
+_PART = re.compile(r"\d+_\w+")
 _TIMEOUT_S = 10.0
 _TEXTS = ("merges.txt", "vocab.txt")
 _TEXT_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken")
@@ -91,6 +92,21 @@ def cached(hub_id: HubId) -> Path | None:
     return Path(found)
 
 
+def adapter_folder(hub_id: HubId, files: Sequence[str], *, offline: bool) -> Path:
+    """Folder of the hub's cache with an adapter's files; fetched where they are missing.
+
+    Raises:
+        UnknownModel, ModelNotFound, StoreError: there is no such repository or file, or the hub cannot be reached.
+    """
+    hub = _hub()
+    with _translated(hub, hub_id):
+        paths = [
+            hub.hf_hub_download(hub_id.id, file, revision=hub_id.revision or None, local_files_only=offline)
+            for file in files
+        ]
+    return Path(paths[0]).parent
+
+
 def plan(hub_id: HubId, *, trust_remote_code: bool, allow_pickle_weights: bool, endpoint: str | None = None) -> HubPlan:
     """Ask the hub what the model consists of and choose the files.
 
@@ -110,10 +126,20 @@ def plan(hub_id: HubId, *, trust_remote_code: bool, allow_pickle_weights: bool, 
     files = [
         HubFile(str(s.rfilename), int(s.size or 0), str(s.lfs.sha256) if s.lfs is not None else None)
         for s in siblings
-        if "/" not in s.rfilename
+        if "/" not in s.rfilename or _is_part_config(s.rfilename)
     ]
     names = wanted([f.name for f in files], str(hub_id), trust=trust_remote_code, allow_pickle=allow_pickle_weights)
     return HubPlan(hub_id, str(info.sha), tuple(f for f in files if f.name in names))
+
+
+def is_part(folder: str) -> bool:
+    """Whether a folder inside a model's describes one step of a sentence encoder, as in `1_Pooling`."""
+    return _PART.fullmatch(folder) is not None
+
+
+def _is_part_config(name: str) -> bool:
+    folder, _, file = name.partition("/")
+    return file == "config.json" and is_part(folder)
 
 
 def wanted(names: Sequence[str], model: str, *, trust: bool, allow_pickle: bool) -> list[str]:

@@ -17,7 +17,7 @@ from openllm_core.options import ServerOptions
 from .metrics import RequestMetrics
 from .middleware import wrap
 from .operation import Endpoint, Operation
-from .routes import adapters, chat, completions, generate, health, metadata, metrics, models, openapi
+from .routes import adapters, chat, completions, embeddings, generate, health, metadata, metrics, models, openapi
 
 
 def all_operations(service: Service, options: ServerOptions, registry: CollectorRegistry) -> list[Operation]:
@@ -25,6 +25,7 @@ def all_operations(service: Service, options: ServerOptions, registry: Collector
     described = [
         *chat.operations(service, options),
         *completions.operations(service, options),
+        *embeddings.operations(service, options),
         *models.operations(service, options),
         *generate.operations(service, options),
         *metadata.operations(service, options),

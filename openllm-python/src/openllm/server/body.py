@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 JSON_TYPES = ("application/json", "text/json")
 IGNORED_HEADER = "x-openllm-ignored"
+ADAPTER_HEADER = "x-openllm-adapter"
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -90,7 +91,13 @@ async def read_openai(
     Raises:
         UnsupportedFeature: one of `unsupported` asks for something.
     """
-    data = await read_json(request, max_bytes)
+    return openai_message(await read_json(request, max_bytes), cls, unsupported, strict=strict)
+
+
+def openai_message(
+    data: Any, cls: type[T], unsupported: Mapping[str, Callable[[Any], bool]], *, strict: bool
+) -> tuple[T, list[str]]:
+    """The same of a body that is read already."""
     if isinstance(data, dict):
         fields = cast("dict[str, Any]", data)
         for name in [name for name in fields if name in unsupported]:
@@ -100,6 +107,11 @@ async def read_openai(
     if strict:
         return structure(data, cls), []
     return structure(data, cls, unknown="collect")
+
+
+def adapter_header(name: str | None) -> dict[str, str]:
+    """The header that says which adapter answered; empty for the bare base."""
+    return {} if name is None else {ADAPTER_HEADER: name}
 
 
 def ignored_header(names: Sequence[str]) -> dict[str, str]:

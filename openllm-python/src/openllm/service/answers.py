@@ -47,9 +47,10 @@ class Answer:
         deltas: what the engine adds, as it adds it; raises OpenLLMError when it fails.
         prompts: text of each prompt, for `echo`; empty otherwise.
         ignored: paths of fields that were accepted but have no effect on a server.
+        adapter: that answers; None for the bare base.
     """
 
-    __slots__ = ("created", "deltas", "id", "ignored", "model", "n", "prompts", "streams")
+    __slots__ = ("adapter", "created", "deltas", "id", "ignored", "model", "n", "prompts", "streams")
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Answer:
         streams: Sequence[RequestStream],
         prompts: Sequence[str] = (),
         ignored: Sequence[str] = (),
+        adapter: str | None = None,
     ) -> None:
         self.id = f"{prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
@@ -67,6 +69,7 @@ class Answer:
         self.streams = list(streams)
         self.prompts = list(prompts)
         self.ignored = tuple(ignored)
+        self.adapter = adapter
         self.deltas: AsyncIterator[Delta] = self.streams[0] if len(self.streams) == 1 else Merged(self.streams, n)
 
     @property

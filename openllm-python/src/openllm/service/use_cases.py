@@ -17,12 +17,10 @@ from openllm.engine.request import EngineRequest
 from openllm_core.config.llm import LLMConfig
 from openllm_core.config.sampling import SamplingParams
 from openllm_core.errors import (
-    AdapterNotFound,
     EngineLoading,
     EngineUnavailable,
     InvalidRequest,
     ShuttingDown,
-    UnknownServedModel,
 )
 from openllm_core.families import registry
 from openllm_core.families.spec import FamilySpec
@@ -33,6 +31,9 @@ from openllm_core.schema import (
     ChatCompletionRequest,
     Completion,
     CompletionRequest,
+    EmbeddingList,
+    EmbeddingRequest,
+    EmbeddingsOutput,
     GenerateRequest,
     GenerateResponse,
     GenerationDetails,
@@ -43,10 +44,13 @@ from openllm_core.schema import (
 )
 
 from . import answers
+from .adapters import Chosen, ServedAdapters
 from .answers import Answer, Choice, collect
+from .embeddings import EmbeddingService
 from .requests import check_completion, check_sampling, check_stream_options, plain_messages, prompts_of
 
 if TYPE_CHECKING:
+    from openllm.engine.embedder import Embedder
     from openllm.engine.pool import AnyEngine
     from openllm.engine.stream import RequestStream
 
@@ -104,11 +108,13 @@ class Generated:
     Attributes:
         details: where `detail` was asked for.
         ignored: paths of fields that were accepted but have no effect on a server.
+        adapter: that answered; None for the bare base.
     """
 
     response: GenerateResponse
     details: GenerationDetails | None = None
     ignored: tuple[str, ...] = ()
+    adapter: str | None = None
 
 
 class Service:
@@ -121,11 +127,15 @@ class Service:
         model: ServedModel,
         server_options: ServerOptions,
         chat: Chat,
+        embedder: Embedder,
+        adapters: ServedAdapters | None = None,
     ) -> None:
         self.engine = engine
         self.model = model
+        self.adapters = adapters or ServedAdapters(engine.adapters, models=model.names)
         self._options = server_options
         self._chat = chat
+        self._embeddings = EmbeddingService(embedder, model, server_options)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -140,6 +150,7 @@ class Service:
             await self.engine.aclose()
         finally:
             await self._chat.aclose()
+            await self._embeddings.aclose()
 
     def ready(self) -> Health:
         """Whether requests are taken now.
@@ -170,8 +181,11 @@ class Service:
     def models(self) -> ModelList:
         """`GET /v1/models`."""
         length = self._context_length
-        created = self.model.created
-        return ModelList(data=[ModelCard(id=name, created=created, max_model_len=length) for name in self.model.names])
+        created, base = self.model.created, self.model.names[0]
+        cards = [ModelCard(id=name, created=created, max_model_len=length) for name in self.model.names]
+        for name in self.adapters.names:
+            cards.append(ModelCard(id=name, created=created, max_model_len=length, root=base))
+        return ModelList(data=cards)
 
     def metadata(self) -> Metadata:
         """`GET|POST /v1/metadata`: family names in 0.3.5's words, whose clients resolve them."""
@@ -182,6 +196,7 @@ class Service:
             model_name=registry.find(family.compat_family).model_name,
             backend=self.model.backend,
             configuration=self.model.config.model_dump_json().decode(),
+            supports_embeddings=self._embeddings.available,
             family=self.model.family.name if self.model.family else "",
             served_model_names=list(self.model.names),
             context_length=self._context_length,
@@ -201,7 +216,7 @@ class Service:
         made = [_as_family(choice.text, request.prompt, style) for choice in choices]
         response = GenerateResponse(responses=made, configuration=effective.model_dump())
         details = self._details(answer, choices) if request.detail else None
-        return Generated(response=response, details=details, ignored=answer.ignored)
+        return Generated(response=response, details=details, ignored=answer.ignored, adapter=answer.adapter)
 
     async def generate_stream(self, request: GenerateRequest) -> Answer:
         """The same as a stream; the prompt comes first where `echo` was asked for."""
@@ -209,7 +224,7 @@ class Service:
         return answer
 
     async def _start_generate(self, request: GenerateRequest) -> tuple[Answer, LLMConfig]:
-        self._check_adapter(request.adapter_name)
+        adapter = self.adapters.choose(request.adapter_name)
         sampling, effective, ignored = to_sampling_params(
             request.llm_config,
             family=self.model.config.family,
@@ -221,12 +236,14 @@ class Service:
             prompt=request.prompt,
             sampling=sampling,
             family_stop_ids=self.model.config.family.eos_token_ids,
+            adapter=adapter.key,
             deadline_s=self._options.server_timeout,
             max_tokens_default=effective["max_new_tokens"],
         )
         stream = await self._add(made, sent_at=lambda name: _sent_at(name, request.llm_config))
         echoed = [request.prompt] if request.echo else []
-        return Answer("gen", self.model.names[0], sampling.n, [stream], echoed, ignored), effective
+        model = adapter.name or self.model.names[0]
+        return Answer("gen", model, sampling.n, [stream], echoed, ignored, adapter.name), effective
 
     def _details(self, answer: Answer, choices: Sequence[Choice]) -> GenerationDetails:
         logprobs = [answers.plain_logprobs(choice.logprobs) for choice in choices]
@@ -246,16 +263,16 @@ class Service:
 
     async def chat_stream(self, request: ChatCompletionRequest) -> Answer:
         """Chat completion as a stream."""
-        self._check_model(request.model)
-        self._check_adapter(request.adapter_name)
+        adapter = self.adapters.choose_by_model(request.model, request.adapter_name)
         check_stream_options(request)
         sampling = check_sampling(sampling_from_openai(request, defaults=self.model.config, backend=self.model.backend))
         messages = plain_messages(request.messages)
         self.ready()  # before the work of rendering
         prompt = await self._chat.render(messages)
         special = self._chat.add_special_tokens
-        stream = await self._add(self._engine_request(prompt, sampling, add_special_tokens=special), prompt="messages")
-        return Answer("chatcmpl", request.model, sampling.n, [stream])
+        made = self._engine_request(prompt, sampling, adapter, add_special_tokens=special)
+        stream = await self._add(made, prompt="messages")
+        return Answer("chatcmpl", adapter.name or request.model, sampling.n, [stream], adapter=adapter.name)
 
     # -- completions --------------------------------------------------------------------------------------------------
 
@@ -267,26 +284,37 @@ class Service:
 
     async def completions_stream(self, request: CompletionRequest) -> Answer:
         """Completion of one or more prompts as a stream: all are admitted or none."""
-        self._check_model(request.model)
-        self._check_adapter(request.adapter_name)
+        adapter = self.adapters.choose_by_model(request.model, request.adapter_name)
         check_stream_options(request)
         check_completion(request)
         sampling = check_sampling(sampling_from_openai(request, defaults=self.model.config, backend=self.model.backend))
         prompts = prompts_of(request, sampling.n)
-        streams = await self._add_all([self._engine_request(prompt, sampling) for prompt in prompts])
+        streams = await self._add_all([self._engine_request(prompt, sampling, adapter) for prompt in prompts])
         echoed = [p if isinstance(p, str) else await self.engine.decode(p) for p in prompts] if request.echo else []
-        return Answer("cmpl", request.model, sampling.n, streams, echoed)
+        model = adapter.name or request.model
+        return Answer("cmpl", model, sampling.n, streams, echoed, adapter=adapter.name)
+
+    # -- embeddings ---------------------------------------------------------------------------------------------------
+
+    async def embed(self, texts: Sequence[str]) -> EmbeddingsOutput:
+        """Vectors of bare texts, in 0.3.5's shape."""
+        return await self._embeddings.plain(texts)
+
+    async def embeddings(self, request: EmbeddingRequest) -> EmbeddingList:
+        """Vectors of texts or token ids, in OpenAI's shape."""
+        return await self._embeddings.openai(request)
 
     # -- to the engine ------------------------------------------------------------------------------------------------
 
     def _engine_request(
-        self, prompt: str | list[int], sampling: SamplingParams, *, add_special_tokens: bool = True
+        self, prompt: str | list[int], sampling: SamplingParams, adapter: Chosen, *, add_special_tokens: bool = True
     ) -> EngineRequest:
         return EngineRequest(
             prompt=prompt,
             sampling=sampling,
             family_stop_ids=self.model.config.family.eos_token_ids,
             add_special_tokens=add_special_tokens,
+            adapter=adapter.key,
             deadline_s=self._options.server_timeout,
             max_tokens_default=self._options.max_tokens_default,
         )
@@ -317,17 +345,6 @@ class Service:
                 if not isinstance(result, BaseException):
                     await result.aclose()
             raise
-
-    def _check_model(self, name: str) -> None:
-        if name not in self.model.names:
-            raise UnknownServedModel(
-                f"The model {name[:200]!r} does not exist; this server serves {', '.join(self.model.names)}.",
-                param="model",
-            )
-
-    def _check_adapter(self, name: str | None) -> None:
-        if name is not None and name not in ("base", "default", ""):
-            raise AdapterNotFound(f"There is no adapter {name[:96]!r}.", param="adapter_name")
 
 
 _OLDER = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}

@@ -5,7 +5,9 @@ Called by `backend` in the engine host. Every choice it makes is written into `d
 
 from __future__ import annotations
 
+import os
 import warnings
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -27,6 +29,7 @@ from ..base import Progress
 from ..checkpoint import Checkpoint, refuse_untrusted_code
 from . import attention, compiling
 from .linears import fuse_norms, pack_linears, widen_rest
+from .lora import AdapterMixer
 from .model import LoadedModel
 from .tuning import Choice
 from .untyped import from_pretrained
@@ -53,8 +56,13 @@ def choose_device(options: EngineOptions) -> torch.device:
     return torch.device("cpu")
 
 
-def load_module(options: EngineOptions, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+def load_module(
+    options: EngineOptions, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, auto: Any = None
+) -> Any:
     """Read the weights, in `dtype`, on `device`.
+
+    Args:
+        auto: class of transformers to load with; default: the one that generates.
 
     Raises:
         CorruptModel: a tensor is missing, of another shape than the config says, or unreadable.
@@ -65,7 +73,7 @@ def load_module(options: EngineOptions, checkpoint: Checkpoint, device: torch.de
     refuse_untrusted_code(checkpoint, options.trust_remote_code)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    auto = _auto_class(checkpoint)
+    auto = auto or _auto_class(checkpoint)
     arguments: dict[str, Any] = {
         "dtype": dtype,
         "trust_remote_code": options.trust_remote_code,
@@ -103,7 +111,15 @@ def _auto_class(checkpoint: Checkpoint) -> Any:
     return getattr(transformers, next((name for name in names if name in own), names[0]))
 
 
-def _vocab_size(config: Any) -> int:
+def resident_bytes(device: torch.device) -> int:
+    """Memory that is taken now: of the GPU by this process' tensors, else by the process; 0 where that cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+def vocab_size(config: Any) -> int:
     """Columns of its logits, by the names that models give them.
 
     Raises:
@@ -123,7 +139,8 @@ def _first_line(error: BaseException) -> str:
 
 def _refuse_incomplete(checkpoint: Checkpoint, module: nn.Module, info: dict[str, Any]) -> None:
     """A parameter that no file holds would be random numbers: never serve it."""
-    missing = sorted(str(key) for key in info.get("missing_keys") or ())
+    found = (str(key) for key in info.get("missing_keys") or ())
+    missing = sorted(key for key in found if not key.startswith("pooler."))  # of encoders: their outputs are not used
     missing += [name for name, parameter in module.named_parameters() if parameter.is_meta and name not in missing]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -163,10 +180,11 @@ def load(
         module=module,
         device=device,
         dtype=compute,
-        vocab_size=_vocab_size(config.get_text_config(decoder=True)),
+        vocab_size=vocab_size(config.get_text_config(decoder=True)),
         seq2seq=checkpoint.seq2seq,
         start_token_id=int(start or 0),
         compiled_blocks=compiled,
+        adapters=AdapterMixer(module, device, compute) if options.max_adapters else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""One loaded transformers model behind four calls: prefill, encode, decode, embed.
+"""One loaded transformers model behind a few calls: prefill, encode, decode.
 
 Made by `loading`; called by `lanes`. Hides how architectures differ in what their forward takes. Knows nothing of
 requests, sampling or batching policy.
@@ -7,6 +7,8 @@ requests, sampling or batching policy.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import attrs
@@ -15,6 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from .attention import GROUPED
+from .lora import AdapterMixer
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -29,6 +32,7 @@ class LoadedModel:
         start_token_id: first input of the decoder; seq2seq only.
         compiled_blocks: feed-forward blocks that are compiled.
         windowed: rows of different length can share one window (verified at load); else each row runs alone.
+        adapters: the loaded adapters; None where the engine takes none.
     """
 
     module: Any
@@ -39,6 +43,7 @@ class LoadedModel:
     start_token_id: int = 0
     compiled_blocks: int = 0
     windowed: bool = True
+    adapters: AdapterMixer | None = None
     _accepts: frozenset[str] = attrs.field(init=False)
     _cache_name: str = attrs.field(init=False)
 
@@ -53,6 +58,10 @@ class LoadedModel:
     def use_attention(self, name: str) -> None:
         """Choose the attention implementation: grouped, sdpa or eager."""
         self.module.set_attn_implementation(GROUPED if name == "grouped" else name)
+
+    def using(self, adapters: Sequence[str | None]) -> AbstractContextManager[None]:
+        """Run forward passes in which row i has the adapter `adapters[i]`, None for the bare base."""
+        return nullcontext() if self.adapters is None else self.adapters.rows(adapters)
 
     def new_cache(self) -> Cache:
         """An empty cache for a prefill: plain keys and values of every layer where the window takes them."""
@@ -160,8 +169,3 @@ class LoadedModel:
         ids = torch.tensor([prompt], device=self.device)
         logits = self.module(input_ids=ids, use_cache=False, return_dict=True, **arguments).logits
         return logits[0, -1 - len(tokens) :].float()
-
-    def hidden_states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Last hidden states, [batch, seq_len, hidden], of right-padded ids."""
-        body = self.module.get_encoder() if self.seq2seq else self.module.base_model
-        return body(input_ids=ids, attention_mask=mask.long(), return_dict=True).last_hidden_state

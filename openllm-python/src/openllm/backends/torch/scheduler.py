@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from openllm_core.errors import EngineError, NonFiniteLogits, OpenLLMError, OutOfMemory
+from openllm_core.errors import AdapterNotFound, EngineError, NonFiniteLogits, OpenLLMError, OutOfMemory
 
 from ..base import BackendRequest, SequenceDelta, StepOutput
 from .lanes import Lane, Prefilled, SoloLane, WindowLane
@@ -107,11 +107,22 @@ class Scheduler:
                 hint="Ask for fewer tokens, or start with a smaller --max-model-len.",
             )
         else:
-            error = check(row, self.model.vocab_size)
+            error = self._unknown_adapter(request.adapter) or check(row, self.model.vocab_size)
         if error is not None:
             return failed(row, error)
         self.waiting.append(row)
         return None
+
+    def _unknown_adapter(self, name: str | None) -> OpenLLMError | None:
+        if name is None or (self.model.adapters is not None and self.model.adapters.knows(name)):
+            return None
+        return AdapterNotFound(f"There is no adapter {name[:96]!r}.", param="adapter_name")
+
+    def uses(self, adapter: str) -> bool:
+        """Whether a row has this adapter."""
+        running = [row for lane in self.lanes for row in lane.rows]
+        begun = self.prefill.rows if self.prefill else []
+        return any(row.request.adapter == adapter for row in (*running, *begun, *self.waiting))
 
     def abort(self, request_id: str) -> None:
         """Drop a request wherever it is; its memory is free when this returns."""
@@ -179,7 +190,8 @@ class Scheduler:
             self.prefill = Prefill(chosen)
         current = self.prefill
         try:
-            logits, source = self._compute(current)
+            with self.model.using([group[0].request.adapter for group in current.groups]):
+                logits, source = self._compute(current)
         except Exception as error:
             self.prefill = None
             self._isolate(current, error, deltas)
@@ -275,8 +287,9 @@ class Scheduler:
             alone = Prefill([group])
             try:
                 logits, source = None, None
-                while source is None:
-                    logits, source = self._compute(alone)
+                with self.model.using([group[0].request.adapter]):
+                    while source is None:
+                        logits, source = self._compute(alone)
                 assert logits is not None
                 self._start(alone, logits, source, deltas)
             except Exception as own:
@@ -333,7 +346,9 @@ class Scheduler:
     def _decode(self, lane: Lane, deltas: list[SequenceDelta]) -> None:
         rows = list(lane.rows)
         try:
-            draw = lane.sampler().draw(lane.step())
+            with self.model.using([row.request.adapter for row in rows]):
+                logits = lane.step()
+            draw = lane.sampler().draw(logits)
         except Exception as error:
             deltas += [failed(row, _as_engine_error(error)) for row in rows]
             self.lanes.remove(lane)

@@ -154,6 +154,12 @@ def _refuse_unsupported(options: EngineOptions) -> None:
         raise InvalidSetting(
             f"--quantize {options.quantize} is not supported by the pt backend yet.", param="--quantize"
         )
+    if options.compile == "on" and options.max_adapters:
+        raise InvalidSetting(
+            "--compile on and adapters exclude each other: adapters change the layers of a compiled block.",
+            hint="Leave --compile at auto.",
+            param="--compile",
+        )
     if options.compile == "on" and _asked_linear(options) not in (None, "plain"):
         raise InvalidSetting(
             "--compile on and --engine-arg linear exclude each other: only plain linear layers can be compiled.",
@@ -238,6 +244,8 @@ def _compile(options: EngineOptions, shape: Shape, dtype: str, kind: str, clock:
     """Whether to compile the feed-forward blocks, and why."""
     if options.compile != "auto":
         return options.compile == "on", "asked for"
+    if options.max_adapters:
+        return False, "adapters change the layers of a compiled block"
     if _asked_linear(options) not in (None, "plain"):
         return False, f"linear layers asked for are {kind}, which cannot be compiled"
     try:
@@ -299,7 +307,8 @@ def memory_file() -> Path:
 
 def _key(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> str:
     shape = Shape.of(checkpoint)
-    asked = (options.dtype, options.attention, options.threads, options.compile, options.engine_arg.get("linear"))
+    compiles = "no: adapters" if options.max_adapters else options.compile
+    asked = (options.dtype, options.attention, options.threads, compiles, options.engine_arg.get("linear"))
     facts = (
         VERSION, machine.cpu_model, machine.cores, torch.__version__, transformers.__version__,
         checkpoint.architecture, checkpoint.dtype, *attrs.astuple(shape), *asked,

@@ -7,8 +7,10 @@ their own; each gets one small function here, so that the rest of the package is
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
+import safetensors.torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 from transformers.cache_utils import Cache
@@ -52,6 +54,11 @@ def holds_only_keys_and_values(cache: Cache) -> bool:
     """Whether every layer is plain keys and values of the whole sequence, filled."""
     layers = cast("list[Any]", cache.layers)
     return bool(layers) and all(type(layer).__name__ == "DynamicLayer" and layer.keys is not None for layer in layers)
+
+
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU."""
+    return cast("dict[str, Tensor]", cast(Any, safetensors.torch).load_file(file))
 
 
 def register_attention(name: str, attend: Attend, make_mask: MakeMask) -> None:

@@ -43,7 +43,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             request=ChatCompletionRequest,
             response=ChatCompletion,
             event=ChatCompletionChunk,
-            errors=("model_not_found", *BAD, *BUSY),
+            errors=("model_not_found", "adapter_not_found", *BAD, *BUSY),
             example={
                 "model": service.model.names[0],
                 "messages": [{"role": "user", "content": "What is the capital of France?"}],

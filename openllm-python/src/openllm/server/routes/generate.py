@@ -12,7 +12,7 @@ from openllm_core.options import ServerOptions
 from openllm_core.schema import GenerateRequest, GenerateResponse, StreamFrame
 from openllm_core.serde import dumps, unstructure
 
-from ..body import ignored_header, read_message
+from ..body import adapter_header, ignored_header, read_message
 from ..frames import Frames, GenerateFrames, TextFrames
 from ..operation import BAD, BUSY, Operation
 from ..sse import EventStream, unless_left
@@ -29,7 +29,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
         body = unstructure(made.response)
         if made.details is not None:
             body["details"] = unstructure(made.details)
-        return Response(dumps(body), headers=ignored_header(made.ignored), media_type="application/json")
+        return Response(dumps(body), headers=ignored_header(made.ignored) | adapter_header(made.adapter), media_type="application/json")
 
     async def generate_stream(request: Request) -> ASGIApp:
         message = await read_message(request, GenerateRequest, options.max_body)
@@ -42,7 +42,8 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             frames = TextFrames(answer)
         else:
             frames = GenerateFrames(answer, request.scope["openllm.request_id"])
-        return EventStream(answer, frames, ping_s=options.ping_interval, headers=ignored_header(answer.ignored))
+        headers = ignored_header(answer.ignored) | adapter_header(answer.adapter)
+        return EventStream(answer, frames, ping_s=options.ping_interval, headers=headers)
 
     return [
         Operation(
@@ -53,7 +54,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             tag="OpenLLM",
             request=GenerateRequest,
             response=GenerateResponse,
-            errors=(*BAD, *BUSY),
+            errors=("adapter_not_found", *BAD, *BUSY),
             example=EXAMPLE,
         ),
         Operation(
@@ -65,7 +66,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             request=GenerateRequest,
             event=StreamFrame,
             media="text/event-stream",
-            errors=(*BAD, *BUSY),
+            errors=("adapter_not_found", *BAD, *BUSY),
             example=EXAMPLE,
         ),
     ]
