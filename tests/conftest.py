@@ -32,6 +32,7 @@ PROCESS_TESTS = (
     "openllm/bench/test_command.py",
     "openllm/bench/test_cpu.py",
     "openllm/bench/test_subjects.py",
+    "openllm/bundle/test_build.py",
     "openllm/cli/test_chat.py",
     "openllm/cli/test_cli.py",
     "openllm/cli/test_env.py",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from . import client
     from .client import AsyncHTTPClient, HTTPClient
     from .llm import LLM, Choice, Generation
-    from .store import import_model, list_models
+    from .store import build, import_model, list_models
 
     __version__: str
 
@@ -35,6 +35,7 @@ __all__ = [
     "OpenLLMError",
     "SamplingParams",
     "__version__",
+    "build",
     "client",
     "errors",
     "import_model",
@@ -54,6 +55,7 @@ _HOMES = {
     "LLMConfig": "openllm_core.config.llm",
     "OpenLLMError": "openllm_core.errors",
     "SamplingParams": "openllm_core.config.sampling",
+    "build": "openllm.store",
     "import_model": "openllm.store",
     "list_models": "openllm.store",
 }

@@ -6,9 +6,10 @@ import httpx
 import pytest
 from tests.openllm.server.serving import serving
 
+from openllm.compose import build
 from openllm.server.access import check_access, is_loopback
 from openllm_core.errors import UnsafeConfiguration
-from openllm_core.options import ServerOptions
+from openllm_core.options import EngineOptions, ServerOptions
 
 KEYS = ("key-One", "key-Two")
 
@@ -155,3 +156,27 @@ async def test_a_bug_answers_500_with_the_id_alone(caplog: pytest.LogCaptureFixt
     assert "secret" not in answer.text and answer.headers["x-request-id"] in answer.text
     assert "secret detail" in caplog.text and answer.headers["x-request-id"] in caplog.text
     assert isinstance(answer, httpx.Response)
+
+
+@pytest.mark.parametrize(
+    ("peer", "host", "path", "status"),
+    [
+        ("127.0.0.1", "localhost:3000", "/v1/models", 200),
+        ("::1", "[::1]:3000", "/v1/models", 200),
+        ("127.0.0.1", "evil.test", "/v1/models", 403),
+        ("10.1.2.3", "localhost", "/v1/models", 403),
+        ("10.1.2.3", "10.0.0.1:3000", "/metrics", 403),
+        ("10.1.2.3", "10.0.0.1:3000", "/livez", 200),
+    ],
+)
+async def test_where_another_program_listens_a_server_without_key_answers_its_own_machine(
+    peer: str, host: str, path: str, status: int
+) -> None:
+    """Whatever the address, without a key others get nothing but whether the process lives; pages cannot rebind either."""
+    app = build(EngineOptions(backend="echo"), ServerOptions(), loopback_only=True).app
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(peer, 5)), base_url="http://x") as http:
+        answer = await http.get(path, headers={"host": host})
+    assert answer.status_code == status
+    if peer == "10.1.2.3" and status == 403:
+        assert answer.json()["error"]["code"] == "forbidden_peer"
+        assert "OPENLLM_API_KEY" in answer.json()["error"]["message"]

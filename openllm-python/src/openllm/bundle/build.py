@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from openllm_core.config.llm import LLMConfig
 from openllm_core.errors import CorruptModel, InvalidSetting, StoreError
 from openllm_core.options import StoreOptions
 
-from . import containerfile, wheels
+from . import base_images, containerfile, wheels
 from .bentos import BUNDLER
 from .requirements import extras_for, requirements
 from .sbom import write_sbom
@@ -67,6 +68,7 @@ class BuildOrder:
         features: extras of `openllm` asked for.
         version: of the Bento; None for the model's.
         base_image: what the container is built on; None for a slim Python.
+        base_named: whether it was asked for, and is not only what answered today.
         template: text of one's own Dockerfile template.
         cpu: whether it is for machines without GPU.
         overwrite: build again what is there.
@@ -82,6 +84,7 @@ class BuildOrder:
     features: tuple[str, ...] = ()
     version: str | None = None
     base_image: str | None = None
+    base_named: bool = False
     template: str | None = None
     cpu: bool = True
     overwrite: bool = False
@@ -106,8 +109,35 @@ class Built:
     fresh: bool
 
 
+def _target(order: BuildOrder, store: Store) -> Path:
+    return store.home.joinpath("bentos", *order.tag.split(":"))
+
+
+def find_built(order: BuildOrder, options: StoreOptions) -> Built | None:
+    """The Bento of an order that the store has, built the same way; None where it is to be made.
+
+    Raises:
+        StoreError: the one of this tag was built otherwise.
+    """
+    target = _target(order, Store(options))
+    if order.overwrite or not target.exists():
+        return None
+    ways = "--overwrite builds it again; --bento-version NAME builds another beside it."
+    try:
+        known = bento_record.read(target)
+    except CorruptModel as error:
+        raise StoreError(f"There is a Bento {order.tag} already: {error.message}", hint=ways) from None
+    before, now = known.record.asked(), record_of(order).asked()
+    differing = [key for key in now if before.get(key) != now[key]]
+    if differing:
+        raise StoreError(
+            f"There is a Bento {order.tag} already, built with other {' and '.join(differing)}.", hint=ways
+        )
+    return Built(bento=known, fresh=False)
+
+
 def build(order: BuildOrder, options: StoreOptions, progress: Progress | None = None) -> Built:
-    """Make the Bento of an order; at once when the store has it, built the same way.
+    """Make the Bento of an order; the one that is there, when another process made it meanwhile.
 
     Raises:
         StoreError: another one has its tag, the disk refused, or BentoML could not make it.
@@ -116,12 +146,10 @@ def build(order: BuildOrder, options: StoreOptions, progress: Progress | None = 
     """
     store = Store(options)
     record = record_of(order)
-    target = store.home.joinpath("bentos", *record.tag.split(":"))
-    if not order.overwrite and (known := _known(target, record)) is not None:
-        return Built(bento=known, fresh=False)
+    target = _target(order, store)
     with store.lock(target.parent.name, progress):
-        if not order.overwrite and (known := _known(target, record)) is not None:
-            return Built(bento=known, fresh=False)
+        if (known := find_built(order, options)) is not None:
+            return known
         with store.staging() as staged:
             if progress is not None:
                 progress(f"building {record.tag}", 0, None)
@@ -137,8 +165,7 @@ def build(order: BuildOrder, options: StoreOptions, progress: Progress | None = 
 def record_of(order: BuildOrder) -> BentoRecord:
     """What of an order is written into the Bento, and tells it from others."""
     template = hashlib.sha256(order.template.encode()).hexdigest() if order.template is not None else ""
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    base = order.base_image or f"python:{python}-slim"
+    python = base_images.PYTHON if order.base_image else f"{sys.version_info.major}.{sys.version_info.minor}"
     return BentoRecord(
         tag=order.tag,
         model=order.model.tag,
@@ -150,7 +177,8 @@ def record_of(order: BuildOrder) -> BentoRecord:
         adapters=tuple(_adapter(name, folder) for name, folder in order.adapters.items()),
         features=order.features,
         image={
-            "base": base,
+            "base": order.base_image or f"python:{python}-slim",
+            "named": order.base_image or "" if order.base_named else "",
             "python": python,
             "commands": [] if order.base_image else list(SLIM_COMMANDS),
             "template": template,
@@ -174,26 +202,10 @@ def _adapter(name: str, folder: Path) -> BentoAdapter:
     return BentoAdapter(name=name, path=f"adapters/{normalise(name)}", files=files)
 
 
-def _known(target: Path, record: BentoRecord) -> BuiltBento | None:
-    """The Bento that is there already.
-
-    Raises:
-        StoreError: it was built otherwise.
-    """
-    if not target.exists():
-        return None
-    ways = "--overwrite builds it again; --bento-version NAME builds another beside it."
-    try:
-        known = bento_record.read(target)
-    except CorruptModel as error:
-        raise StoreError(f"There is a Bento {record.tag} already: {error.message}", hint=ways) from None
-    before, now = known.record.asked(), record.asked()
-    differing = [key for key in now if before.get(key) != now[key]]
-    if differing:
-        raise StoreError(
-            f"There is a Bento {record.tag} already, built with other {' and '.join(differing)}.", hint=ways
-        )
-    return known
+def as_bentoml(bento: BuiltBento) -> Any:
+    """It as BentoML sees it: a `bentoml.Bento`."""
+    bentoml: Any = import_module("bentoml")
+    return bentoml.Bento.from_path(str(bento.path))
 
 
 # -- what is packed -----------------------------------------------------------------------------------------------
@@ -211,7 +223,7 @@ def _write_sources(order: BuildOrder, record: BentoRecord, sources: Path) -> Ben
     lines = requirements(_extras(order), embedded, cpu=order.cpu)
     record = attrs.evolve(record, image={**record.image, "packages": lines, "wheels": bool(embedded)})
     disk.write(sources / bento_record.RECORD_FILE, record.to_json())
-    text = _SERVICE.format(name=order.model.family or order.model.model_id, record=bento_record.RECORD_FILE)
+    text = _SERVICE.format(name=_start_name(order), record=bento_record.RECORD_FILE)
     disk.write(sources / f"{_module(order)}.py", text.encode())
     return record
 
@@ -223,8 +235,13 @@ def _extras(order: BuildOrder) -> tuple[str, ...]:
     )
 
 
+def _start_name(order: BuildOrder) -> str:
+    """The family, or the model, as a word that can stand in any file: a model's id may be anything."""
+    return normalise(order.model.family or order.model.model_id)
+
+
 def _module(order: BuildOrder) -> str:
-    return f"generated_{re.sub(r'[^a-z0-9]+', '_', order.model.family or normalise(order.model.model_id))}_service"
+    return f"generated_{re.sub(r'[^a-z0-9]+', '_', _start_name(order))}_service"
 
 
 def _facts(order: BuildOrder, record: BentoRecord, staged: Path, target: Path) -> dict[str, Any]:
@@ -261,7 +278,7 @@ def labels(order: BuildOrder) -> dict[str, str]:
         "model_ids": json.dumps(order.model_ids or [order.model.model_id]),
         "_type": normalise(order.model.model_id),
         "_framework": order.backend,
-        "start_name": order.model.family or normalise(order.model.model_id),
+        "start_name": _start_name(order),
         "base_name_or_path": order.model.model_id,
         "bundler": BUNDLER,
         **{f"adapter-{name}": folder.name for name, folder in order.adapters.items()},
@@ -270,7 +287,7 @@ def labels(order: BuildOrder) -> dict[str, str]:
 
 def _description(record: BentoRecord) -> str:
     return (
-        f"# {record.tag}\n\nOpenLLM service for {record.model_id}, built by `openllm build`.\n\n"
+        f"# {record.tag}\n\nOpenLLM service for {record.model_id!r}, built by `openllm build`.\n\n"
         f"    openllm start {record.tag}\n    bentoml serve {record.tag}\n    bentoml containerize {record.tag}\n"
     )
 

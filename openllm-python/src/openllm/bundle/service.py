@@ -64,6 +64,7 @@ class Compose(Protocol):
         model: ResolvedModel | None = None,
         *,
         config: LLMConfig | None = None,
+        store: StoreOptions | None = None,
         loopback_only: bool = False,
     ) -> Composed:
         """Put a server together."""
@@ -151,7 +152,9 @@ class Server:
         public = bool(options.server.api_key)
         server = attrs.evolve(options.server, host="0.0.0.0" if public else "127.0.0.1")
         config = self._defaults(model.family, record.fields)
-        composed = self._compose(options.engine, server, model, config=config, loopback_only=not public)
+        composed = self._compose(
+            options.engine, server, model, config=config, store=options.store, loopback_only=not public
+        )
         await composed.service.start()
         self._composed, self._grace_s = composed, options.server.drain_grace
         self._watch = asyncio.create_task(self._report())

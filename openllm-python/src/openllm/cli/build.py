@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from openllm.cli.command import GroupedOption
+from openllm.cli.command import GroupedOption, Session, apply_globals
 from openllm.cli.generation import StartCommand, complete_id, complete_model, configure, typed_fields
 from openllm.cli.import_model import tag_prefix
 from openllm.cli.options import Settings, config_option, read_settings, setting_options
 from openllm.cli.output import Output, output_option
+from openllm_core.errors import InvalidSetting
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 from openllm_core.settings import settings_of
 
 if TYPE_CHECKING:
-    from openllm.bundle.build import Built
+    from openllm.bundle.build import BuildOrder, Built
     from openllm.serialisation import StoreEntry
 
 BENTO, CONTAINER = "Bento", "Container"
@@ -111,7 +112,7 @@ def _container_option(*words: str, **facts: Any) -> Any:
     type=click.Choice(["release", "latest", "nightly"]),
     default="release",
     show_default=True,
-    help="Which image of ours: of the newest release, of the newest commit, or of the last night.",
+    help="Which image of ours: of this release, the latest, or of this commit.",
 )
 @_container_option("--push", is_flag=True, help="Send the Bento to BentoCloud.")
 @_container_option("--force-push", is_flag=True, help="With --push: replace what is there.")
@@ -134,16 +135,7 @@ def command(
     out = Output(output, ctx.obj)
     built = make(asked, settings, model or settings.model, model_id or settings.model_id, out)
     tell(built, out, machine=asked.machine)
-    if asked.push:
-        from openllm.bundle.containers import push_bento
-
-        push_bento(built.bento.tag, context=ctx.obj.context, force=asked.force_push)
-        out.say(f"Pushed {built.bento.tag}.")
-    elif asked.containerize or asked.format == CONTAINER.lower():
-        from openllm.bundle.containers import containerize
-
-        image = containerize(built.bento.tag, store=settings.store, say=lambda line: out.say(line, dim=True))
-        out.say(f"Image {image}.", fg="green")
+    send(built, asked, settings, ctx.obj, out)
 
 
 def taken_apart(ctx: click.Context, typed: dict[str, Any], config: Path | None) -> tuple[Asked, Settings]:
@@ -166,14 +158,13 @@ def make(asked: Asked, settings: Settings, model: str | None, model_id: str | No
     Raises:
         OpenLLMError: the model cannot be had, a setting does not fit, another Bento has the tag, …
     """
-    from openllm.bundle.build import BuildOrder, build
+    from openllm.bundle.build import BuildOrder, build, find_built
     from openllm.bundle.requirements import check_features
     from openllm_core.families import registry as families
 
     features = check_features(asked.enable_features)
     adapters = adapter_folders(asked, settings)
     entry, backend = import_first(asked, settings, model, model_id, out)
-    on_cpu = for_cpu(settings)
     family = families.get(entry.family) if entry.family else None
     order = BuildOrder(
         model=entry,
@@ -186,11 +177,30 @@ def make(asked: Asked, settings: Settings, model: str | None, model_id: str | No
         features=features,
         version=asked.bento_version,
         template=asked.dockerfile_template,
-        cpu=on_cpu,
+        cpu=for_cpu(settings),
         overwrite=asked.overwrite,
     )
+    if asked.container_registry is not None:
+        order, _ = on_base(order, asked, settings)
+    if (known := find_built(order, settings.store)) is not None:
+        return known
+    order, why = on_base(order, asked, settings)
+    out.fact("Base image", order.base_image or "Python's own", why)
     with out.progress() as progress:
         return build(order, settings.store, progress)
+
+
+def on_base(order: BuildOrder, asked: Asked, settings: Settings) -> tuple[BuildOrder, str]:
+    """The order with what its container is built on, and why."""
+    from openllm.bundle import base_images
+
+    image, why = base_images.choose(
+        device="cpu" if order.cpu else "cuda",
+        container_registry=asked.container_registry,
+        strategy=asked.container_version_strategy,
+        offline=settings.store.offline,
+    )
+    return attrs.evolve(order, base_image=image, base_named=asked.container_registry is not None), why
 
 
 def import_first(
@@ -234,7 +244,7 @@ def given(settings: Settings) -> dict[str, Any]:
             if settings.sources[name] not in GIVEN or fact.secret or fact.typed_only or name == "adapter_id":
                 continue
             value: Any = getattr(options, name)
-            found[name] = list(value) if isinstance(value, tuple) else value
+            found[name] = [*value] if isinstance(value, tuple) else value
     return found
 
 
@@ -282,6 +292,18 @@ def _is_relative(source: str, asked: Asked) -> bool:
     return source.startswith(".") or ((asked.build_ctx or Path()) / source).is_dir()
 
 
+def send(built: Built, asked: Asked, settings: Settings, session: Session, out: Output) -> None:
+    """To BentoCloud, or into an image, where asked."""
+    from openllm.bundle.containers import containerize, push_bento
+
+    if asked.push:
+        push_bento(built.bento.tag, context=session.context, force=asked.force_push)
+        out.say(f"Pushed {built.bento.tag}.")
+    elif asked.containerize or asked.format == "container":
+        image = containerize(built.bento.tag, store=settings.store, say=lambda line: out.say(line, dim=True))
+        out.say(f"Image {image}.", fg="green")
+
+
 def tell(built: Built, out: Output, *, machine: bool = False) -> None:
     """The result: the tag, bento.yaml as JSON, or words and what comes next."""
     bento = built.bento
@@ -295,7 +317,7 @@ def tell(built: Built, out: Output, *, machine: bool = False) -> None:
         out.data(bento.tag)
     else:
         said = "Built." if built.fresh else "Already built this way; used again."
-        out.say(said, **({"fg": "green", "bold": True} if built.fresh else {"dim": True}))
+        out.say(said, fg="green" if built.fresh else None)
         out.data(bento.tag)
         out.say()
         out.fact("Serve", f"openllm start {bento.tag}", f"or: bentoml serve {bento.tag}")
@@ -305,22 +327,24 @@ def tell(built: Built, out: Output, *, machine: bool = False) -> None:
         )
 
 
-def build_in_process(arguments: Sequence[str]) -> tuple[Built, StoreOptions]:
-    """What `openllm build` with these arguments does, quietly, for `openllm.build`.
+def build_in_process(arguments: Sequence[str]) -> Built:
+    """What `openllm build` with these arguments does, without a word, for `openllm.build`.
 
     Raises:
-        click.ClickException: an argument does not fit.
+        InvalidSetting: an argument does not fit.
         OpenLLMError: as the command.
     """
-    from openllm.cli.command import Session, apply_globals
-
     session = Session()
-    with command.make_context("build", list(arguments), obj=session) as ctx:
-        session.quiet = True
-        typed = dict(ctx.params)
-        apply_globals(ctx, typed)
-        model, model_id, config = (typed.pop(name) for name in ("model", "model_id", "config"))
-        out = Output(typed.pop("output"), session)
-        asked, settings = taken_apart(ctx, typed, config)
-        built = make(asked, settings, model or settings.model, model_id or settings.model_id, out)
-        return built, settings.store
+    session.quiet = True
+    try:
+        with command.make_context("build", list(arguments), obj=session) as ctx:
+            typed = dict(ctx.params)
+            apply_globals(ctx, typed)
+            model, model_id, config = (typed.pop(name) for name in ("model", "model_id", "config"))
+            out = Output(typed.pop("output"), session)
+            asked, settings = taken_apart(ctx, typed, config)
+            built = make(asked, settings, model or settings.model, model_id or settings.model_id, out)
+            send(built, asked, settings, session, out)
+            return built
+    except click.ClickException as error:
+        raise InvalidSetting(error.format_message()) from None

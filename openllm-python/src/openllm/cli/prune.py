@@ -7,6 +7,7 @@ import click
 from openllm.cli.command import Command, Session
 from openllm.cli.options import read_settings
 from openllm.cli.output import Output, output_option, size_text
+from openllm_core.errors import OpenLLMError
 
 
 @click.command("prune", cls=Command)
@@ -21,7 +22,7 @@ def command(session: Session, model: str | None, yes: bool, include_bentos: bool
     """Delete the stored models named MODEL (a tag, an id or a family), or all of them.
 
     Each is asked for, unless -y. Also finds what an earlier release stored and what is incomplete. A server that runs such
-    a model goes on; its next start needs it again.
+    a model goes on; its next start needs it again. A model that a Bento serves stays, unless the Bento goes too.
     """
     from openllm.serialisation import removal
     from openllm.serialisation.store import Store
@@ -32,7 +33,14 @@ def command(session: Session, model: str | None, yes: bool, include_bentos: bool
     if not found:
         out.say("Nothing to delete.", dim=True)
     gone: list[removal.Removable] = []
+    kept: OpenLLMError | None = None
     for item in found:
+        try:
+            removal.check_unneeded(item, gone)
+        except OpenLLMError as error:
+            kept = error
+            out.say(error.message, fg="yellow")
+            continue
         facts = ", ".join(filter(None, (size_text(item.size_bytes), item.note)))
         if yes or click.confirm(f"delete {item.kind} {item.tag} ({facts})?", err=True):
             removal.remove(store, item)
@@ -45,3 +53,5 @@ def command(session: Session, model: str | None, yes: bool, include_bentos: bool
     elif output == "porcelain":
         for item in gone:
             out.data(item.tag)
+    if kept is not None and not gone:
+        raise kept

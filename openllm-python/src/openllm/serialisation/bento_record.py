@@ -55,8 +55,8 @@ class BentoRecord:
         settings: setting -> value, those that were given.
         fields: generation field -> value, those that were given.
         features: extras of `openllm` asked for.
-        image: what the container is made of: `base`, `python`, `commands`, `packages`, `wheels` (whether our own are
-            embedded), `template` (SHA-256 of one's own).
+        image: what the container is made of: `base`, `named` (the base, where it was asked for), `python`, `commands`,
+            `packages`, `wheels` (whether our own are embedded), `template` (SHA-256 of one's own).
     """
 
     tag: str
@@ -76,9 +76,9 @@ class BentoRecord:
         return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode("ascii")
 
     def asked(self) -> dict[str, Any]:
-        """What makes two Bentos of one model the same: everything but the versions of packages."""
+        """What makes two Bentos the same: everything but what depended on the day, as versions of packages do."""
         data = json.loads(self.to_json())
-        data["image"] = {key: value for key, value in data["image"].items() if key in ("base", "template")}
+        data["image"] = {key: value for key, value in data["image"].items() if key in ("named", "template")}
         return data
 
 
@@ -223,6 +223,9 @@ def entries(store: Store) -> Iterator[BuiltBento]:
                 continue
 
 
-def users_of(store: Store, tag: str) -> list[str]:
-    """Tags of the Bentos that serve a stored model."""
-    return [bento.tag for bento in entries(store) if bento.record.model == tag]
+def users(store: Store) -> dict[str, tuple[str, ...]]:
+    """Tag of a stored model -> tags of the Bentos that serve it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for bento in entries(store):
+        found[bento.record.model] = (*found.get(bento.record.model, ()), bento.tag)
+    return found

@@ -1,4 +1,4 @@
-"""What a model's text means: folder, store tag, family, folder of that name, hub id - in this order, tried one by one.
+"""What a model's text means: folder, store or Bento tag, family, folder of that name, hub id - in this order, tried one by one.
 
 Called by `lookup.py`. Decides by files and tables on this machine alone; fetches nothing and opens no model.
 """
@@ -14,7 +14,7 @@ import attrs
 from openllm_core.errors import ModelNotFound, UnknownModel
 from openllm_core.families import registry
 
-from . import hub
+from . import bento_record, hub
 from .store import Store, StoreEntry
 
 _TEXT_LIMIT = 4096
@@ -22,13 +22,19 @@ _TEXT_LIMIT = 4096
 
 @attrs.frozen(kw_only=True)
 class Located:
-    """What a text was taken for; exactly one of the three is set. `family` is set where the text was a family's name."""
+    """What a text was taken for; exactly one of folder, entry and hub id is set.
+
+    Attributes:
+        family: set where the text was a family's name.
+        bento: tag of the Bento whose model `entry` is, where the text named one.
+    """
 
     text: str
     folder: Path | None = None
     entry: StoreEntry | None = None
     hub_id: hub.HubId | None = None
     family: str | None = None
+    bento: str | None = None
 
 
 def locate(text: str, store: Store) -> Located:
@@ -47,6 +53,8 @@ def locate(text: str, store: Store) -> Located:
         return Located(text=text, folder=folder)
     if "/" not in text and (entry := store.find(text) or _in_bento(text, store)) is not None:
         return Located(text=text, entry=entry)
+    if "/" not in text and (built := bento_record.find(store.options, text)) is not None:
+        return Located(text=text, entry=built.model(store), bento=built.tag)
     family = registry.get(text)
     if family is not None and text.lower().partition(":")[0] not in [i.lower() for i in family.model_ids]:
         return Located(text=text, hub_id=hub.HubId(family.default_id), family=family.name)

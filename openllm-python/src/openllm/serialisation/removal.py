@@ -6,7 +6,7 @@ that have no manifest of ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ import attrs
 from openllm_core.errors import CorruptModel, ModelNotFound, StoreError
 from openllm_core.families import registry
 
-from . import disk
+from . import bento_record, disk
 from . import manifest as manifests
 from .store import Store
 from .tags import normalise, without_backend
@@ -33,6 +33,7 @@ class Removable:
         kind: `model` or `bento`.
         note: what is special about it: an earlier release made it, it is incomplete; empty else.
         names: what a user may call it, lower case with dashes.
+        needed_by: tags of the Bentos that serve this model.
     """
 
     kind: str
@@ -41,17 +42,16 @@ class Removable:
     size_bytes: int
     note: str = ""
     names: frozenset[str] = frozenset()
+    needed_by: tuple[str, ...] = ()
 
 
 def find(store: Store, text: str | None = None, *, include_bentos: bool = False) -> list[Removable]:
-    """What `text` names (family, id, tag or its name; None for everything), models first.
+    """What `text` names (family, id, tag or its name; None for everything), Bentos before the models they need.
 
     Raises:
         ModelNotFound: nothing here is named so, and it is no family either.
     """
-    found = list(_models(store))
-    if include_bentos:
-        found += _bentos(store)
+    found = [*(_bentos(store) if include_bentos else ()), *_models(store)]
     if text is None:
         return found
     wanted = _plain(text)
@@ -68,6 +68,24 @@ def find(store: Store, text: str | None = None, *, include_bentos: bool = False)
 def remove(store: Store, item: Removable) -> None:
     """Delete it: unlisted at once, freed then; a server that runs it goes on with the files it has open."""
     store.remove(item.path)
+
+
+def check_unneeded(item: Removable, going: Iterable[Removable] = ()) -> None:
+    """Refuse to take a model from a Bento that stays.
+
+    Args:
+        going: what is deleted too.
+
+    Raises:
+        StoreError: naming the Bento, and the two ways out.
+    """
+    staying = sorted(set(item.needed_by) - {other.tag for other in going if other.kind == "bento"})
+    if staying:
+        raise StoreError(
+            f"{item.tag} stays: the Bento {staying[0]} serves it"
+            + (f", and {len(staying) - 1} more do." if staying[1:] else "."),
+            hint=f"openllm prune {item.tag} --include-bentos deletes both.",
+        )
 
 
 def refuse_earlier(store: Store, text: str) -> None:
@@ -100,12 +118,20 @@ def _names(tag: str, *others: str | None) -> frozenset[str]:
 
 def _models(store: Store) -> Iterator[Removable]:
     whole = {entry.path: entry for entry in store.entries()}
+    users = bento_record.users(store)
     for name in disk.folders(store.models):
         for folder in disk.folders(name):
             tag = f"{name.name}:{folder.name}"
             if (entry := whole.get(folder)) is not None:
                 names = _names(tag, entry.model_id, entry.family)
-                yield Removable(kind="model", tag=tag, path=folder, size_bytes=entry.size_bytes, names=names)
+                yield Removable(
+                    kind="model",
+                    tag=tag,
+                    path=folder,
+                    size_bytes=entry.size_bytes,
+                    names=names,
+                    needed_by=users.get(tag, ()),
+                )
             elif (item := _unusable(tag, folder)) is not None:
                 yield item
 
@@ -129,6 +155,7 @@ def _unusable(tag: str, folder: Path) -> Removable | None:
 
 
 def _bentos(store: Store) -> Iterator[Removable]:
+    models = {bento.path: bento.record.model for bento in bento_record.entries(store)}
     for name in disk.folders(store.home / "bentos"):
         for folder in disk.folders(name):
             labels = _labels(folder / "bento.yaml")
@@ -136,6 +163,7 @@ def _bentos(store: Store) -> Iterator[Removable]:
             if ours:
                 tag = f"{name.name}:{folder.name}"
                 names = _names(tag, labels.get("start_name"), labels.get("base_name_or_path"))
+                names |= _names(models[folder]) if folder in models else frozenset()
                 yield Removable(kind="bento", tag=tag, path=folder, size_bytes=_size(folder), names=names)
 
 

@@ -1,0 +1,144 @@
+"""A Bento served in both ways, from any folder, without a network, and on a machine that has only its archive."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from tests.e2e.conftest import ServerProcess, free_port, openllm_start
+from tests.openllm.serialisation.test_command import GUARD
+from tests.tiny_models import tiny_checkpoint
+
+ROUTES = (
+    ("GET", "/livez"),
+    ("GET", "/readyz"),
+    ("GET", "/healthz"),
+    ("GET", "/"),
+    ("GET", "/nothing"),
+    ("GET", "/v1/models"),
+    ("GET", "/openapi.json"),
+    ("GET", "/docs.json"),
+    ("POST", "/v1/metadata"),
+    ("PUT", "/v1/models"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/generate"),
+)
+BODY = {
+    "/v1/completions": {"model": "tiny", "prompt": "the quick brown", "max_tokens": 8},
+    "/v1/chat/completions": {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "top_p": 7},
+    "/v1/generate": {"prompt": "she sells", "llm_config": {"max_new_tokens": 4}},
+}
+
+
+def run(environ: dict[str, str], *words: str, cwd: Path | None = None) -> str:
+    """A command that must end well; its stdout."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        env=os.environ | environ,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextlib.contextmanager
+def bentoml_serve(log: Path, tag: str, environ: dict[str, str], cwd: Path) -> Iterator[ServerProcess]:
+    """Run `bentoml serve TAG` in a folder; end it afterwards. It is not waited for."""
+    port = free_port()
+    command = [sys.executable, "-m", "bentoml", "serve", tag, "--port", str(port), "--host", "127.0.0.1"]
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, stdout=sink, stderr=sink, env=os.environ | environ, cwd=cwd)
+    family: list[psutil.Process] = []
+    try:
+        yield ServerProcess(process, f"http://127.0.0.1:{port}", log)
+        family = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(45)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _, left = psutil.wait_procs(family, timeout=15)
+        for child in left:
+            child.kill()
+        assert not left, f"left behind: {left}\n{log.read_text()}"
+
+
+def answers(url: str) -> dict[str, Any]:
+    """What every route answers, without what differs between any two answers."""
+    found: dict[str, Any] = {}
+    with httpx.Client(base_url=url, timeout=60) as http:
+        for method, path in ROUTES:
+            reply = http.request(method, path, json=BODY.get(path))
+            data = reply.json()
+            for changing in ("id", "created"):
+                data.pop(changing, None)
+            for card in data["data"] if path == "/v1/models" and reply.is_success else ():
+                card.pop("created")
+            found[f"{method} {path}"] = (reply.status_code, reply.headers["content-type"], data)
+    return found
+
+
+def streamed(url: str) -> str:
+    """The text of a streamed completion; it ends with [DONE]."""
+    body = BODY["/v1/completions"] | {"stream": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as reply:
+        lines = [line.removeprefix("data: ") for line in reply.iter_lines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1])
+
+
+@pytest.mark.timeout(400)
+def test_both_ways_to_serve_a_bento_answer_alike(tmp_path: Path) -> None:
+    """`openllm start TAG` and, from its archive in an empty store, `bentoml serve TAG`: the same routes and answers.
+
+    Neither makes a connection. Readiness is 503 until a token was generated, the flags of the build are in force, and
+    nothing is left when either ends.
+    """
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
+    (tmp_path / "elsewhere").mkdir()
+    connections = tmp_path / "connections"
+    quiet = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(tmp_path / "guard"), "GUARD_LOG": str(connections)}
+    here, there = ({"BENTOML_HOME": str(tmp_path / name)} | quiet for name in ("here", "there"))
+    folder = tiny_checkpoint("llama", tmp_path / "made").rename(tmp_path / "tiny")
+    flags = ("--backend", "pt", "--dtype", "float32", "--temperature", "0", "--max-queue", "3")
+    tag = run(here, "openllm", "build", str(folder), *flags, "-o", "porcelain").strip()
+
+    words = (tag, "--model-id", "org/other")
+    with openllm_start(tmp_path / "start.log", *words, environ=here) as server:
+        started, text = answers(server.url), streamed(server.url)
+    said = server.log.read_text()
+    assert f"Bento          {tag}" in said and "--model-id org/other is ignored" in said
+    assert started["GET /v1/models"][2]["data"][0]["id"] == "tiny"
+    assert json.loads(started["POST /v1/metadata"][2]["configuration"])["generation_config"]["temperature"] == 0
+    assert text == started["POST /v1/completions"][2]["choices"][0]["text"] != ""
+
+    archive = tmp_path / "moved.tar.gz"
+    run(here, "bentoml", "export", tag, str(archive), cwd=tmp_path)
+    run(there, "bentoml", "import", str(archive), cwd=tmp_path)
+    (tmp_path / "here").rename(tmp_path / "gone")
+    with bentoml_serve(tmp_path / "serve.log", tag, there, tmp_path / "elsewhere") as server:
+        server.wait_for(503, within_s=120)
+        assert server.status("/livez") == 200
+        server.wait_for(200, within_s=120)
+        assert answers(server.url) == started
+        assert streamed(server.url) == text
+        assert server.metric("openllm_generation_tokens_total") > 0
+    assert not connections.exists(), connections.read_text()

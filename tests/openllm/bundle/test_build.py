@@ -1,0 +1,318 @@
+"""`openllm build`: what lies in a Bento, when one is used again, and what is refused. BentoML packs for real."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import runpy
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from tests.openllm.serialisation import small
+
+import openllm
+from openllm.bundle import build, containers
+from openllm.cli import cli
+from openllm.serialisation.bento_record import BuiltBento, read
+from openllm_core.errors import InvalidSetting, StoreError
+
+Run = Callable[..., Result]
+
+ENVIRONMENT = {"OPENLLM_API_KEY": "sk-never-in-a-bento", "OPENLLM_MAX_QUEUE": "11", "OPENLLM_BACKEND": None}
+FLAGS = ("--backend", "pt", "--temperature", "0.25", "--served-model-name", "mine", "--workers-per-resource", "1")
+
+
+def invoke(home: Path, *words: str) -> Result:
+    environ = ENVIRONMENT | {"BENTOML_HOME": str(home)}
+    return CliRunner().invoke(cli, ["build", *words], prog_name="openllm", env=environ)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("build") / "home"
+
+
+@pytest.fixture(scope="module")
+def model(home: Path) -> Path:
+    return small.model_folder(home.parent / "tiny")
+
+
+@pytest.fixture(scope="module")
+def adapter(home: Path) -> Path:
+    """A folder with the two files of an adapter, and one that nobody needs."""
+    folder = home.parent / "adapters" / "french"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (folder / "adapter_model.safetensors").write_bytes(small.safetensors())
+    (folder / "optimizer.pt").write_bytes(b"pickle")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(home: Path, model: Path, adapter: Path) -> Result:
+    """A fresh build, with flags, a variable, and an adapter by a relative path."""
+    words = ("--adapter-id", "./french:fr", "--build-ctx", str(adapter.parent), "--enable-features", "grpc,otel")
+    done = invoke(home, str(model), *FLAGS, *words, "--bento-version", "V1", "-o", "json")
+    assert done.exit_code == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def bento(home: Path, first: Result) -> BuiltBento:
+    return read(home / "bentos" / "tiny-service" / "v1")
+
+
+def test_json_is_bento_yaml_and_nothing_else(first: Result, bento: BuiltBento) -> None:
+    """stdout of `-o json` is the Bento's description; talk goes to stderr."""
+    assert json.loads(first.stdout) == yaml.safe_load((bento.path / "bento.yaml").read_text())
+    assert "Building" in first.stderr
+
+
+def test_labels(first: Result) -> None:
+    """Family, backend, model, ids, configuration, and one label per adapter."""
+    labels = json.loads(first.stdout)["labels"]
+    assert labels["_type"] == "tiny" and labels["_framework"] == "pt"
+    assert labels["start_name"] == "llama" and labels["base_name_or_path"] == "tiny"
+    assert labels["bundler"] == "openllm.bundle"
+    assert json.loads(labels["configuration"])["generation_config"]["temperature"] == 0.25
+    assert all("/" in model_id for model_id in json.loads(labels["model_ids"]))
+    assert labels["adapter-fr"] == "french"
+
+
+def test_it_carries_model_and_every_flag_given(first: Result, bento: BuiltBento) -> None:
+    """The model by its tag; what was typed and what the environment said; no key, and nothing that was not given."""
+    assert [m["tag"] for m in json.loads(first.stdout)["models"]] == [bento.record.model]
+    assert bento.record.settings == {
+        "backend": "pt", "served_model_name": ["mine"], "workers_per_resource": "1", "max_queue": 11,
+    }  # fmt: skip
+    assert bento.record.fields == {"temperature": 0.25}
+    for file in bento.path.rglob("*"):
+        assert not file.is_file() or b"sk-never-in-a-bento" not in file.read_bytes(), file
+
+
+def test_adapters_are_copied(bento: BuiltBento) -> None:
+    """Their two files and nothing else, by hash."""
+    (adapter,) = bento.record.adapters
+    folder = bento.sources / adapter.path
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    for name, digest in adapter.files.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    assert bento.settings()["adapter_id"] == [f"{folder}:fr"]
+
+
+def test_the_container_installs_our_wheels_and_the_versions_used_here(bento: BuiltBento) -> None:
+    """A version that no index has travels as wheels; extras that features and adapters need are asked for."""
+    lines = (bento.path / "env" / "python" / "requirements.txt").read_text().splitlines()
+    version = openllm.__version__
+    for name in ("openllm_core", "openllm_client", "openllm"):
+        assert f"./wheels/{name}-{version}-py3-none-any.whl" in lines
+        assert (bento.sources / "wheels" / f"{name}-{version}-py3-none-any.whl").is_file()
+    assert f"openllm[fine-tune,grpc,otel]=={version}" in lines
+    assert any(re.fullmatch(r"torch==[0-9.]+", line) for line in lines)
+    assert any(line.startswith("bentoml==1.4") for line in lines)
+    assert (
+        "COPY --chown=bentoml:bentoml ./src/wheels ./src/wheels" in (bento.path / "env/docker/Dockerfile").read_text()
+    )
+
+
+def test_a_wheel_is_whole(bento: BuiltBento) -> None:
+    """Its list of hashes names every member and is right; metadata and the console script are there."""
+    (path,) = bento.sources.glob("wheels/openllm-*.whl")
+    with zipfile.ZipFile(path) as wheel:
+        (record,) = [name for name in wheel.namelist() if name.endswith(".dist-info/RECORD")]
+        rows = [line.rsplit(",", 2) for line in wheel.read(record).decode().splitlines()]
+        assert sorted(name for name, _, _ in rows) == sorted(wheel.namelist())
+        for name, digest, size in rows:
+            if name != record:
+                content = wheel.read(name)
+                wanted = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+                assert (digest, int(size)) == (f"sha256={wanted}", len(content)), name
+        assert "openllm/cli/build.py" in wheel.namelist()
+        assert b"openllm = openllm.cli:main" in wheel.read(record.replace("RECORD", "entry_points.txt"))
+        assert b"Requires-Dist: openllm-core==" in wheel.read(record.replace("RECORD", "METADATA"))
+
+
+def test_the_generated_service_loads(bento: BuiltBento) -> None:
+    """Its first line says what made it; importing it gives a service with one worker and starts nothing."""
+    (file,) = bento.sources.glob("generated_*_service.py")
+    assert file.name == "generated_llama_service.py"
+    assert file.read_text().startswith('"""Generated by `openllm build llama`')
+    service = runpy.run_path(str(file))["svc"]
+    assert (service.name, service.config["workers"]) == ("tiny-service", 1)
+    assert service.config["traffic"]["timeout"] >= 600
+    assert len(service.mount_apps) == 1
+
+
+def test_a_bill_of_materials_lies_in_it(bento: BuiltBento) -> None:
+    """Model, adapter and packages."""
+    parts = json.loads((bento.path / "sbom.cdx.json").read_bytes())["components"]
+    assert {"tiny", "fr", "openllm"} <= {part["name"] for part in parts}
+
+
+def test_nothing_of_the_build_stays_behind(home: Path, first: Result) -> None:
+    """No staging folder, and BentoML's `latest` names the new version."""
+    assert list((home / ".staging").iterdir()) == []
+    assert (home / "bentos" / "tiny-service" / "latest").read_text() == "v1"
+    assert not any(path.is_file() for path in (home / "tmp").rglob("*"))
+
+
+def test_built_the_same_way_it_is_used_again(home: Path, model: Path, adapter: Path, bento: BuiltBento) -> None:
+    """A second build makes nothing and says so."""
+    made = (bento.path / "bento.yaml").stat().st_mtime_ns
+    words = ("--adapter-id", f"{adapter}:fr", "--enable-features", "grpc", "--enable-features", "otel")
+    done = invoke(home, str(model), *FLAGS, *words, "--bento-version", "v1")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "tiny-service:v1\n"
+    assert "used again" in done.stderr and "openllm start tiny-service:v1" in done.stderr
+    assert (bento.path / "bento.yaml").stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("--temperature", "0.5"), "fields"),
+        (("--max-queue", "12"), "settings"),
+        (("--enable-features", "grpc"), "features"),
+        (("--container-registry", "gh"), "image"),
+    ],
+)  # fmt: skip
+def test_built_another_way_it_is_refused(
+    home: Path, model: Path, adapter: Path, bento: BuiltBento, words: tuple[str, ...], what: str
+) -> None:
+    """Flags are never lost in silence: the error says what differs and both ways on."""
+    rest = () if what == "features" else ("--enable-features", "grpc,otel")
+    done = invoke(home, str(model), *FLAGS, "--adapter-id", f"{adapter}:fr", *rest, *words, "--bento-version", "v1")
+    assert done.exit_code == 74
+    assert f"built with other {what}" in done.stderr and "--overwrite" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("device", "end"), [("cpu", "-cpu-base"), ("0", "-base")])
+def test_the_base_image_follows_device_registry_and_strategy(
+    home: Path, model: Path, monkeypatch: pytest.MonkeyPatch, device: str, end: str
+) -> None:
+    """A named registry's image of ours for the device is what the container starts from."""
+    packed: list[dict[str, Any]] = []
+
+    def refuse(facts: dict[str, Any], store: Any) -> None:
+        packed.append(json.loads((Path(facts["context"]) / "openllm.json").read_bytes())["image"])
+        raise StoreError("enough")
+
+    monkeypatch.setattr(build, "_pack", refuse)
+    words = ("--container-registry", "gh", "--container-version-strategy", "latest", "--device", device)
+    done = invoke(home, str(model), "--backend", "pt", "--bento-version", f"on-{device}", *words)
+    assert (done.exit_code, done.stdout) == (74, "")
+    assert packed[0]["base"] == f"ghcr.io/bentoml/openllm:latest{end}"
+    assert packed[0]["commands"] == [] and packed[0]["python"] == "3.11"
+    assert ("download.pytorch.org" in " ".join(packed[0]["packages"])) == (device == "cpu")
+
+
+def test_overwrite_and_a_template_and_the_model_s_version(home: Path, model: Path, tmp_path: Path) -> None:
+    """--overwrite builds again; the template lies where the container's file is made of; the version is the model's."""
+    template = tmp_path / "Dockerfile.j2"
+    template.write_text("{% extends bento_base_template %}\n")
+    words = (str(model), "--backend", "pt", "--model-version", "m1", "-o", "porcelain")
+    assert invoke(home, *words, "--bento-version", "v2").exit_code == 0
+    done = invoke(home, *words, "--bento-version", "v2", "--overwrite", "--dockerfile-template", str(template))
+    assert (done.exit_code, done.stdout) == (0, "tiny-service:v2\n")
+    folder = home / "bentos" / "tiny-service" / "v2"
+    assert (folder / "env" / "docker" / "Dockerfile.template").read_text() == template.read_text()
+    assert read(folder).record.model.endswith(":m1")
+
+
+def test_what_bentoml_refuses_leaves_nothing(home: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that does not load is exit 74 with the reason in one line; no half a Bento is listed."""
+    monkeypatch.setattr(build, "_SERVICE", "raise ImportError('no such thing: {name} {record}')")
+    done = invoke(home, str(model), "--backend", "pt", "--bento-version", "broken")
+    assert (done.exit_code, done.stdout) == (74, "")
+    assert "no such thing: llama openllm.json" in done.stderr and "Traceback" not in done.stderr
+    assert not (home / "bentos" / "tiny-service" / "broken").exists()
+    assert list((home / ".staging").iterdir()) == []
+
+
+def test_hostile_names_stay_names(home: Path) -> None:
+    """A model called like code is built; no word of its name becomes Python, a label's end, or an instruction."""
+    name = 'x"""\n$(touch pwned)\n{config}\\'
+    folder = small.model_folder(home.parent / name, config={**small.CONFIG, "architectures": ["StrangeForCausalLM"]})
+    done = invoke(home, str(folder), "--backend", "pt", "-o", "porcelain")
+    assert done.exit_code == 0, done.stderr
+    bento = read(home.joinpath("bentos", *done.stdout.strip().split(":")))
+    (file,) = bento.sources.glob("generated_*_service.py")
+    assert len(file.read_text().splitlines()) == 6
+    instructions = re.findall(r"^([A-Z]+) ", (bento.path / "env/docker/Dockerfile").read_text(), re.M)
+    assert "pwned" not in (bento.path / "env/docker/Dockerfile").read_text() and instructions[0] == "FROM"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--adapter-id", "./french"), 2, "--build-ctx"),
+        (("--containerize", "--push"), 2, "give one of them"),
+        (("--force-push",), 2, "--force-push needs --push"),
+        (("--enable-features", "warp-drive"), 78, "no extra 'warp-drive'"),
+        (("--backend", "jax"), 78, "There is no backend 'jax'"),
+        (("--temperature", "7"), 78, "--temperature"),
+        (("--format", "tarball"), 2, "tarball"),
+    ],
+)
+def test_refused_before_anything_is_built(
+    home: Path, model: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
+    """Wrong usage is 2, a wrong setting 78, both before the Bento is there."""
+    done = invoke(home, str(model), "--bento-version", "never", *words)
+    assert (done.exit_code, done.stdout) == (code, ""), done.stderr
+    assert said in done.stderr
+    assert not (home / "bentos" / "tiny-service" / "never").exists()
+
+
+def test_fast_takes_what_is_there_and_imports_nothing(home: Path, tmp_path: Path) -> None:
+    """--fast with a model that the store lacks fails, and the store stays as it was."""
+    empty = tmp_path / "empty"
+    done = invoke(empty, "org/missing", "--fast")
+    assert done.exit_code == 66 and "--fast" in done.stderr
+    assert not list(empty.glob("models/*"))
+
+
+@pytest.mark.parametrize("words", [("--containerize",), ("--format", "container")])
+def test_a_container_is_made_of_the_bento(
+    home: Path, model: Path, adapter: Path, bento: BuiltBento, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Both ways to ask make the image of the Bento, which has its name; the tag on stdout stays alone."""
+    asked: list[tuple[str, str]] = []
+
+    def record(tag: str, *, store: Any, say: Any) -> str:
+        asked.append((tag, store.home))
+        return tag
+
+    monkeypatch.setattr(containers, "containerize", record)
+    rest = ("--adapter-id", f"{adapter}:fr", "--enable-features", "grpc,otel", "--bento-version", "v1")
+    done = invoke(home, str(model), *FLAGS, *rest, *words)
+    assert (done.exit_code, done.stdout) == (0, "tiny-service:v1\n"), done.stderr
+    assert asked == [("tiny-service:v1", str(home))]
+
+
+def test_from_python(
+    home: Path, model: Path, adapter: Path, bento: BuiltBento, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`openllm.build` with the same arguments finds the same Bento, as BentoML's object; wrong ones are our errors."""
+    monkeypatch.setenv("BENTOML_HOME", str(home))
+    monkeypatch.setenv("OPENLLM_MAX_QUEUE", "11")
+    facts: dict[str, Any] = {
+        "backend": "pt", "bento_version": "v1", "adapter_map": {str(adapter): "fr"}, "workers_per_resource": 1,
+        "enable_features": ["grpc", "otel"], "additional_args": ["--served-model-name", "mine"],
+    }  # fmt: skip
+    found = openllm.build(str(model), **facts | {"additional_args": [*facts["additional_args"], "--temperature=0.25"]})
+    assert (str(found.tag), found.path) == ("tiny-service:v1", str(bento.path))
+    with pytest.raises(StoreError, match="built with other fields"):
+        openllm.build(str(model), **facts)
+    with pytest.raises(InvalidSetting, match="give one of them"):
+        openllm.build(str(model), push=True, containerize=True)
+    with pytest.raises(InvalidSetting, match="No such option"):
+        openllm.build(str(model), additional_args=["--nonsense"])
