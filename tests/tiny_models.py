@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -253,3 +253,34 @@ def write_tokenizer(folder: Path) -> None:
         "model_max_length": CONTEXT, "chat_template": CHAT_TEMPLATE,
     }  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
+
+
+def sentence_encoder(
+    folder: Path, *, pooling: str = "mean", max_tokens: int = 64, more_modules: Sequence[str] = (), seed: int = 0
+) -> Path:
+    """Write a tiny BERT in the layout of sentence-transformers and return its folder.
+
+    Args:
+        pooling: as 1_Pooling/config.json names it.
+        max_tokens: of a text, special tokens included.
+        more_modules: further entries of modules.json, by type.
+    """
+    import transformers
+
+    arguments = {**_BLOCK, "intermediate_size": 64, "max_position_embeddings": CONTEXT, "vocab_size": VOCAB_SIZE}
+    config = transformers.BertConfig(**arguments, pad_token_id=PAD)
+    _random(lambda: transformers.BertModel(config), "float32", seed).save_pretrained(folder)
+    write_tokenizer(folder)
+    kinds = ["sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling", *more_modules]
+    paths = ["", "1_Pooling", *(f"{place}_More" for place in range(2, 2 + len(more_modules)))]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": kind}
+        for i, (path, kind) in enumerate(zip(paths, kinds, strict=True))
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": max_tokens}))
+    (folder / "1_Pooling").mkdir()
+    mode = f"pooling_mode_{pooling}" + {"mean": "_tokens", "cls": "_token", "max": "_tokens"}.get(pooling, "")
+    described = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": False, mode: True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(described))
+    return folder

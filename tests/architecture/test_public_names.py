@@ -11,10 +11,15 @@ PROMISED = {
     "openllm": {
         "LLM",
         "AsyncHTTPClient",
+        "AutoLLM",
+        "AutoModel",
+        "AutoVLLM",
         "Choice",
+        "EmbeddingsOutput",
         "Generation",
         "HTTPClient",
         "OpenLLMError",
+        "Runner",
         "SamplingParams",
         "__version__",
         "client",
@@ -39,6 +44,7 @@ PROMISED = {
         "Stream",
     },
     "openllm_core": {
+        "EmbeddingsOutput",
         "EnvVarMixin",
         "GenerateRequest",
         "GenerateResponse",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import attrs
 import pytest
 
 from openllm.compose import unknown_family
+from openllm.engine.embedding import Embedded
 from openllm.engine.request import EngineRequest
 from openllm.service import ServedModel, Service
 from openllm.service.answers import Answer, collect
@@ -110,6 +112,20 @@ class PlainChat:
         """Nothing."""
 
 
+class FakeEmbedder:
+    """The vector of an input counts its characters or ids; so does the number of its tokens."""
+
+    name: str | None = None
+    available = True
+
+    async def embed(self, inputs: Sequence[str | list[int]]) -> Embedded:
+        """[length, 3, 4]."""
+        return Embedded([array("f", [len(item), 3.0, 4.0]) for item in inputs], sum(map(len, inputs)))
+
+    async def aclose(self) -> None:
+        """Nothing."""
+
+
 def service_of(engine: FakeEngine, family: str | None = None, **options: Any) -> Service:
     """A service over a fake engine."""
     spec = registry.find(family) if family else unknown_family()
@@ -122,6 +138,7 @@ def service_of(engine: FakeEngine, family: str | None = None, **options: Any) ->
         model=model,
         server_options=ServerOptions(**options),
         chat=PlainChat(),
+        embedder=FakeEmbedder(),  # type: ignore[arg-type]
     )
 
 

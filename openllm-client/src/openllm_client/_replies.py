@@ -14,10 +14,12 @@ import orjson
 from openllm_core import serde
 from openllm_core.errors import InvalidRequest, InvalidSetting, UnknownModel
 from openllm_core.schema import (
+    AdapterList,
     ChatCompletion,
     ChatCompletionChunk,
     ChunkChoice,
     ChunkDelta,
+    EmbeddingsOutput,
     GenerateResponse,
     GenerationDetails,
     Metadata,
@@ -62,19 +64,6 @@ class GenerationOutput:
     def text(self) -> str:
         """The text of the first response."""
         return text_of(self.responses[0]) if self.responses else ""
-
-
-@attrs.frozen(kw_only=True)
-class EmbeddingsOutput:
-    """Answer of `embed`.
-
-    Attributes:
-        embeddings: [texts, hidden], L2-normalised.
-        num_tokens: tokens of all texts together, special tokens included.
-    """
-
-    embeddings: list[list[float]]
-    num_tokens: int
 
 
 @attrs.frozen(kw_only=True)
@@ -181,6 +170,11 @@ def read_config(metadata: Metadata) -> LLMConfig:
 def read_models(content: bytes) -> list[ModelCard]:
     """Body of `/v1/models`."""
     return _structure(_data(content), ModelList).data
+
+
+def read_adapters(content: bytes) -> AdapterList:
+    """Body of `/v1/adapters`."""
+    return _structure(_data(content), AdapterList)
 
 
 def read_embeddings(content: bytes) -> EmbeddingsOutput:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         available_resource_spec,
         get_resource,
     )
-    from .schema import GenerateRequest, GenerateResponse, Metadata
+    from .schema import EmbeddingsOutput, GenerateRequest, GenerateResponse, Metadata
 
 __all__ = [
     "CONFIG_MAPPING",
@@ -34,6 +34,7 @@ __all__ = [
     "AmdGpuResource",
     "AutoConfig",
     "CascadingResourceStrategy",
+    "EmbeddingsOutput",
     "EnvVarMixin",
     "FamilySpec",
     "FineTuneConfig",
@@ -73,6 +74,7 @@ _HOME = {
     "CONFIG_MAPPING": "config.auto",
     "CONFIG_MAPPING_NAMES": "config.family_names",
     "AutoConfig": "config.auto",
+    "EmbeddingsOutput": "schema",
     "EnvVarMixin": "config.env",
     "FamilySpec": "families.spec",
     "FineTuneConfig": "config.fine_tune",

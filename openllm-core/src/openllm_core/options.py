@@ -30,6 +30,9 @@ class EngineOptions:
     model_path: str = setting("", "Folder of the model, resolved before the host starts.", flag="")
     model_id: str = setting("", "Id or folder as the user gave it; for messages.", flag="")
     family: str = setting("", "Family name the model resolved to.", flag="")
+    sharing_engines: int = setting(1, "Engines that share this one's device; set where engines are placed.", flag="")
+    engine_index: int = setting(0, "Which of them it is, from 0.", flag="")
+    memory_bytes: int | None = setting(None, "Its part of the device's free memory; None is all of it.", flag="")
     backend: str = setting(
         "auto", "pt, vllm, echo, or auto: the fastest one installed.", env="OPENLLM_BACKEND", group=ENGINE
     )
@@ -77,14 +80,15 @@ class EngineOptions:
     )
     quantize: str | None = setting(
         None,
-        "Quantisation while loading.",
+        "int8 or int4: quantise the weights while loading (pt); gptq or awq: the checkpoint must be quantised so.",
         env="OPENLLM_QUANTIZE",
         choices=("int8", "int4", "gptq", "awq"),
+        renamed=(("8bit", "int8"), ("4bit", "int4"), ("nf4", "int4")),
         group=ENGINE,
     )
     quantization: str | None = setting(
         None,
-        "Method the checkpoint is quantised with (gptq, awq, fp8, ...), where its config.json does not say; vllm.",
+        "vllm: a method of its own, as fp8 while loading, or the checkpoint's where its config.json does not say it.",
         env="OPENLLM_QUANTIZATION",
         group=ENGINE,
     )

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from openllm_core.config.llm import LLMConfig
     from openllm_core.config.sampling import SamplingParams
     from openllm_core.errors import OpenLLMError
+    from openllm_core.schema import EmbeddingsOutput
 
     from . import client
+    from .auto import AutoLLM, AutoModel, AutoVLLM
     from .client import AsyncHTTPClient, HTTPClient
     from .llm import LLM, Choice, Generation
+    from .runner import Runner
     from .store import build, import_model, list_models
 
     __version__: str
@@ -27,12 +30,17 @@ __all__ = [
     "LLM",
     "AsyncHTTPClient",
     "AutoConfig",
+    "AutoLLM",
+    "AutoModel",
+    "AutoVLLM",
     "Choice",
+    "EmbeddingsOutput",
     "Generation",
     "GenerationConfig",
     "HTTPClient",
     "LLMConfig",
     "OpenLLMError",
+    "Runner",
     "SamplingParams",
     "__version__",
     "build",
@@ -48,12 +56,17 @@ _HOMES = {
     "LLM": "openllm.llm",
     "AsyncHTTPClient": "openllm.client",
     "AutoConfig": "openllm_core.config.auto",
+    "AutoLLM": "openllm.auto",
+    "AutoModel": "openllm.auto",
+    "AutoVLLM": "openllm.auto",
     "Choice": "openllm.llm",
+    "EmbeddingsOutput": "openllm_core.schema",
     "Generation": "openllm.llm",
     "GenerationConfig": "openllm_core.config.generation",
     "HTTPClient": "openllm.client",
     "LLMConfig": "openllm_core.config.llm",
     "OpenLLMError": "openllm_core.errors",
+    "Runner": "openllm.runner",
     "SamplingParams": "openllm_core.config.sampling",
     "build": "openllm.store",
     "import_model": "openllm.store",

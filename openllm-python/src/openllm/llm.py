@@ -301,7 +301,7 @@ class LLM(ClassicCalls):
         """
         from .finetune import prepare_for_training
 
-        return prepare_for_training(self, self._options, adapter_type, use_gradient_checkpointing, **settings)
+        return prepare_for_training(self, adapter_type, use_gradient_checkpointing, **settings)
 
     # -- on the loop of the worker ------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from openllm_core.options import EngineOptions, StoreOptions
 from openllm_core.settings import read
 
@@ -42,6 +44,11 @@ class StoredModel:
     def store_options(self) -> StoreOptions:
         """Where its models are kept."""
         return self._store if self._store is not None else read(StoreOptions).options
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """How it is to be run, as given and as the environment has it; the model is not looked for."""
+        return self._options
 
     @property
     def trust_remote_code(self) -> bool:
@@ -104,6 +111,29 @@ class StoredModel:
     def save_pretrained(self) -> StoreEntry:
         """The model's entry of the store, imported when it is not there."""
         return serialisation.get(self, auto_import=True)
+
+    def import_version(self, version: str) -> StoreEntry:
+        """The model's entry of the store at a version: revision of a hub id, name of the version of a folder."""
+        return serialisation.import_model(
+            self._model,
+            model_id=self._model_id,
+            options=self.store_options,
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle_weights=self._options.converts_pickle,
+            recipe=serialisation.Recipe(version=version, quantize=self._options.quantize),
+        )
+
+    def use_stored(self, entry: StoreEntry) -> None:
+        """Run the store's copy from here on; what is loaded already stays."""
+        found = self._resolved
+        if found is None or found.path != entry.path:
+            stored = serialisation.resolve(
+                entry.tag,
+                options=self.store_options,
+                trust_remote_code=self.trust_remote_code,
+                allow_pickle_weights=self._options.converts_pickle,
+            )
+            self._resolved = stored if found is None else attrs.evolve(stored, family=found.family or stored.family)
 
     def load_model(self, *decls: Any, **attrs: Any) -> Any:
         """The transformers model, in this process; see `openllm.serialisation.load_model`."""

@@ -123,6 +123,10 @@ class Tokenizer:
         """Token ids of a text; releases the GIL, so a thread may do it."""
         return self.inner.encode(text, add_special_tokens=add_special_tokens).ids
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many texts, special tokens added; uses the cores there are and releases the GIL."""
+        return [found.ids for found in self.inner.encode_batch(list(texts))]
+
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """Text of ids in one shot; bytes that form no character become U+FFFD."""
         return self.inner.decode(ids, skip_special_tokens=skip_special_tokens)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import DynamicCache
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from .configuration_chatglm import ChatGLMConfig
 
@@ -41,6 +41,33 @@ class GLMBlock(nn.Module):
         return hidden + self.dense_4h_to_h(silu(gate) * up)
 
 
+class ChatGLMModel(PreTrainedModel):
+    """The decoder without its head. As in the published code, what it gives has the sequence first."""
+
+    config_class = ChatGLMConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.seq_length, config.hidden_size)
+        self.layers = nn.ModuleList(GLMBlock(config, index) for index in range(config.num_layers))
+        self.final_layernorm = nn.RMSNorm(config.hidden_size)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=None, return_dict=None):
+        """[batch, seq_len] ids -> hidden states [seq_len, batch, hidden]."""
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache()
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        steps = torch.arange(past, past + input_ids.shape[1], device=input_ids.device)
+        mask = torch.arange(past + input_ids.shape[1], device=input_ids.device) <= steps[:, None]
+        hidden = self.word_embeddings(input_ids) + self.position_embeddings(steps)
+        for layer in self.layers:
+            hidden = layer(hidden, mask, past_key_values)
+        hidden = self.final_layernorm(hidden).transpose(0, 1)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
+
+
 class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """The language model: a decoder, whatever its name says."""
 
@@ -49,10 +76,7 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config):
         super().__init__(config)
-        self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.seq_length, config.hidden_size)
-        self.layers = nn.ModuleList(GLMBlock(config, index) for index in range(config.num_layers))
-        self.final_layernorm = nn.RMSNorm(config.hidden_size)
+        self.transformer = ChatGLMModel(config)
         self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.post_init()
 
@@ -62,13 +86,6 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=None, return_dict=None, **unused):
         """[batch, seq_len] ids -> logits [batch, seq_len, padded_vocab_size]."""
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        steps = torch.arange(past, past + input_ids.shape[1], device=input_ids.device)
-        mask = torch.arange(past + input_ids.shape[1], device=input_ids.device) <= steps[:, None]
-        hidden = self.word_embeddings(input_ids) + self.position_embeddings(steps)
-        for layer in self.layers:
-            hidden = layer(hidden, mask, past_key_values)
-        logits = self.output_layer(self.final_layernorm(hidden))
-        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+        output = self.transformer(input_ids, attention_mask, past_key_values, use_cache)
+        logits = self.output_layer(output.last_hidden_state.transpose(0, 1))
+        return CausalLMOutputWithPast(logits=logits, past_key_values=output.past_key_values)

@@ -20,6 +20,7 @@ import attrs
 from openllm_core.errors import MissingDependency, UnknownBackend
 from openllm_core.options import EngineOptions
 
+from . import quantisation
 from .base import Backend, BackendFactory, Launch, MemoryEstimate, Progress
 
 GROUP = "openllm.backends"
@@ -68,6 +69,20 @@ class RegisteredBackend:
         judge: Callable[[str], str | None] | None = getattr(self._launch(), "unsupported", None)
         return judge(architecture) if judge is not None else None
 
+    def quantised(self, options: EngineOptions, machine: Any = None) -> str | None:
+        """How the weights are quantised, for the start line; None when they are not.
+
+        Raises:
+            OpenLLMError: this backend cannot run them so; the hint names what can.
+        """
+        tell: Callable[[EngineOptions, Any], str | None] | None = getattr(self._launch(), "quantised", None)
+        return tell(options, machine) if tell is not None else None
+
+    def embeds(self, options: EngineOptions) -> bool | None:
+        """Whether its engine makes embeddings with the model itself; None where only loading the model tells."""
+        judge: Callable[[EngineOptions], bool | None] | None = getattr(self._launch(), "embeds", None)
+        return judge(options) if judge is not None else False
+
     def _launch(self) -> Launch:
         return cast(Launch, importlib.import_module(self.package + ".launch"))
 
@@ -104,7 +119,7 @@ def choose(options: EngineOptions, architecture: str | None = None) -> tuple[str
     """Which backend runs this model, and why, in a few words for the start line.
 
     Args:
-        options: `backend` may be `auto`.
+        options: `backend` may be `auto`; with `model_path`, how its weights are quantised counts too.
         architecture: of the model's config; for backends that cannot run every one.
 
     Raises:
@@ -128,6 +143,4 @@ def _no_vllm(options: EngineOptions, architecture: str | None) -> str | None:
     """Why `auto` does not take vLLM; None when it does."""
     if "vllm" not in _packages() or importlib.util.find_spec("vllm") is None:
         return f"the fastest installed{f' for {architecture}' if architecture else ''}; vllm is not"
-    if options.quantize in ("int8", "int4"):
-        return f"vLLM cannot quantise to {options.quantize} while loading"
-    return get("vllm").unsupported(architecture or "")
+    return quantisation.against_vllm(options) or get("vllm").unsupported(architecture or "")

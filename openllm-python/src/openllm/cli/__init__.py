@@ -27,15 +27,20 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("openllm.cli.run", "Serve a model and chat with it here.", SERVE),
     "chat": ("openllm.cli.chat", "Chat with a running server.", SERVE),
     "query": ("openllm.cli.query", "Ask a running server one question.", SERVE),
+    "embed": ("openllm.cli.embed", "Make vectors of texts with a running server.", SERVE),
     "models": ("openllm.cli.models", "List model families, and the models on this machine.", MODELS),
     "import": ("openllm.cli.import_model", "Fetch a model into the store without starting it.", MODELS),
     "build": ("openllm.cli.build", "Make a Bento: model and settings in one, to serve anywhere.", MODELS),
     "lock": ("openllm.cli.lock", "Write down what a start depends on, to start just that elsewhere.", MODELS),
     "export": ("openllm.cli.export_model", "Write a stored model into one file, for another machine.", MODELS),
     "models verify": ("openllm.cli.models_verify", "Compare stored models with the hashes of their import.", MODELS),
+    "adapters add": ("openllm.cli.adapters_add", "Store a LoRA adapter, and serve it at once where asked.", MODELS),
+    "adapters rm": ("openllm.cli.adapters_rm", "Delete a stored adapter.", MODELS),
+    "adapters ls": ("openllm.cli.adapters", "List the stored adapters, or those a server has.", MODELS),
     "prune": ("openllm.cli.prune", "Delete stored models.", MODELS),
     "finetune": ("openllm.cli.finetune", "Train an adapter for a model on a file of examples.", MODELS),
     "bench": ("openllm.cli.bench", "Measure a server under load, alone or beside a peer's.", LOOK),
+    "playground": ("openllm.cli.playground", "Write notebooks to try things in, and open Jupyter there.", LOOK),
     "doctor": ("openllm.cli.doctor", "Check whether a start would succeed, and what mends what would stop it.", LOOK),
     "env": ("openllm.cli.env", "Show every setting, its value and where the value came from.", LOOK),
     "build-base-container": (
@@ -55,6 +60,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "extension": ("openllm.cli.ext", "Run one of these by `openllm extension NAME`.", EXTENSIONS),
 }
 ALIASES = {
+    "adapters": "adapters ls",
     "serve": "start",
     "start-http": "start",
     "download": "import",

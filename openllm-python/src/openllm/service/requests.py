@@ -20,6 +20,7 @@ MAX_LOGIT_BIAS = 1024
 MAX_PROMPTS = 128
 MAX_MESSAGES = 4096
 MAX_CHOICES = 128
+MAX_EMBEDDING_INPUTS = 2048
 
 
 def check_sampling(sampling: SamplingParams, prefix: str = "") -> SamplingParams:

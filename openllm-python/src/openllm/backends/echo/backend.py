@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 import time
@@ -27,7 +28,12 @@ class EchoBackend:
         length = options.max_model_len or script.max_model_len
         self.info = BackendInfo(
             backend="echo",
-            capabilities=Capabilities(logprobs=script.logprobs, structured=script.guides, adapters=options.max_adapters > 0),
+            capabilities=Capabilities(
+                embed=script.embed > 0,
+                logprobs=script.logprobs,
+                structured=script.guides,
+                adapters=options.max_adapters > 0,
+            ),
             max_model_len=length,
             max_prompt_len=length - 1,
             max_batch=options.max_num_seqs or script.max_num_seqs,
@@ -160,8 +166,11 @@ class EchoBackend:
         return None
 
     async def embed(self, batch: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Not offered."""
-        raise UnsupportedFeature("The echo backend has no embeddings.")
+        """Vectors made of the ids alone, where the script has it; they take `step_s` for each text."""
+        if not self.script.embed:
+            raise UnsupportedFeature("The echo backend has no embeddings.")
+        await asyncio.sleep(self.script.step_s * len(batch))
+        return [_vector(ids, self.script.embed) for ids in batch]
 
     async def load_adapter(self, name: str, path: str) -> None:
         """Sequences with this adapter get what its configuration has under "echo", for the folder's name."""
@@ -190,3 +199,10 @@ class EchoBackend:
         self._waiting.clear()
         self._running.clear()
         self._wake.set()
+
+
+def _vector(ids: Sequence[int], size: int) -> list[float]:
+    """[size], of length one; other ids, or the same in another order, give another one."""
+    numbers = [1.0 + sum(token * (place + k) for place, token in enumerate(ids, start=1)) % 97 for k in range(size)]
+    length = math.hypot(*numbers)
+    return [number / length for number in numbers]

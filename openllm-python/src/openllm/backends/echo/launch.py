@@ -17,3 +17,8 @@ def environment(options: EngineOptions, machine: Any = None) -> dict[str, str]:
 def estimate(options: EngineOptions, machine: Any = None) -> MemoryEstimate:
     """A few megabytes: there is no model."""
     return MemoryEstimate(need_bytes=8 * 1024 * 1024)
+
+
+def embeds(options: EngineOptions) -> bool:
+    """Whether the script says so."""
+    return bool(options.engine_arg.get("embed"))

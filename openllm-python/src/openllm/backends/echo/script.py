@@ -36,6 +36,7 @@ class Script:
         freeze_at: token at which the whole process stands still: host process only.
         when: text a prompt must contain for the five faults above to strike; empty = every prompt.
         guides: requests may be guided by a list of choices, of which the first is said; by nothing else.
+        embed: numbers in a vector; 0 = no embeddings.
         warm_up: they strike the engine's own first request (a start token alone), too.
         die_once: file created at the first death; while it exists nobody dies again.
     """
@@ -62,6 +63,7 @@ class Script:
     max_num_seqs: int = 64
     logprobs: bool = True
     guides: bool = False
+    embed: int = 0
 
     @property
     def faulty(self) -> bool:

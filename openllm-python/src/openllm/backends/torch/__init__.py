@@ -21,12 +21,19 @@ def load(options: EngineOptions, progress: Progress) -> Backend:
         NoSuitableDevice: the asked-for GPU is not there.
         MissingDependency: torch or transformers is not installed.
     """
+    from .. import checkpoint
+    from .launch import embeds_only
+
+    folder = checkpoint.read(options.model_path, allow_pickle=options.allow_pickle_weights)
     try:
-        from .backend import TorchBackend
+        if embeds_only(options, folder):
+            from .encoder import EncoderBackend as Chosen
+        else:
+            from .backend import TorchBackend as Chosen
     except ModuleNotFoundError as error:
         from openllm_core.errors import MissingDependency
 
         raise MissingDependency(
             f"The pt backend needs {error.name}, which is not installed.", hint="pip install openllm"
         ) from error
-    return TorchBackend.load(options, progress)
+    return Chosen.load(options, progress)

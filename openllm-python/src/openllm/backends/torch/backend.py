@@ -285,7 +285,7 @@ def describe(
         free = torch.cuda.mem_get_info(model.device)[0]
     else:
         free = detect.machine(probe=tuple).memory_available_bytes
-    cache_bytes = int(free * CACHE_SHARE)
+    cache_bytes = int(free * CACHE_SHARE) // options.sharing_engines
     if cache_bytes < bytes_per_token * min(max_len, 64):
         raise OutOfMemory(
             f"{bytes_per_token * min(max_len, 64):,} bytes of cache are needed beside the weights; {cache_bytes:,} are free."

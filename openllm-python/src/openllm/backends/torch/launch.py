@@ -6,12 +6,15 @@ Called by the supervisor in the server process and by the backend itself before 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from functools import partial
 
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 from openllm_core.resources.visible_devices import HIP_VARIABLE
 
 from .. import checkpoint as checkpoints
+from .. import quantisation, sentence
 from ..base import MemoryEstimate
 
 PRELOAD = "openllm.backends.torch.backend"  # imports torch and transformers
@@ -20,6 +23,8 @@ MIN_CONTEXT = 512  # tokens of cache without which a start makes no sense
 UNBOUNDED_CONTEXT = 2048  # tokens, for architectures without a limit of their own
 MAX_ROWS = 64  # sequences that run at once unless the operator says otherwise
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+quantised = partial(quantisation.describe, "pt")
 
 
 def environment(options: EngineOptions, machine: detect.Machine | None = None) -> dict[str, str]:
@@ -54,14 +59,20 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
     Raises:
         CorruptModel: the folder cannot be read.
         NoSuitableDevice: the asked-for GPU is not there.
+        UnsupportedFeature, InvalidSetting, MissingDependency: see `quantisation.scheme_of`.
     """
     found = machine or detect.machine()
     checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
     gpus = detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device)
+    if embeds_only(options, checkpoint):
+        return _of_encoder(options, checkpoint, gpus, found)
     stored = DTYPE_BYTES.get(checkpoint.dtype, 4)
     computed = DTYPE_BYTES.get(options.dtype, stored)
     weights = checkpoint.num_parameters * computed or checkpoint.weight_bytes * computed // stored
     cache_type = computed if gpus or options.dtype != "auto" else 4  # the CPU mostly computes in float32
+    scheme = quantisation.scheme_of("pt", "cuda" if gpus else "cpu", options, checkpoint, found)
+    if scheme is not None:
+        weights = quantisation.weight_bytes(checkpoint, scheme, cache_type)
     per_token = checkpoint.kv_elements_per_token * cache_type
     longest = min(
         options.max_model_len or checkpoint.max_positions or UNBOUNDED_CONTEXT, checkpoint.max_positions or 1 << 30
@@ -76,4 +87,34 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
         bytes_per_token=per_token,
         context_tokens=longest,
         slots=options.max_num_seqs or MAX_ROWS,
+    )
+
+
+def embeds(options: EngineOptions) -> bool | None:
+    """Whether a model has embeddings of its own; None where only loading it tells, since it brings its own code.
+
+    Raises:
+        CorruptModel: the folder cannot be read.
+    """
+    checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
+    return None if checkpoint.config.get("auto_map") else True
+
+
+def embeds_only(options: EngineOptions, checkpoint: checkpoints.Checkpoint) -> bool:
+    """Whether nothing that generates is loaded: none was asked for, or the model has none."""
+    return options.embed_only or sentence.embeds_only(checkpoint)
+
+
+def _of_encoder(
+    options: EngineOptions, checkpoint: checkpoints.Checkpoint, gpus: Sequence[detect.Gpu], machine: detect.Machine
+) -> MemoryEstimate:
+    """Of what only makes embeddings: no cache, and on a CPU float32 unless another type was asked for."""
+    usual = DTYPE_BYTES.get(checkpoint.dtype, 4) if gpus else 4
+    computed = DTYPE_BYTES.get(options.dtype, usual)
+    parts = {"weights": checkpoint.num_parameters * computed or checkpoint.weight_bytes, "runtime": RUNTIME_BYTES}
+    return MemoryEstimate(
+        need_bytes=sum(parts.values()),
+        have_bytes=gpus[0].memory_free_bytes if gpus else machine.memory_available_bytes,
+        parts=parts,
+        device=f"cuda:{gpus[0].index}" if gpus else "cpu",
     )

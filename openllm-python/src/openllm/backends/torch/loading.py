@@ -27,7 +27,7 @@ from openllm_core.options import EngineOptions
 
 from ..base import Progress
 from ..checkpoint import Checkpoint, refuse_untrusted_code
-from . import attention, compiling
+from . import attention, compiling, quantised
 from .linears import fuse_norms, pack_linears, widen_rest
 from .lora import AdapterMixer
 from .model import LoadedModel
@@ -82,6 +82,8 @@ def load_module(
     }
     if device.type != "cpu":
         arguments["device_map"] = {"": device}
+    if scheme := quantised.scheme_of(options, checkpoint, device):
+        arguments |= quantised.arguments(scheme, options, checkpoint, dtype)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -170,6 +172,7 @@ def load(
             widen_rest(module)
     if device.type == "cpu" and compute == torch.float32:
         fuse_norms(module)
+    scheme = quantised.scheme_of(options, checkpoint, device)
     compiled = _compile(options, checkpoint, module, progress) if choice.compile else 0
     config = module.config
     generation: Any = getattr(module, "generation_config", None)
@@ -184,6 +187,7 @@ def load(
         seq2seq=checkpoint.seq2seq,
         start_token_id=int(start or 0),
         compiled_blocks=compiled,
+        quantised=scheme is not None,
         adapters=AdapterMixer(module, device, compute) if options.max_adapters else None,
     )
 

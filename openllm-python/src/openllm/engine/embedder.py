@@ -1,0 +1,152 @@
+"""Who makes the embeddings: the engine that serves the model where it can, else a second engine, started at first use.
+
+The second engine runs the same model on a backend that can, or a sentence encoder; `compose` says which. It starts with the
+first request for embeddings, dies with the server, and what goes wrong with it is told to those requests alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from openllm_core.errors import (
+    EngineUnavailable,
+    MissingDependency,
+    OpenLLMError,
+    OutOfMemory,
+    ShuttingDown,
+    StoreError,
+)
+
+from .embedding import Embedded, Input
+from .engine import Engine
+from .pool import AnyEngine
+
+log = logging.getLogger("openllm.engine.embedder")
+
+RETRY_S = 30.0
+"""After a second engine could not be had, requests are refused for so long before it is tried again."""
+
+
+@attrs.frozen(kw_only=True)
+class Second:
+    """How a second engine is had.
+
+    Attributes:
+        name: of its model, as clients may write it; None where it is the served model itself.
+        make: finds the model, fetching what is missing, and gives an engine that is not started; runs in a thread.
+        possible: whether it can be had as far as can be told without trying.
+    """
+
+    name: str | None
+    make: Callable[[], Engine]
+    possible: Callable[[], bool] = lambda: True
+
+
+class Embedder:
+    """Embeddings of one server or program."""
+
+    def __init__(self, engine: AnyEngine, *, own: bool, second: Second) -> None:
+        """Args:
+        engine: that serves the model.
+        own: whether that one is asked first, which is known to be able to, or may be.
+        second: asked where `engine` cannot.
+        """
+        self.second = second
+        self._engine = engine
+        self._own = own
+        self._made: Engine | None = None
+        self._starting: asyncio.Task[Engine] | None = None
+        self._failure: str | None = None
+        self._failed_at = 0.0
+        self._closed = False
+
+    @property
+    def own(self) -> bool:
+        """Whether the engine that serves the model makes them, as far as is known before it is loaded."""
+        info = self._engine.info
+        return self._own and (info is None or info.capabilities.embed)
+
+    @property
+    def available(self) -> bool:
+        """Whether a request for embeddings is likely to be answered."""
+        return self.own or (self._failure is None and (self._made is not None or self.second.possible()))
+
+    @property
+    def name(self) -> str | None:
+        """Name of the model that makes them; None where it is the served one."""
+        return None if self.own else self.second.name
+
+    async def embed(self, inputs: Sequence[Input]) -> Embedded:
+        """Vectors of texts or token ids; see `Embeddings.embed`.
+
+        Raises:
+            EngineUnavailable: the second engine cannot be had, or died; tried again after a while.
+        """
+        if self.own:
+            return await self._engine.embed(inputs)
+        if self._closed or self._engine.state in ("draining", "closed"):
+            raise ShuttingDown("The server is shutting down.")
+        engine = await self._second_engine()
+        return await engine.embed(inputs)
+
+    async def aclose(self) -> None:
+        """End the second engine. Idempotent."""
+        self._closed = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+        if self._made is not None:
+            await self._made.aclose()
+
+    async def _second_engine(self) -> Engine:
+        if self._made is not None and self._made.failure is not None:
+            failure, made = self._made.failure, self._made
+            self._made = None
+            self._refuse_for_now(failure)
+            await made.aclose()
+        if self._failure is not None and time.monotonic() - self._failed_at < RETRY_S:
+            raise EngineUnavailable(self._failure, retry_after_s=RETRY_S)
+        if self._starting is None and (self._made is None or self._made.state != "ready"):
+            self._starting = asyncio.create_task(self._start())
+        if self._starting is not None:
+            return await asyncio.shield(self._starting)  # whoever leaves leaves it to the others
+        assert self._made is not None
+        return self._made
+
+    async def _start(self) -> Engine:
+        try:
+            if self._made is None:
+                log.info("starting an engine for embeddings (%s)", self.second.name or "the served model")
+                self._made = await asyncio.to_thread(self.second.make)
+                await self._made.start()
+            await self._made.wait_ready()
+        except OpenLLMError as error:
+            made, self._made = self._made, None
+            if made is not None:
+                await made.aclose()
+            raise self._refuse_for_now(error) from None
+        else:
+            self._failure = None
+            return self._made
+        finally:
+            self._starting = None
+
+    def _refuse_for_now(self, error: OpenLLMError) -> EngineUnavailable:
+        """Keep what stopped it for the requests of the next seconds; the log has it whole."""
+        name = self.second.name or "the served model"
+        log.error("the engine for embeddings (%s) cannot be had: %s %s", name, error.message, error.hint or "")
+        match error:  # other messages name folders of this machine
+            case MissingDependency() | OutOfMemory():
+                why = error.message
+            case StoreError():
+                why = "its files are not on this machine and could not be fetched, or are not whole."
+            case _:
+                why = "the server's log says why."
+        self._failed_at = time.monotonic()
+        self._failure = f"The embeddings of {name} cannot be had now: {why}"
+        return EngineUnavailable(self._failure, retry_after_s=RETRY_S)

@@ -1,0 +1,118 @@
+"""The use cases of embeddings: bare texts as in 0.3.5, and OpenAI's request. `Service` hands them on.
+
+Text in, vectors out; which engine makes them is the embedder's business. Knows no framework and no status number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sys
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from openllm.engine.embedding import Embedded, Input, shortened
+from openllm_core.errors import DeadlineExceeded, InvalidRequest, UnknownServedModel
+from openllm_core.options import ServerOptions
+from openllm_core.schema import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingsOutput, EmbeddingUsage
+
+from .requests import MAX_EMBEDDING_INPUTS
+
+if TYPE_CHECKING:
+    from openllm.engine.embedder import Embedder
+
+    from .use_cases import ServedModel
+
+
+class EmbeddingService:
+    """Embeddings of one server."""
+
+    def __init__(self, embedder: Embedder, model: ServedModel, options: ServerOptions) -> None:
+        self._embedder = embedder
+        self._model = model
+        self._deadline_s = options.server_timeout
+
+    @property
+    def available(self) -> bool:
+        """Whether a request is likely to be answered."""
+        return self._embedder.available
+
+    async def aclose(self) -> None:
+        """End the engine that was started for embeddings alone."""
+        await self._embedder.aclose()
+
+    async def plain(self, texts: Sequence[str]) -> EmbeddingsOutput:
+        """Vectors of bare texts.
+
+        Raises:
+            InvalidRequest: no text, too many, or one that has no embedding; `param` is `input[i]`.
+            OpenLLMError: see `Embedder.embed`.
+        """
+        found = await self._embed(texts)
+        return EmbeddingsOutput(embeddings=[vector.tolist() for vector in found.vectors], num_tokens=found.num_tokens)
+
+    async def openai(self, request: EmbeddingRequest) -> EmbeddingList:
+        """Vectors as OpenAI's API gives them; errors as `plain`.
+
+        Raises:
+            UnknownServedModel: `model` is neither served nor the one that makes the embeddings.
+        """
+        maker = self._embedder.name
+        if request.model not in self._model.names and request.model != maker:
+            names = ", ".join(dict.fromkeys((*self._model.names, *([maker] if maker else []))))
+            raise UnknownServedModel(
+                f"The model {request.model[:200]!r} does not exist; this server serves {names}.", param="model"
+            )
+        found = await self._embed(_inputs(request.input))
+        vectors = found.vectors
+        if request.dimensions is not None:
+            if request.dimensions > len(vectors[0]):
+                raise InvalidRequest(
+                    f"dimensions must be <= {len(vectors[0])}, the length of this model's vectors.",
+                    param="dimensions",
+                    code="integer_above_max_value",
+                )
+            vectors = [shortened(vector, request.dimensions) for vector in vectors]
+        as_text = request.encoding_format == "base64"
+        return EmbeddingList(
+            data=[
+                Embedding(index=index, embedding=_as_base64(vector) if as_text else vector.tolist())
+                for index, vector in enumerate(vectors)
+            ],
+            model=self._embedder.name or request.model,
+            usage=EmbeddingUsage(prompt_tokens=found.num_tokens, total_tokens=found.num_tokens),
+        )
+
+    async def _embed(self, inputs: Sequence[Input]) -> Embedded:
+        if not inputs:
+            raise InvalidRequest("input must have at least one text.", param="input", code="empty_array")
+        if len(inputs) > MAX_EMBEDDING_INPUTS:
+            raise InvalidRequest(
+                f"input must have at most {MAX_EMBEDDING_INPUTS} items, not {len(inputs)}.",
+                param="input",
+                code="array_above_max_length",
+            )
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self._embedder.embed(inputs)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"The request was not finished within its deadline of {self._deadline_s:g} s."
+            ) from None
+
+
+def _inputs(given: str | list[str] | list[int] | list[list[int]]) -> list[Input]:
+    """One text or array of token ids, or several."""
+    if isinstance(given, str):
+        return [given]
+    ids = [item for item in given if isinstance(item, int)]
+    return [ids] if ids else [item for item in given if not isinstance(item, int)]
+
+
+def _as_base64(vector: array[float]) -> str:
+    """Little-endian float32, as OpenAI's clients read it."""
+    ordered = array("f", vector)
+    if sys.byteorder == "big":
+        ordered.byteswap()
+    return base64.b64encode(ordered.tobytes()).decode("ascii")
