@@ -59,7 +59,9 @@ def forcing_adapter(checkpoint: Path, token: int, folder: Path, *, rank: int = 8
     import torch
     from safetensors.torch import load_file, save_file
 
-    weights = {name: tensor.float() for file in checkpoint.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    weights = {
+        name: tensor.float() for file in checkpoint.glob("*.safetensors") for name, tensor in load_file(file).items()
+    }
     head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
     norm = weights["model.norm.weight"]
     last = max(int(name.split(".")[2]) for name in weights if name.startswith("model.layers."))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import httpx
 
 from openllm_core.errors import NotFound
-from openllm_core.schema import ChatCompletion, ChatCompletionChunk, Metadata, ModelCard, StreamFrame
+from openllm_core.schema import AdapterList, ChatCompletion, ChatCompletionChunk, Metadata, ModelCard, StreamFrame
 
 from . import _base, _retry
 from ._async_streaming import AsyncStream
@@ -208,6 +208,25 @@ class AsyncHTTPClient(BaseClient):
     async def models(self) -> list[ModelCard]:
         """What is served."""
         return await self._send(_base.models_call())
+
+    async def adapters(self) -> AdapterList:
+        """The server's adapters and which is the default; an error where it serves without any."""
+        return await self._send(_base.adapters_call())
+
+    async def set_default_adapter(self, name: str) -> AdapterList:
+        """Make an adapter what requests without `adapter_name` get on `generate`; "base" is the model itself.
+
+        Needs the admin key as `api_key` where the server has keys.
+        """
+        return await self._send(_base.adapter_call("", name))
+
+    async def load_adapter(self, name: str) -> AdapterList:
+        """Have the server load an adapter of its store; needs the admin key as `api_key` where the server has keys."""
+        return await self._send(_base.adapter_call("/load", name))
+
+    async def unload_adapter(self, name: str) -> AdapterList:
+        """Have the server unload an adapter; requests that use it finish first."""
+        return await self._send(_base.adapter_call("/unload", name))
 
     async def metadata(self) -> Metadata:
         """What is served, in OpenLLM's own words. Asked anew each time, as by each property below."""

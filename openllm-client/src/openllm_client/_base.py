@@ -16,7 +16,15 @@ import orjson
 
 from openllm_core import serde
 from openllm_core.errors import ClientError, InvalidRequest, OpenLLMError, TimedOut
-from openllm_core.schema import ChatCompletion, ChatCompletionChunk, ChatMessage, Metadata, ModelCard, StreamFrame
+from openllm_core.schema import (
+    AdapterList,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatMessage,
+    Metadata,
+    ModelCard,
+    StreamFrame,
+)
 
 from . import _errors
 from ._config import CONNECT_LIMIT_S, ClientSettings, Deadline
@@ -24,6 +32,7 @@ from ._replies import (
     EmbeddingsOutput,
     GenerationOutput,
     Readiness,
+    read_adapters,
     read_chat,
     read_chunk,
     read_embeddings,
@@ -166,6 +175,17 @@ def embed_call(texts: str | Sequence[str]) -> Call[EmbeddingsOutput]:
 def metadata_call() -> Call[Metadata]:
     """`GET /v1/metadata`."""
     return Call(method="GET", path="/v1/metadata", read=read_metadata, repeatable=True)
+
+
+def adapters_call() -> Call[AdapterList]:
+    """`GET /v1/adapters`."""
+    return Call(method="GET", path="/v1/adapters", read=read_adapters, repeatable=True)
+
+
+def adapter_call(verb: str, name: str) -> Call[AdapterList]:
+    """`POST /v1/adapters`, or one of its sub-routes."""
+    content = _json({"adapter_name": name})
+    return Call(method="POST", path=f"/v1/adapters{verb}", content=content, read=read_adapters)
 
 
 def models_call() -> Call[list[ModelCard]]:

@@ -174,6 +174,7 @@ class AdapterNotFound(InvalidRequest):
     """No adapter of that name is loaded."""
 
     code = "adapter_not_found"
+    exit_code = 66
 
 
 class AdapterIncompatible(InvalidRequest):

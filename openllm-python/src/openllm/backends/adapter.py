@@ -111,6 +111,8 @@ def read(path: str | Path) -> AdapterFiles:
         raise AdapterIncompatible(error.message, hint="Copy the adapter again.") from None
     shapes: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
     for name, (dtype, shape) in stored.items():
+        if name.endswith(".base_layer.weight"):  # PEFT adds the base's own weights of a head or an embedding it changed
+            continue
         match = _TENSOR.fullmatch(name)
         if match is None:
             raise _refused(folder, f"has a tensor that is no part of a linear layer's LoRA: {name[:120]}")

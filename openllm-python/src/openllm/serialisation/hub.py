@@ -99,12 +99,24 @@ def adapter_folder(hub_id: HubId, files: Sequence[str], *, offline: bool) -> Pat
         UnknownModel, ModelNotFound, StoreError: there is no such repository or file, or the hub cannot be reached.
     """
     hub = _hub()
-    with _translated(hub, hub_id):
+
+    def folder(local_only: bool) -> Path:
         paths = [
-            hub.hf_hub_download(hub_id.id, file, revision=hub_id.revision or None, local_files_only=offline)
+            hub.hf_hub_download(hub_id.id, file, revision=hub_id.revision or None, local_files_only=local_only)
             for file in files
         ]
-    return Path(paths[0]).parent
+        return Path(paths[0]).parent
+
+    with _translated(hub, hub_id):
+        try:
+            return folder(local_only=True)
+        except hub.errors.LocalEntryNotFoundError:
+            if offline:
+                raise
+        hub.HfApi().model_info(
+            hub_id.id, revision=hub_id.revision or None, timeout=_TIMEOUT_S
+        )  # says at once what is wrong
+        return folder(local_only=False)
 
 
 def plan(hub_id: HubId, *, trust_remote_code: bool, allow_pickle_weights: bool, endpoint: str | None = None) -> HubPlan:

@@ -14,7 +14,7 @@ from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from openllm_core.errors import InvalidSetting, UnsafeConfiguration, UnsupportedFeature
+from openllm_core.errors import InvalidSetting, UnsafeConfiguration
 from openllm_core.options import EngineOptions
 
 from .plan import Plan
@@ -22,6 +22,9 @@ from .plan import Plan
 SPARE_LORA_SLOTS = 1
 """On a CPU vLLM takes "no adapter" for the last slot when it mixes both in a batch: one more slot, always empty, keeps the
 answers of the bare base right. `backend` loads no adapter into it."""
+SPARE_FOR_RELOADING = 1
+"""A new version of an adapter is loaded while requests still use the one before."""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 RESERVED = ("model", "tokenizer", "trust_remote_code")
 SAFE_FORMATS = ("safetensors", "dummy", "fastsafetensors", "runai_streamer", "instanttensor")
 
@@ -31,7 +34,6 @@ def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
 
     Raises:
         InvalidSetting: an `--engine-arg` that the engine does not know, or a value it does not take.
-        UnsupportedFeature: quantisation that vLLM cannot do while loading.
         UnsafeConfiguration: an `--engine-arg` that would undo a safety setting.
     """
     given: dict[str, Any] = {
@@ -45,7 +47,7 @@ def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
         "enable_prefix_caching": True,
         "trust_remote_code": options.trust_remote_code,
         "load_format": "auto" if options.allow_pickle_weights else "safetensors",
-        "quantization": _quantization(options),
+        "quantization": plan.quantization,
         "generation_config": "vllm",  # the engine above decides on sampling defaults and end tokens
         "disable_log_stats": False,  # their counters come with each step
         "seed": 0,
@@ -62,6 +64,10 @@ def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
         given["speculative_config"] = speculative_config(options.speculative_config)
     if options.startup == "throughput":
         given["performance_mode"] = "throughput"
+    if options.max_adapters:
+        given["enable_lora"] = True
+        given["max_loras"] = options.max_adapters + SPARE_FOR_RELOADING
+        given["max_lora_rank"] = next(rank for rank in RANKS if rank >= options.max_adapter_rank)
     given |= extra_arguments(options.engine_arg)
     if given["load_format"] not in SAFE_FORMATS and not options.allow_pickle_weights:
         raise UnsafeConfiguration(
@@ -134,12 +140,3 @@ def _words(flag: str, value: Any) -> list[str]:
 def _known() -> list[str]:
     return sorted(AsyncEngineArgs.__dataclass_fields__)
 
-
-def _quantization(options: EngineOptions) -> str | None:
-    if options.quantize in ("int8", "int4"):
-        raise UnsupportedFeature(
-            f"vLLM cannot quantise to {options.quantize} while loading.",
-            hint="Import the model quantised (openllm import MODEL --quantize gptq), or use --backend pt.",
-            param="--quantize",
-        )
-    return options.quantization or options.quantize

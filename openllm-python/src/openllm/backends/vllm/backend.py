@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import time
 from collections import deque
@@ -22,18 +23,28 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.input_processor import InputProcessor
 
-from openllm_core.errors import AdapterNotFound, EngineUnavailable, OpenLLMError, UnsupportedFeature
+from openllm_core.errors import (
+    AdapterIncompatible,
+    AdapterNotFound,
+    EngineUnavailable,
+    OpenLLMError,
+    UnsupportedFeature,
+)
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
+from .. import adapter as adapters
 from .. import checkpoint as checkpoints
 from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput, TokenGuide
 from . import architectures, guides, plan, threads
+from . import lora as mixed_lora
 from .arguments import SPARE_LORA_SLOTS, engine_arguments
 from .core import Core
 from .failure import Output, explain
 from .outputs import delta_of
 from .sampling import core_request
+
+UNLOAD_POLL_S = 0.02  # how often it is looked whether an adapter's last sequence has ended
 
 
 class VllmBackend:
@@ -55,11 +66,12 @@ class VllmBackend:
         self._core = core
         self._processor = processor
         self._output = output
-        self._live: set[str] = set()  # ids whose deltas somebody waits for
+        self._live: dict[str, str | None] = {}  # ids whose deltas somebody waits for, and the adapter of each
         self._steps: deque[StepOutput] = deque()
         self._wake: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._adapters: dict[str, LoRARequest] = {}
+        self._adapter_ids = itertools.count(1)  # one is never used twice: vLLM keeps prefixes apart by name and id
         self._grammars = ThreadPoolExecutor(1, "grammar")
         self._failure: EngineUnavailable | None = None
         self._closed = False
@@ -79,6 +91,7 @@ class VllmBackend:
         try:
             if made.device == "cpu":
                 inspect_here(checkpoint.architecture)
+                mixed_lora.use()
                 compile_in_parallel()
             config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
             core = Core(config)
@@ -88,14 +101,14 @@ class VllmBackend:
         info = describe(config, checkpoint, made, time.monotonic() - began)
         progress("ready", 1.0)
         lora = config.lora_config
-        adapters = 0 if lora is None else lora.max_loras - (SPARE_LORA_SLOTS if made.device == "cpu" else 0)
-        return cls(core, processor, info, output, adapters)
+        most = 0 if lora is None else lora.max_loras - (SPARE_LORA_SLOTS if made.device == "cpu" else 0)
+        return cls(core, processor, info, output, most)
 
     # -- the contract ------------------------------------------------------------------------------------------------
 
     def submit(self, request: BackendRequest) -> None:
         """Queue a sequence; it joins at the next step."""
-        self._live.add(request.request_id)
+        self._live[request.request_id] = request.adapter
         if request.sampling.guide is None:
             self._add(request)
         else:  # a schema may take long to check: in a thread, so that nobody waits for it
@@ -104,7 +117,7 @@ class VllmBackend:
     def abort(self, request_id: str) -> None:
         """Drop a sequence; no delta of it is sent from here on."""
         if request_id in self._live:
-            self._live.discard(request_id)
+            self._live.pop(request_id)
             self._core.abort([request_id])
 
     async def steps(self) -> AsyncIterator[StepOutput]:
@@ -135,23 +148,31 @@ class VllmBackend:
 
         Raises:
             UnsupportedFeature: the engine was started without adapters, or holds as many as it takes.
+            AdapterIncompatible: it is broken, or does not fit this model.
         """
         if not self.info.capabilities.adapters:
-            raise UnsupportedFeature("This engine was started without adapters.", hint="--engine-arg enable_lora=true")
+            raise UnsupportedFeature("This engine was started without adapters.", hint="--max-adapters 4")
         if name not in self._adapters and len(self._adapters) >= self._max_adapters:
             raise UnsupportedFeature(
                 f"{self._max_adapters} adapters are loaded, the most this engine takes.",
-                hint=f"--engine-arg max_loras={self._max_adapters + 1}",
+                hint=f"--max-adapters {self._max_adapters + 1}",
                 param="adapter_name",
             )
-        request = LoRARequest(name, 1 + max((a.lora_int_id for a in self._adapters.values()), default=0), path)
-        await asyncio.to_thread(self._core.add_lora, request)
+        adapters.read(path)
+        request = LoRARequest(name, next(self._adapter_ids), path)
+        try:
+            await asyncio.to_thread(self._core.add_lora, request)
+        except Exception as error:
+            why = explain(error, []).message
+            raise AdapterIncompatible(f"vLLM does not take this adapter: {why}", param="adapter_name") from error
         self._adapters[name] = request
 
     async def unload_adapter(self, name: str) -> None:
         """Forget an adapter; sequences that use it finish first."""
         request = self._adapters.pop(name, None)
         if request is not None:
+            while name in self._live.values():  # taken away sooner, vLLM would read its files again at the next step
+                await asyncio.sleep(UNLOAD_POLL_S)
             await asyncio.to_thread(self._core.remove_lora, request.lora_int_id)
 
     async def check_guide(self, guide: TokenGuide) -> None:
@@ -229,7 +250,7 @@ class VllmBackend:
         deltas = [delta for delta in output.deltas if delta.request_id in live]
         for delta in deltas:
             if delta.finish_reason is not None:
-                live.discard(delta.request_id)
+                live.pop(delta.request_id, None)
         if len(deltas) == len(output.deltas):
             return output
         return StepOutput(deltas, output.num_running, output.num_waiting, output.step_s) if deltas else None

@@ -10,16 +10,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.openllm.backends.vllm.engine.borrowed import engine
+from tests.tiny_adapters import blank_adapter, forcing_adapter
 from tests.tiny_models import tiny_checkpoint
 
 from openllm.backends.base import BackendRequest
 from openllm.backends.vllm.backend import VllmBackend
 from openllm.engine.request import new_request_id
 from openllm.testing import GREEDY, Drive, Outcome
-from openllm_core.errors import UnsupportedFeature
+from openllm_core.errors import AdapterIncompatible, UnsupportedFeature
 
 pytestmark = pytest.mark.timeout(600)
-PROMPT = [72, 101, 108]
+PROMPT = [72, 101, 108] * 60  # longer than a block of the prefix cache
+RANKS = {70: 8, 80: 4, 90: 16, 100: 8}
 
 
 def adapter(folder: Path, seed: int, rank: int = 4, width: int = 64, layers: int = 2) -> Path:
@@ -72,6 +74,34 @@ def test_adapters_by_request(checkpoints: Path, tmp_path: Path) -> None:
         assert gone.finish_reason == "error"
         assert (gone.deltas[-1].error or {})["class"] == "AdapterNotFound"
         assert (await say(drive, "two")).token_ids == two
+        await backend.aclose()
+        await drive.ended()
+
+    asyncio.run(test())
+
+
+def test_a_mixed_batch_mixes_nothing(checkpoints: Path, tmp_path: Path) -> None:
+    """Adapters of unlike ranks that each force a token, one long prompt and the base share a batch: none sees another's
+    columns or cached prefix, also when a slot is used again by another adapter, and a broken adapter ends nobody."""
+    path = tiny_checkpoint("llama", checkpoints, wide=True)
+    backend = engine(path, max_adapters=3, max_adapter_rank=16)
+    folders = {token: forcing_adapter(path, token, tmp_path / str(token), rank=rank) for token, rank in RANKS.items()}
+
+    async def test() -> None:
+        drive = Drive(backend, 120)
+        base = (await say(drive, None)).token_ids
+        for token in (70, 80, 90):
+            await backend.load_adapter(f"{token}#1", str(folders[token]))
+        for _ in range(3):
+            found = await asyncio.gather(*(say(drive, name) for name in ("70#1", None, "80#1", "90#1", "70#1", None)))
+            assert [set(outcome.token_ids) for outcome in found] == [{70}, set(base), {80}, {90}, {70}, set(base)]
+            assert found[1].token_ids == base
+        with pytest.raises(AdapterIncompatible):
+            await backend.load_adapter("bad", str(blank_adapter(tmp_path / "bad", size=48)))
+        await backend.unload_adapter("70#1")
+        await backend.load_adapter("70#2", str(folders[100]))
+        again = await asyncio.gather(say(drive, "70#2"), say(drive, "80#1"), say(drive, None))
+        assert [set(outcome.token_ids) for outcome in again] == [{100}, {80}, set(base)]
         await backend.aclose()
         await drive.ended()
 
