@@ -172,8 +172,9 @@ def test_devices_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_devices_of_several_engines(tmp_path: Path) -> None:
     """With `--engines` each engine's devices are told; more than there are for is red, 71."""
     two = situation(tmp_path, machine=machine(gpus=2), server=ServerOptions(engines="2"))
+    cpu = "2 (0: 1 threads, 4.0 GiB; 1: 1 threads, 4.0 GiB)"
     assert [f.text for f in devices(two)][1] == "2 (0: GPU 0; 1: GPU 1)"
-    assert [f.text for f in devices(situation(tmp_path, server=two.server))][1] == "2 (0: 1 threads; 1: 1 threads)"
+    assert [f.text for f in devices(situation(tmp_path, server=two.server))][1] == cpu
     three = situation(tmp_path, machine=machine(gpus=2), server=ServerOptions(engines="3"))
     findings = examine(three, (devices,))
     assert (findings[-1].level, findings[-1].fix) == ("red", "Ask for fewer: --engines 2.")

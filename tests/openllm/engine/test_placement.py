@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openllm.engine.placement import place
+from openllm.engine.placement import describe, place
 from openllm_core.errors import InvalidSetting, NoSuitableDevice
 from openllm_core.options import EngineOptions
 from openllm_core.resources.detect import Gpu, Machine
@@ -81,6 +81,22 @@ def test_engines_on_a_cpu_share_its_cores() -> None:
     assert [own.threads for own in place(EngineOptions(device="cpu"), "2", machine(gpus=4))] == [4, 4]
     with pytest.raises(NoSuitableDevice, match="8 cores"):
         place(EngineOptions(), "9", machine())
+
+
+def test_engines_on_one_device_are_told_their_part_of_it() -> None:
+    """Which of how many each is, and its part of the memory that is free now; an engine alone is told nothing."""
+    cpu = place(EngineOptions(), "4", machine())
+    assert [(own.engine_index, own.sharing_engines, own.memory_bytes) for own in cpu] == [
+        (number, 4, 8 * GIB) for number in range(4)
+    ]
+    assert describe(cpu[:2]) == "0: 2 threads, 8.0 GiB; 1: 2 threads, 8.0 GiB"
+    gpu = place(EngineOptions(), "3", machine(gpus=2), 2.0)
+    assert [(own.device, own.engine_index, own.sharing_engines, own.memory_bytes) for own in gpu] == [
+        ("0", 0, 2, GIB // 2),
+        ("0", 1, 2, GIB // 2),
+        ("1", 0, 1, None),
+    ]
+    assert describe(gpu) == "0: GPU 0, 0.5 GiB; 1: GPU 0, 0.5 GiB; 2: GPU 1"
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "", "1.5", "99999"])

@@ -17,6 +17,7 @@ import click
 from openllm.cli.bento import wanted
 from openllm.cli.doctor import refuse, report, situation_of
 from openllm.cli.generation import StartCommand, complete_id, complete_model, configure, typed_fields
+from openllm.cli.locked import lock_checks
 from openllm.cli.options import Settings, config_option, setting_options
 from openllm.cli.output import Output, output_option
 from openllm.cli.ready import Ready, curl_line, forget, openai_arguments, python_name, python_snippet, remember
@@ -42,6 +43,11 @@ LOCAL = ("http://127.0.0.1:3000", "http://localhost:3000")  # where commands loo
     shell_complete=complete_id,
     help="Hub id or folder, where MODEL is a family; `openllm start FAMILY --help` lists the official ids.",
 )
+@click.option(
+    "--locked",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of `openllm lock`: start what it says, and nothing where anything differs from it.",
+)
 @click.option("--check", is_flag=True, help="Check whether the start would succeed, load nothing; as `openllm doctor`.")
 @output_option
 @config_option
@@ -51,6 +57,7 @@ def command(
     ctx: click.Context,
     model: str | None,
     model_id: str | None,
+    locked: Path | None,
     check: bool,
     output: str,
     config: Path | None,
@@ -67,7 +74,7 @@ def command(
     With -o json, stdout gets one JSON object once the model answers; with -o porcelain, the endpoint.
     """
     fields = typed_fields(ctx, typed)
-    what, out = wanted(typed, config, fields, model, model_id), Output(output, ctx.obj)
+    what, out = wanted(typed, config, fields, model, model_id, locked), Output(output, ctx.obj)
     settings, model, model_id = what.settings, what.model, what.model_id
     if what.bento is not None:
         out.fact("Bento", what.bento.tag, "its model, settings and adapters")
@@ -97,7 +104,7 @@ def serve(settings: Settings, model: str | None, model_id: str | None, out: Outp
     early = EarlyHost(first)  # imports its framework while this process imports what it needs itself
     try:
         situation.resolved = resolved
-        refuse(situation, doctor.BEFORE_LOADING)
+        refuse(situation, (*doctor.BEFORE_LOADING, *lock_checks(settings)))
         return _serve(settings, engine, resolved, early.launch, out)
     finally:
         early.close()
@@ -180,6 +187,9 @@ class Startup:
 
     def ready(self) -> None:
         """The first token was generated."""
+        from openllm.engine.placement import describe
+        from openllm.engine.pool import EnginePool
+
         self.end_loading()
         info = self.composed.engine.info
         assert info is not None
@@ -192,9 +202,10 @@ class Startup:
         )
         self._note = remember(ready)
         self._decisions(info)
-        answering, count = self.composed.engine.ready_of
-        if count > 1:
-            self.out.fact("Engines", f"{answering} of {count}", "the others are loading; the least busy gets a request")
+        engine = self.composed.engine
+        if isinstance(engine, EnginePool):
+            answering, count = engine.ready_of
+            self.out.fact("Engines", f"{answering} of {count} ready", describe([one.options for one in engine.engines]))
         seconds = time.monotonic() - self.begun
         if self.out.format == "json":
             self.out.json(ready.as_data())

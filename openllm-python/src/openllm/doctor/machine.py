@@ -23,7 +23,7 @@ from openllm.backends.memory import (
     refuse_too_large,
     times,
 )
-from openllm.engine.placement import place
+from openllm.engine.placement import describe, place
 from openllm.serialisation.store import Store
 from openllm.server.limits import MAX_CONNECTIONS
 from openllm.server.run import check_port
@@ -56,10 +56,7 @@ def devices(situation: Situation) -> Iterator[Finding]:
     yield Finding("devices", "ok", f"{text}: {why}", data=data)
     placed = _placed(situation, situation.engine)
     if len(placed) > 1:
-        each = "; ".join(
-            f"{i}: {f'GPU {own.device}' if gpus else f'{own.threads} threads'}" for i, own in enumerate(placed)
-        )
-        yield Finding("engines", "ok", f"{len(placed)} ({each})", data={"engines": len(placed)})
+        yield Finding("engines", "ok", f"{len(placed)} ({describe(placed)})", data={"engines": len(placed)})
 
 
 def _placed(situation: Situation, options: EngineOptions) -> list[EngineOptions]:
@@ -79,7 +76,8 @@ def memory(situation: Situation) -> Iterator[Finding]:
     placed = _placed(situation, own)
     for device in dict.fromkeys(one.device for one in placed):
         sharing = [one for one in placed if one.device == device]
-        estimate = registry.get(name).estimate(sharing[0], situation.machine)
+        whole = attrs.evolve(sharing[0], memory_bytes=None)  # of the device, against what all on it need
+        estimate = registry.get(name).estimate(whole, situation.machine)
         chosen = any(situation.sources.get(name) not in (None, "default") for name in ("max_model_len", "max_num_seqs"))
         yield from _of_one_device(times(estimate, len(sharing)), resolved.served_name, chosen=chosen)
 

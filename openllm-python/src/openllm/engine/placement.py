@@ -14,6 +14,8 @@ from openllm_core.resources import detect, workers
 
 FLAG = "--engines"
 SHARE_FLAG = "--workers-per-resource"
+ON_CPU = ("auto", "cpu", "cuda")
+"""What `device` says of engines that were placed on a CPU; those on GPUs have theirs named."""
 
 
 def place(
@@ -41,14 +43,16 @@ def place(
     if wanted == 1 and workers_per_resource is None and options.device != "all":
         return [options]
     found = machine or detect.machine()
-    gpus = [gpu.device for gpu in detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device)]
+    visible = detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device)
+    free = {gpu.device: gpu.memory_free_bytes for gpu in visible}
+    gpus = list(free)
     share = _share(workers_per_resource, gpus, options.device)
     if not gpus:
         plain = attrs.evolve(options, device="auto") if options.device == "all" else options
         return _on_cores(plain, wanted or 1, found)
     if wanted == 1 and share is None:
         return [attrs.evolve(options, device=",".join(gpus))]
-    return _on_gpus(options, wanted, gpus, share or 1.0)
+    return _on_gpus(options, wanted, free, share or 1.0)
 
 
 def _share(text: str | float | None, gpus: list[str], device: str) -> float | None:
@@ -72,7 +76,9 @@ def _share(text: str | float | None, gpus: list[str], device: str) -> float | No
     return share
 
 
-def _on_gpus(options: EngineOptions, wanted: int | None, gpus: list[str], share: float) -> list[EngineOptions]:
+def _on_gpus(options: EngineOptions, wanted: int | None, free: dict[str, int], share: float) -> list[EngineOptions]:
+    """Engines on GPUs, by how many bytes are free on each."""
+    gpus = list(free)
     per_gpu = int(share) if share > 1 else 1
     each = 1 if share > 1 else round(1 / share)
     room = len(gpus) * per_gpu if per_gpu > 1 else len(gpus) // each
@@ -90,9 +96,21 @@ def _on_gpus(options: EngineOptions, wanted: int | None, gpus: list[str], share:
             param=FLAG,
         )
     whole = per_gpu if per_gpu > 1 else share
+    devices = [",".join(workers.devices_of_worker(gpus, whole, index)) for index in range(count)]
+    if per_gpu == 1:
+        return [attrs.evolve(options, device=device) for device in devices]
     return [
-        attrs.evolve(options, device=",".join(workers.devices_of_worker(gpus, whole, index))) for index in range(count)
+        _sharing(attrs.evolve(options, device=device), index % per_gpu, devices.count(device), free.get(device))
+        for index, device in enumerate(devices)
     ]
+
+
+def _sharing(options: EngineOptions, index: int, count: int, free_bytes: int | None) -> EngineOptions:
+    """One of several engines on one device; all are told their memory now, before the first of them takes any."""
+    if count == 1:
+        return options
+    share = None if free_bytes is None else free_bytes // count
+    return attrs.evolve(options, engine_index=index, sharing_engines=count, memory_bytes=share)
 
 
 def _listed(gpus: list[str]) -> str:
@@ -107,8 +125,21 @@ def _on_cores(options: EngineOptions, count: int, machine: detect.Machine) -> li
             hint=f"Ask for fewer: {FLAG} {machine.cores} at most; on one CPU a single engine is mostly fastest.",
             param=FLAG,
         )
+    if count == 1:
+        return [options]
     threads = options.threads or max(1, (machine.physical_cores or machine.cores) // count)
-    return [attrs.evolve(options, threads=threads if count > 1 else options.threads)] * count
+    own = attrs.evolve(options, threads=threads)
+    return [_sharing(own, index, count, machine.memory_available_bytes) for index in range(count)]
+
+
+def describe(placed: list[EngineOptions]) -> str:
+    """What each of several engines computes with: for the start line and the checks of a start."""
+    return "; ".join(f"{number}: {_of(own)}" for number, own in enumerate(placed))
+
+
+def _of(own: EngineOptions) -> str:
+    what = f"{own.threads} threads" if own.device in ON_CPU else f"GPU {own.device}"
+    return what if own.memory_bytes is None else f"{what}, {own.memory_bytes / (1 << 30):.1f} GiB"
 
 
 def _count(text: str) -> int | None:

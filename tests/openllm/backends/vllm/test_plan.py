@@ -59,6 +59,19 @@ def test_a_cpu_cache_is_no_larger_than_all_sequences_need(folder: Path) -> None:
     assert found.cache_bytes == PER_TOKEN * 2 * (1024 + plan.BLOCK_TOKENS)
 
 
+def test_engines_on_one_device_stay_within_their_part(tmp_path: Path) -> None:
+    """Cache and context are sized by the part, whatever is free when the engine starts; the line says so."""
+    large = model_folder(tmp_path / "large", max_position_embeddings=131072)
+    half: dict[str, Any] = {"engine_index": 1, "sharing_engines": 2, "memory_bytes": 8 * GIB}
+    free, first = made(large, cpu_machine(16), max_num_seqs=64), made(large, cpu_machine(16), max_num_seqs=64, **half)
+    assert first == made(large, cpu_machine(8.5), max_num_seqs=64, **half)
+    assert first.cache_bytes + first.weight_bytes + first.runtime_bytes <= 8 * GIB
+    assert free.cache_bytes > 2 * first.cache_bytes
+    assert "one of 2 engines" in first.decisions[0]
+    shared = made(large, gpu_machine(60), sharing_engines=2, memory_bytes=30 * GIB).memory_share
+    assert shared is not None and shared * 80 <= 30
+
+
 def test_a_context_that_does_not_fit_is_shortened_when_nobody_asked_for_it(tmp_path: Path) -> None:
     """A model of 128k tokens starts with what fits, and says so."""
     folder = model_folder(tmp_path / "m", max_position_embeddings=131072)

@@ -58,6 +58,43 @@ def test_hyper_threads_do_not_compute(tmp_path: Path) -> None:
     assert threads.variables(three, machine, {}, root)["VLLM_CPU_OMP_THREADS_BIND"] == "0,1,2"
 
 
+def bound(number: int, engines: int, **machine: int) -> str:
+    """Cores of one of several engines."""
+    options = EngineOptions(model_path="m", engine_index=number, sharing_engines=engines)
+    return threads.variables(options, cpu_machine(**machine), {}, Path("/nowhere"))["VLLM_CPU_OMP_THREADS_BIND"]
+
+
+@pytest.mark.usefixtures("intel")
+@pytest.mark.parametrize(
+    ("engines", "machine", "cores"),
+    [
+        (2, {"cores": 2}, ["0", "1"]),
+        (3, {"cores": 8}, ["0,1", "2,3,4", "5,6,7"]),
+        (2, {"cores": 4, "nodes": 2}, ["0,1", "2,3"]),
+        (3, {"cores": 8, "nodes": 2}, ["0,1", "4,5,6,7", "2,3"]),
+    ],
+)
+def test_engines_on_one_cpu_have_cores_of_their_own(engines: int, machine: dict[str, int], cores: list[str]) -> None:
+    """A node each while there are enough, else they divide what they meet on; no core computes for two."""
+    assert [bound(number, engines, **machine) for number in range(engines)] == cores
+
+
+@pytest.mark.usefixtures("intel")
+def test_engines_divide_hyper_threads_too(tmp_path: Path) -> None:
+    """More threads than an engine has cores: it takes siblings of its own part."""
+    root = siblings(tmp_path, "0,2", "1,3")
+    one, two = (
+        threads.variables(
+            EngineOptions(model_path="m", engine_index=number, sharing_engines=2, threads=2),
+            cpu_machine(cores=4),
+            {},
+            root,
+        )["VLLM_CPU_OMP_THREADS_BIND"]
+        for number in range(2)
+    )
+    assert (one, two) == ("0,2", "1,3")
+
+
 @pytest.mark.usefixtures("intel")
 def test_each_rank_has_a_node() -> None:
     """Two ranks on two nodes; their workers are processes that vLLM binds itself."""
@@ -93,6 +130,9 @@ def test_a_gpu_engine_is_not_bound() -> None:
     found = launch.environment(options, gpu_machine(40))
     assert "VLLM_CPU_OMP_THREADS_BIND" not in found
     assert found["CUDA_VISIBLE_DEVICES"] == "0"
+    assert "CUDA_VISIBLE_DEVICES" not in launch.environment(
+        EngineOptions(model_path="m", device="all"), gpu_machine(40)
+    )
     assert (
         launch.environment(EngineOptions(model_path="m", device="cpu"), cpu_machine())["CUDA_VISIBLE_DEVICES"] == "-1"
     )

@@ -6,18 +6,21 @@ Called by the supervisor in the server process, by the start checks, and by the 
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from openllm_core.errors import OutOfMemory
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
 from .. import checkpoint as checkpoints
+from .. import quantisation
 from ..base import MemoryEstimate
 from ..cache import cache_folder
 from . import architectures, plan, threads
 
 PRELOAD = "openllm.backends.vllm.backend"
 unsupported = architectures.unsupported
+quantised = partial(quantisation.describe, "vllm")
 
 
 def environment(options: EngineOptions, machine: detect.Machine | None = None) -> dict[str, str]:
@@ -35,7 +38,7 @@ def environment(options: EngineOptions, machine: detect.Machine | None = None) -
         "HF_HUB_OFFLINE": "1",  # the folder is resolved before the host starts: nothing is fetched from here on
     }
     variables = {name: value for name, value in variables.items() if name not in os.environ}
-    if options.device not in ("auto", "cpu", "cuda", ""):
+    if options.device not in ("auto", "all", "cpu", "cuda", ""):
         variables["CUDA_VISIBLE_DEVICES"] = options.device.removeprefix("cuda:")
     elif options.device == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = "-1"

@@ -12,7 +12,9 @@ from openllm_core.errors import InvalidSetting, OutOfMemory
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
-from ..checkpoint import Checkpoint
+from .. import quantisation
+from ..checkpoint import Checkpoint, safetensors_tensors
+from .nodes import part_of
 
 GIB = 1 << 30
 RUNTIME_BYTES = {"cpu": 2 * GIB, "cuda": 1 * GIB}
@@ -24,6 +26,7 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MAX_NUM_SEQS = 256
 LEAST_CONTEXT = 512  # tokens of cache without which a start makes no sense
 UNBOUNDED_CONTEXT = 2048  # tokens, for architectures without a limit of their own
+SPARE_ADAPTERS = 2  # places besides those asked for, see `arguments`
 BLOCK_TOKENS = 128  # tokens the cache is handed out by on a CPU
 CACHED_TOKENS_PER_SLOT = 512
 """A CPU's cache is written in full before the first token (0.6 GB a second, measured), so it is not as large as fits but as
@@ -49,6 +52,7 @@ class Plan:
         step_tokens: prompt and new tokens computed in one step; None leaves it to vLLM.
         free_bytes: free on the device (its first rank).
         eager: run the model uncompiled.
+        quantization: vLLM's name of the method; None leaves it to config.json.
         decisions: one line each.
     """
 
@@ -64,6 +68,7 @@ class Plan:
     free_bytes: int
     eager: bool
     decisions: tuple[str, ...]
+    quantization: str | None = None
 
 
 def make(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> Plan:
@@ -73,9 +78,19 @@ def make(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine
         NoSuitableDevice: a GPU that is asked for is not there.
         InvalidSetting: more ranks than devices.
         OutOfMemory: the weights and a short sequence do not fit, or the context that was asked for does not.
+        UnsupportedFeature, InvalidSetting: see `quantisation.scheme_of`.
     """
     gpus = detect.visible_gpus(machine, "auto" if options.device == "cuda" else options.device)
-    return _on_gpus(options, checkpoint, gpus) if gpus else _on_cpu(options, checkpoint, machine)
+    scheme = quantisation.scheme_of("vllm", "cuda" if gpus else "cpu", options, checkpoint, machine)
+    made = _on_gpus(options, checkpoint, gpus) if gpus else _on_cpu(options, checkpoint, machine)
+    method = options.quantization
+    if scheme is None:
+        lines = (f"quantisation: {method} while loading, by vLLM",) if method else ()
+    else:
+        lines = (scheme.line,)
+        if scheme.stored is not None and scheme.stored.beside:
+            method = method or scheme.name
+    return attrs.evolve(made, quantization=method, decisions=(*made.decisions, *lines))
 
 
 def runs_eager(options: EngineOptions) -> tuple[bool, str]:
@@ -89,6 +104,16 @@ def runs_eager(options: EngineOptions) -> tuple[bool, str]:
     return False, f"startup: {options.startup} (compiled, kept for the next start; --startup fast starts sooner)"
 
 
+def adapter_bytes(options: EngineOptions, checkpoint: Checkpoint) -> int:
+    """Bytes of the room that vLLM makes for adapters: both matrices of every linear layer, at the highest rank."""
+    if not options.max_adapters or checkpoint.pickled:
+        return 0
+    shapes = [shape for file in checkpoint.files for _, shape in safetensors_tensors(file).values()]
+    vocabulary = checkpoint.text_config.get("vocab_size")
+    sides = sum(sum(shape) for shape in shapes if len(shape) == 2 and vocabulary not in shape)
+    return sides * options.max_adapter_rank * (options.max_adapters + SPARE_ADAPTERS) * 2
+
+
 def context_of(options: EngineOptions, checkpoint: Checkpoint) -> int:
     """Tokens a sequence may have at most."""
     positions = checkpoint.max_positions
@@ -99,7 +124,7 @@ def weight_bytes(options: EngineOptions, checkpoint: Checkpoint) -> int:
     """Bytes of the weights as they will be computed in; quantised ones stay as they are stored."""
     stored = DTYPE_BYTES.get(checkpoint.dtype, 4)
     computed = DTYPE_BYTES.get(options.dtype, min(stored, 2) if stored == 4 else stored)
-    if checkpoint.config.get("quantization_config") or options.quantization or not checkpoint.num_parameters:
+    if quantisation.stored(checkpoint) is not None or options.quantization or not checkpoint.num_parameters:
         return checkpoint.weight_bytes
     return checkpoint.num_parameters * computed
 
@@ -118,15 +143,20 @@ def _on_cpu(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mach
             param="--tensor-parallel-size",
         )
     free = machine.memory_available_bytes  # counts what the kernel can drop, which a node's own count does only in part
+    mine = part_of(options, machine).nodes
     if len(nodes) > 1:
-        free = min([free, *(node.memory_free_bytes for node in nodes[:ranks] if node.cores)])
-    where = f"NUMA node {nodes[0].index}" if nodes else "this machine"
-    weights, runtime = weight_bytes(options, checkpoint), RUNTIME_BYTES["cpu"]
+        free = min([free, *(node.memory_free_bytes for node in mine)])
+    where = f"NUMA node {mine[0].index}" if mine else "this machine"
+    if options.memory_bytes is not None:
+        free = min(free, options.memory_bytes)
+        where += f" for one of {options.sharing_engines} engines"
+    weights = weight_bytes(options, checkpoint)
+    runtime = RUNTIME_BYTES["cpu"] + adapter_bytes(options, checkpoint)
     left = free - weights // ranks - runtime
     per_token = cache_bytes_per_token(options, checkpoint) // ranks or 1
     length, slots = context_of(options, checkpoint), options.max_num_seqs or MAX_NUM_SEQS
     if options.gpu_memory_utilization is not None:
-        whole = nodes[0].memory_total_bytes if nodes else machine.memory_total_bytes
+        whole = mine[0].memory_total_bytes if mine else machine.memory_total_bytes
         cache = int(whole * options.gpu_memory_utilization) - weights // ranks - runtime
     else:
         cache = int(min(left * CACHE_SHARE, per_token * _useful_tokens(slots, length)))
@@ -134,6 +164,8 @@ def _on_cpu(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mach
     _refuse(options, checkpoint, free, weights // ranks + runtime, fits, length, per_token, where)
     shortened = length if fits >= length else fits // BLOCK_TOKENS * BLOCK_TOKENS
     eager, startup = runs_eager(options)
+    if options.max_adapters and not eager:
+        eager, startup = True, "startup: not compiled (on a CPU vLLM compiles no model with adapters)"
     step_tokens = max(CPU_STEP_TOKENS, slots)
     lines = [
         f"memory: {cache / GIB:.1f} GiB for {cache // per_token:,} tokens of cache "
@@ -164,8 +196,11 @@ def _on_gpus(options: EngineOptions, checkpoint: Checkpoint, gpus: tuple[detect.
     used = gpus[:ranks]
     tightest = min(used, key=lambda gpu: gpu.memory_free_bytes)
     free, whole = tightest.memory_free_bytes, max(1, tightest.memory_total_bytes)
+    if options.memory_bytes is not None:
+        free = min(free, options.memory_bytes)
     share = options.gpu_memory_utilization or min(MOST_GPU_SHARE, int(free * GPU_SHARE / whole * 1000) / 1000)
-    weights, runtime = weight_bytes(options, checkpoint), RUNTIME_BYTES["cuda"]
+    weights = weight_bytes(options, checkpoint)
+    runtime = RUNTIME_BYTES["cuda"] + adapter_bytes(options, checkpoint)
     per_token = cache_bytes_per_token(options, checkpoint) // ranks or 1
     fits = (int(whole * share) - weights // ranks - runtime) // per_token
     length = context_of(options, checkpoint)

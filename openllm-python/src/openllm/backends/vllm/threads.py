@@ -15,6 +15,8 @@ from pathlib import Path
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
+from . import nodes
+
 BIND = "VLLM_CPU_OMP_THREADS_BIND"
 PRELOAD = "LD_PRELOAD"
 SPIN_MS = "5"  # how long a thread waits for the next parallel region before it sleeps; vLLM's own choice
@@ -91,16 +93,17 @@ def one_per_core(cores: Iterable[int], root: Path = Path("/")) -> list[int]:
 
 def _cores_of_ranks(options: EngineOptions, machine: detect.Machine, preloaded: bool, root: Path) -> list[list[int]]:
     """Cores of each rank: those of one NUMA node, one per physical core, as many as the process may use."""
-    ranks = options.tensor_parallel_size or 1
-    nodes = [list(node.cores) for node in machine.numa_nodes if node.cores][:ranks]
-    if len(nodes) < ranks:
-        nodes = [_allowed()] if ranks == 1 else []
+    ranks, part = options.tensor_parallel_size or 1, nodes.part_of(options, machine)
+    found = [list(node.cores) for node in part.nodes]
+    if len(found) < ranks:
+        found = [_allowed()] if ranks == 1 else []
     bound: list[list[int]] = []
-    for cores in nodes:
-        physical = one_per_core(cores, root)[: max(1, machine.cores // ranks)]
-        usual = len(physical) if preloaded else max(1, len(physical) - 1)
-        asked = options.threads or usual
-        bound.append((physical if asked <= len(physical) else cores)[:asked])
+    for cores in found:
+        first = one_per_core(cores, root)[: max(1, machine.cores // ranks)]
+        physical = part.of(first)
+        usual = len(physical) if preloaded or part.count > 1 else max(1, len(physical) - 1)
+        more = part.of([core for core in cores if core not in first])
+        bound.append([*physical, *more][: options.threads or usual])
     return bound
 
 
