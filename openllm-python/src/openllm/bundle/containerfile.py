@@ -23,7 +23,6 @@ ENVIRONMENT = {"OPENLLM_HOST": "0.0.0.0", "UV_INDEX_STRATEGY": "unsafe-best-matc
 """What the image of every Bento sets. In a container loopback reaches nobody, so we listen outside and want a key. PyTorch's
 index has old versions of common packages beside torch; uv would look no further without the second."""
 
-
 IMAGE = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+)?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?(@sha256:[0-9a-f]{64})?"
 )
@@ -95,8 +94,7 @@ def check(image: Mapping[str, Any], envs: Iterable[Mapping[str, Any]]) -> None:
     for path in image.get("build_include") or ():
         _matches(PATH, "path to include", path)
     for command in (*(image.get("commands") or ()), *(image.get("post_commands") or ())):
-        if continued(str(command)):
-            raise _unsafe("command", command)
+        one_command("command", str(command))
     for env in envs:
         _matches(VARIABLE, "variable name", env.get("name"))
         one_line("value of " + str(env.get("name")), env.get("value") or "")
@@ -114,10 +112,17 @@ def one_line(what: str, value: Any) -> str:
     return text
 
 
-def continued(command: str) -> bool:
-    """Whether a command of several lines leaves its RUN: a line before the last one without a backslash at its end."""
-    lines = command.splitlines()
-    return any(not line.endswith("\\") for line in lines[:-1]) or command.endswith("\\") or "<<" in command
+def one_command(what: str, command: str) -> str:
+    """A command that stays in its RUN: each line but the last goes on after a backslash, and no here-document begins.
+
+    Raises:
+        InvalidSetting: it does not.
+    """
+    lines = command.split("\n")
+    goes_on = [line.endswith("\\") for line in lines]
+    if not all(goes_on[:-1]) or goes_on[-1] or "<<" in command or any(_CONTROL.search(line) for line in lines):
+        raise _unsafe(what, command)
+    return command
 
 
 def _matches(form: re.Pattern[str], what: str, value: Any) -> None:
