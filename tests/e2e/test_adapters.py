@@ -1,0 +1,203 @@
+"""Adapters in real processes with real weights, on both backends: each forces a token, so an answer tells who gave it.
+
+Clients choose among them and the base while others switch the default, reload and unload; not one answer may come from another
+adapter than the one that was asked for. OPENLLM_TEST_ADAPTERS_S makes it go on for longer (`hatch run full` takes 60 s).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.tiny_adapters import forcing_adapter
+from tokenizers import Tokenizer
+
+from openllm.serialisation.adapters import AdapterStore
+from openllm_core.options import StoreOptions
+
+from .conftest import ServerProcess, openllm_start
+
+pytestmark = pytest.mark.timeout(420)
+
+SECONDS = float(os.environ.get("OPENLLM_TEST_ADAPTERS_S", "8"))
+CLIENTS = 64
+FORCED = {"alpha": 1000, "beta": 2000, "gamma": 3000}
+RELOADED = 4000  # what gamma forces in every second version
+STEADY = ("alpha", "beta")
+PROMPTS = ("The capital of France is", "One, two, three,", "Once upon a time there was a", "def main():")
+
+
+@pytest.fixture(scope="module")
+def adapters(store: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Adapters of the default model, by name; `gamma-2` is another version of gamma."""
+    model = next(Path(store["BENTOML_HOME"]).glob("models/pt-*smollm2*/*/model.safetensors")).parent
+    home = tmp_path_factory.mktemp("adapters")
+    tokens = FORCED | {"gamma-2": RELOADED}
+    return {name: forcing_adapter(model, token, home / name) for name, token in tokens.items()}
+
+
+@pytest.fixture(scope="module", params=["pt", "vllm"])
+def server(
+    request: pytest.FixtureRequest,
+    store: dict[str, str],
+    adapters: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ServerProcess]:
+    """`openllm start` with two adapters given and one stored, which is loaded on request."""
+    shelf = AdapterStore(StoreOptions(home=store["BENTOML_HOME"]))
+    shelf.add("gamma", adapters["gamma"], "gamma")
+    given = [word for name in STEADY for word in ("--adapter-id", f"{adapters[name]}:{name}")]
+    arguments = [*given, "--max-adapters", "3", "--max-adapter-rank", "8", "--allow-adapter-load", "--max-queue", "256"]
+    arguments += ["--max-model-len", "1024", "--dtype", "float32", "--served-model-name", "smol"]
+    python = sys.executable
+    if request.param == "vllm":
+        python = request.getfixturevalue("vllm_python")
+        arguments += ["--backend", "vllm", "--startup", "fast", "--max-num-seqs", "32"]
+    else:
+        arguments += ["--backend", "pt", "--max-num-seqs", "32"]
+    log = tmp_path_factory.mktemp(f"adapters-{request.param}") / "log.txt"
+    with openllm_start(log, *arguments, environ=store, python=python) as running:
+        yield running
+
+
+def load(server: ServerProcess, name: str, verb: str = "load") -> httpx.Response:
+    """Load or unload an adapter."""
+    return httpx.post(f"{server.url}/v1/adapters/{verb}", json={"adapter_name": name}, timeout=60)
+
+
+async def ask(http: httpx.AsyncClient, name: str | None, prompt: str, way: int) -> tuple[list[Any], int, str]:
+    """One answer's tokens (ids, or texts on OpenAI's route), the status, and the adapter that says it gave it; through one of three routes."""
+    sampling = {"max_new_tokens": 6, "temperature": 0.0, "ignore_eos": True}
+    if way == 0:
+        body: dict[str, Any] = {"prompt": prompt, "adapter_name": name or "base", "llm_config": sampling}
+        async with http.stream("POST", "/v1/generate_stream", json=body) as answer:
+            lines = [line[6:] async for line in answer.aiter_lines() if line.startswith("data: {")]
+            ids = [i for line in lines for i in json.loads(line).get("token_ids", [])]
+            return ids, answer.status_code, answer.headers.get("x-openllm-adapter", "")
+    body = {"prompt": prompt, "max_tokens": 6, "temperature": 0, "ignore_eos": True, "logprobs": 0}
+    body |= {"model": name or "smol"} if way == 1 else {"model": "smol", "adapter_name": name or "base"}
+    answer = await http.post("/v1/completions", json=body)
+    found = answer.json()
+    if answer.status_code != 200:
+        return [], answer.status_code, ""
+    said = found["choices"][0]["logprobs"]["tokens"]
+    return said, 200, found["model"] if found["model"] != "smol" else ""
+
+
+async def hammer(
+    server: ServerProcess, shelf: AdapterStore, adapters: dict[str, Path], texts: dict[int, str]
+) -> tuple[Counter[str], list[str]]:
+    """Ask, switch and reload for SECONDS; what was answered by whom, and every answer that was wrong."""
+    end = time.monotonic() + SECONDS
+    tally: Counter[str] = Counter()
+    wrong: list[str] = []
+    limits = httpx.Limits(max_connections=CLIENTS + 4)
+    async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as http:
+        plain = {p: (await ask(http, None, p, 0))[0] for p in PROMPTS}
+        words = {p: (await ask(http, None, p, 1))[0] for p in PROMPTS}
+
+        async def client(number: int) -> None:
+            rng = random.Random(number)
+            while time.monotonic() < end:
+                name = rng.choice([None, "alpha", "beta", "gamma"])
+                prompt, way = rng.choice(PROMPTS), rng.randrange(3)
+                ids, status, by = await ask(http, name, prompt, way)
+                if status == 404 and name == "gamma":
+                    tally["unloaded"] += 1
+                    continue
+                if status != 200 or by != (name or ""):
+                    wrong.append(f"{name}: {status}, by {by!r}")
+                    continue
+                tally[name or "base"] += 1
+                allowed = {RELOADED, FORCED["gamma"]} if name == "gamma" else {FORCED[name]} if name else set()
+                if name is None:
+                    good = ids[:1] == (plain if way == 0 else words)[prompt][:1]
+                elif way == 0:
+                    good = len(ids) == 6 and len(set(ids)) == 1 and ids[0] in allowed
+                else:
+                    good = len(ids) == 6 and len(set(ids)) == 1 and ids[0] in {texts[token] for token in allowed}
+                if not good:
+                    wrong.append(f"{name} by way {way}: {ids}")
+
+        async def switcher(number: int) -> None:
+            rng = random.Random(1000 + number)
+            while time.monotonic() < end:
+                name = rng.choice([*STEADY, "base"])
+                answer = await http.post("/v1/adapters", json={"adapter_name": name})
+                tally["switched"] += answer.status_code == 200
+                await asyncio.sleep(0.02)
+
+        async def reloader() -> None:
+            version = 0
+            while time.monotonic() < end:
+                version += 1
+                shelf.add("gamma", adapters["gamma-2" if version % 2 else "gamma"], "gamma")
+                for verb in ("load", "unload", "load") if version % 3 == 0 else ("load",):
+                    answer = await http.post(f"/v1/adapters/{verb}", json={"adapter_name": "gamma"})
+                    tally[verb] += 1
+                    if answer.status_code != 200:
+                        wrong.append(f"{verb}: {answer.text[:200]}")
+                await asyncio.sleep(0.1)
+
+        await asyncio.gather(*(client(n) for n in range(CLIENTS)), *(switcher(n) for n in range(8)), reloader())
+    return tally, wrong
+
+
+def test_no_answer_by_the_wrong_adapter(server: ServerProcess, store: dict[str, str], adapters: dict[str, Path]) -> None:
+    """64 clients on three routes, 8 that switch the default, one that reloads and unloads: no answer by another adapter."""
+    shelf = AdapterStore(StoreOptions(home=store["BENTOML_HOME"]))
+    assert load(server, "gamma").status_code == 200
+    model = next(Path(store["BENTOML_HOME"]).glob("models/pt-*smollm2*/*/tokenizer.json"))
+    tokenizer: Any = Tokenizer.from_file(str(model))
+    texts = {token: tokenizer.decode([token]) for token in (*FORCED.values(), RELOADED)}
+    tally, wrong = asyncio.run(hammer(server, shelf, adapters, texts))
+    assert wrong == [], (wrong[:5], tally)
+    assert min(tally[name] for name in ("base", *FORCED)) >= 10, tally
+    assert tally["load"] >= 3 and tally["switched"] >= 20, tally
+
+
+def test_a_new_host_has_the_adapters_again(server: ServerProcess) -> None:
+    """The engine's process is killed: after its restart the adapters answer as before."""
+    os.kill(server.host_pid(), signal.SIGKILL)
+    server.wait_for(503, within_s=20)
+    server.wait_for(200, within_s=240)
+    cards = httpx.get(server.url + "/v1/adapters", timeout=30).json()["adapters"]
+    assert {card["name"]: card["state"] for card in cards}.items() >= {"alpha": "ready", "beta": "ready"}.items()
+    body = {"prompt": PROMPTS[0], "adapter_name": "beta", "llm_config": {"max_new_tokens": 4, "temperature": 0.0}}
+    lines = httpx.post(server.url + "/v1/generate_stream", json=body, timeout=60).text.split("\n\n")
+    ids = [i for line in lines if line.startswith("data: {") for i in json.loads(line[6:])["token_ids"]]
+    assert ids == [FORCED["beta"]] * 4
+
+
+def test_the_command_line_changes_a_running_server(
+    server: ServerProcess, store: dict[str, str], adapters: dict[str, Path]
+) -> None:
+    """`adapters add --endpoint` serves at once, `ls` shows it, `rm` takes it away; a bad one is refused with its reason."""
+    load(server, "gamma", "unload")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "openllm", "adapters", *words]
+        return subprocess.run(
+            command, env=os.environ | store, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    added = run("add", f"{adapters['gamma']}:delta", "--endpoint", server.url)
+    assert added.returncode == 0, added.stderr
+    assert "delta" in [card["id"] for card in httpx.get(server.url + "/v1/models", timeout=30).json()["data"]]
+    listed = json.loads(run("ls", "--endpoint", server.url, "-o", "json").stdout)
+    assert {row["name"]: row["state"] for row in listed}["delta"] == "ready"
+    assert run("rm", "delta", "--endpoint", server.url).returncode == 0
+    assert "delta" not in [card["id"] for card in httpx.get(server.url + "/v1/models", timeout=30).json()["data"]]
+    assert run("add", str(adapters["gamma"].parent)).returncode == 65

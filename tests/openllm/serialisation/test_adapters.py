@@ -1,0 +1,101 @@
+"""The store of adapters: names, versions, damage, and what a text is taken for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.tiny_adapters import blank_adapter
+
+from openllm.serialisation.adapters import AdapterStore, split
+from openllm_core.errors import AdapterIncompatible, AdapterNotFound, InvalidSetting
+from openllm_core.options import StoreOptions
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    """An empty one."""
+    return AdapterStore(StoreOptions(home=str(tmp_path / "home"), offline=True))
+
+
+def test_added_found_listed_removed(store: AdapterStore, tmp_path: Path) -> None:
+    """Two files and a record of them; the folder it came from may go."""
+    folder = blank_adapter(tmp_path / "poet")
+    (folder / "training_args.bin").write_bytes(b"pickle")
+    entry = store.add("poet", folder, "somewhere")
+    assert sorted(file.name for file in entry.path.iterdir()) == [
+        "adapter.json", "adapter_config.json", "adapter_model.safetensors",
+    ]  # fmt: skip
+    assert store.get("poet") == entry and store.entries() == [entry]
+    store.remove("poet")
+    assert store.entries() == [] and store.find("poet") is None
+    with pytest.raises(AdapterNotFound):
+        store.remove("poet")
+
+
+def test_a_new_version_takes_the_name(store: AdapterStore, tmp_path: Path) -> None:
+    """The one before stays on disk, since a server may run it; older ones go; the same files again are the same version."""
+    made = [store.add("poet", blank_adapter(tmp_path / f"v{n}", lora_alpha=n), "x") for n in (1, 2, 3)]
+    assert store.get("poet").path == made[2].path
+    assert [entry.path.exists() for entry in made] == [False, True, True]
+    assert store.add("poet", tmp_path / "v2", "x").path == made[1].path
+    assert store.get("poet").path == made[1].path
+
+
+def test_damage_is_noticed(store: AdapterStore, tmp_path: Path) -> None:
+    """By hash, also where the size is right; a link is no file of ours."""
+    entry = store.add("poet", blank_adapter(tmp_path / "a"), "x")
+    weights = entry.path / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"\1")
+    with pytest.raises(AdapterIncompatible, match="damaged"):
+        store.get("poet")
+    outside = tmp_path / "outside"
+    outside.write_bytes(whole)
+    weights.unlink()
+    weights.symlink_to(outside)
+    with pytest.raises(AdapterIncompatible, match="damaged"):
+        store.get("poet")
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/etc", "a\0b", "x" * 97, "-x", "base", "http://evil.example", "ä", "a b"]
+)
+def test_names_are_identifiers(name: str, store: AdapterStore, tmp_path: Path) -> None:
+    """Nothing that could be a path or an address is one; looking for it looks nowhere."""
+    with pytest.raises(InvalidSetting):
+        store.add(name, blank_adapter(tmp_path / "a"), "x")
+    assert store.find(name) is None
+
+
+def test_what_a_text_is_taken_for(store: AdapterStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder first, then a stored name, then a hub id, which without a network says why it cannot be had."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = blank_adapter(tmp_path / "poet")
+    store.add("stored", folder, "x")
+    assert store.folder_of(str(folder)) == (folder, "folder")
+    assert store.folder_of("stored") == (store.get("stored").path, "stored")
+    with pytest.raises(AdapterNotFound, match="neither a folder nor a stored adapter"):
+        store.folder_of("nobody")
+    with pytest.raises(AdapterNotFound, match="not to be had from the hub"):
+        store.folder_of("org/nobody")
+
+
+def test_split_at_the_last_colon(tmp_path: Path) -> None:
+    """A folder whose own name has a colon is taken whole; a bad name is refused."""
+    (tmp_path / "a:b").mkdir()
+    assert split("org/x") == ("org/x", None)
+    assert split("org/x:poet") == ("org/x", "poet")
+    assert split("./c:d:poet") == ("./c:d", "poet")
+    assert split(f"{tmp_path}/a:b") == (f"{tmp_path}/a:b", None)
+    with pytest.raises(InvalidSetting):
+        split("org/x:../poet")
+
+
+def test_what_was_loaded_is_kept_by_model(store: AdapterStore) -> None:
+    """Each model has its own list; a file that is broken is no list."""
+    store.keep("one", ["a", "b"])
+    store.keep("two", ["c"])
+    assert (store.kept("one"), store.kept("two"), store.kept("three")) == (["a", "b"], ["c"], [])
+    (store.root / "kept.json").write_text("{")
+    assert store.kept("one") == []
