@@ -155,7 +155,9 @@ async def hammer(
     return tally, wrong
 
 
-def test_no_answer_by_the_wrong_adapter(server: ServerProcess, store: dict[str, str], adapters: dict[str, Path]) -> None:
+def test_no_answer_by_the_wrong_adapter(
+    server: ServerProcess, store: dict[str, str], adapters: dict[str, Path]
+) -> None:
     """64 clients on three routes, 8 that switch the default, one that reloads and unloads: no answer by another adapter."""
     shelf = AdapterStore(StoreOptions(home=store["BENTOML_HOME"]))
     assert load(server, "gamma").status_code == 200
@@ -189,9 +191,7 @@ def test_the_command_line_changes_a_running_server(
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "openllm", "adapters", *words]
-        return subprocess.run(
-            command, env=os.environ | store, capture_output=True, text=True, timeout=60, check=False
-        )
+        return subprocess.run(command, env=os.environ | store, capture_output=True, text=True, timeout=60, check=False)
 
     added = run("add", f"{adapters['gamma']}:delta", "--endpoint", server.url)
     assert added.returncode == 0, added.stderr

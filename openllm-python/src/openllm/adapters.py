@@ -68,7 +68,7 @@ def check(found: AdapterFiles, options: EngineOptions) -> None:
         adapters.check_fits(found, base, options.max_adapter_rank)
 
 
-def bind(options: EngineOptions, store: StoreOptions, models: Collection[str]) -> Bound:
+def bind(options: EngineOptions, store: StoreOptions, models: Collection[str] = ()) -> Bound:
     """Find and check the adapters to begin with.
 
     Args:

@@ -114,14 +114,7 @@ def build(
     engine = _engines(options, server_options, tokenizer, registry, launch)
     embedder = embedder_of(engine, options, tokenizer, store or read(StoreOptions).options, launch)
     chat = ChatRenderer.of(tokenizer, family.chat_template if family else None)
-    may_load = server_options.allow_adapter_load and options.max_adapters > 0
-    served_adapters = ServedAdapters(
-        engine.adapters,
-        models=names,
-        given=bound.given,
-        max_adapters=options.max_adapters,
-        shelf=adapters.StoreShelf(store or read(StoreOptions).options, options) if may_load else None,
-    )
+    served_adapters = _adapters(engine, bound, names, server_options, store)
     service = Service(
         engine, model=served, server_options=server_options, chat=chat, adapters=served_adapters, embedder=embedder
     )
@@ -132,6 +125,25 @@ def build(
         service=service,
         app=create_app(service, server_options, registry, loopback_only=loopback_only),
         notes=(*notes, *bound.notes),
+    )
+
+
+def _adapters(
+    engine: AnyEngine,
+    bound: adapters.Bound,
+    names: tuple[str, ...],
+    server_options: ServerOptions,
+    store: StoreOptions | None,
+) -> ServedAdapters:
+    """The adapters that are served, and where others are found if the operator lets requests load them."""
+    options = bound.options
+    may_load = server_options.allow_adapter_load and options.max_adapters > 0
+    return ServedAdapters(
+        engine.adapters,
+        models=names,
+        given=bound.given,
+        max_adapters=options.max_adapters,
+        shelf=adapters.StoreShelf(store or read(StoreOptions).options, options) if may_load else None,
     )
 
 

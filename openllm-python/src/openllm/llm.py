@@ -23,6 +23,7 @@ from openllm_core.fields import settle, to_sampling_params
 from openllm_core.options import EngineOptions, StoreOptions
 from openllm_core.schema import Delta, EmbeddingsOutput, LogprobEntry, Usage
 
+from .adapters import bind
 from .backends import registry as backends
 from .backends.base import BackendInfo
 from .background import Background
@@ -33,6 +34,7 @@ from .engine.engine import Engine
 from .engine.request import EngineRequest
 from .engine.stream import RequestStream
 from .engine.supervisor import launch_embedded
+from .service.adapters import ServedAdapters
 from .tokenizer import Tokenizer, byte_tokenizer
 
 UNBOUNDED = 2**31
@@ -113,6 +115,7 @@ class LLM(ClassicCalls):
         self._config: LLMConfig | None = None
         self._known = False
         self._engine: Engine | None = None
+        self._adapters: ServedAdapters | None = None
         self._embedder: Embedder | None = None
         self._lock = threading.Lock()
         self._worker: Background | None = None
@@ -174,7 +177,7 @@ class LLM(ClassicCalls):
         Args:
             prompt: raw text, no template applied; a list gives a list.
             sampling: how to sample; default: the model family's values.
-            fields: single values instead of `sampling`: `max_tokens`, `temperature`, `stop`, `seed`, …
+            fields: single values instead of `sampling`: `max_tokens`, `temperature`, `adapter_name`, …
 
         Raises:
             InvalidRequest: a value is out of range or the prompt does not fit; `param` names the field.
@@ -324,7 +327,8 @@ class LLM(ClassicCalls):
     async def _add(self, prompt: str, sampling: SamplingParams | None, fields: dict[str, Any]) -> RequestStream:
         await self._ready()
         engine, config = self._engine, self._config
-        assert engine is not None and config is not None
+        assert engine is not None and config is not None and self._adapters is not None
+        adapter = self._adapters.choose(fields.pop("adapter_name", None))
         default = None
         if sampling is None:
             try:
@@ -345,6 +349,7 @@ class LLM(ClassicCalls):
             prompt=prompt,
             sampling=sampling,
             family_stop_ids=config.family.eos_token_ids,
+            adapter=adapter.key,
             deadline_s=NO_DEADLINE_S,
             max_tokens_default=default,
         )
@@ -369,16 +374,20 @@ class LLM(ClassicCalls):
         from .compose import unknown_family
 
         options, tokenizer, family = await asyncio.to_thread(self._prepare)
+        bound = await asyncio.to_thread(lambda: bind(options, self.store_options))
         spec = families.find(family) if family else unknown_family()
         self._config, _ = settle(self._given_config or LLMConfig.for_model(spec), options.backend)
         self._known = family is not None or self._given_config is not None
         launch = launch_embedded if self._embedded else None
         engine = Engine(
-            options,
+            bound.options,
             tokenizer,
             max_queue=UNBOUNDED,
             queue_timeout_s=NO_DEADLINE_S,
             launch=launch,
+        )
+        self._adapters = ServedAdapters(
+            engine.adapters, models=(), given=bound.given, max_adapters=options.max_adapters
         )
         store = await asyncio.to_thread(lambda: self.store_options)
         self._embedder = embedder_of(engine, options, tokenizer, store, launch)

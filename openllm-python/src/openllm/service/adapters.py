@@ -90,7 +90,7 @@ class ServedAdapters:
         self,
         engine: AnyAdapters,
         *,
-        models: Collection[str],
+        models: Collection[str] = (),
         given: Sequence[Given] = (),
         max_adapters: int = 0,
         shelf: Shelf | None = None,

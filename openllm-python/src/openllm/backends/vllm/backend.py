@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import attrs
 from torch._inductor import config as inductor
 from vllm.config import VllmConfig
 from vllm.lora.request import LoRARequest
@@ -47,6 +48,21 @@ from .sampling import core_request
 UNLOAD_POLL_S = 0.02  # how often it is looked whether an adapter's last sequence has ended
 
 
+@attrs.frozen(kw_only=True)
+class AdapterRoom:
+    """What one engine takes of adapters.
+
+    Attributes:
+        base: the model they must fit.
+        most: that may be loaded at once.
+        max_rank: the highest.
+    """
+
+    base: checkpoints.Checkpoint
+    most: int
+    max_rank: int
+
+
 class VllmBackend:
     """Runs one model in vLLM's engine core. See `backends.base.Backend` for the contract.
 
@@ -55,14 +71,14 @@ class VllmBackend:
         processor: makes the core's requests.
         info: what the server is told.
         output: what workers in processes of their own print; None where there are none.
-        max_adapters: that may be loaded at once.
+        room: for adapters; None where the engine was started without.
     """
 
     def __init__(
-        self, core: Core, processor: InputProcessor, info: BackendInfo, output: Output | None, max_adapters: int
+        self, core: Core, processor: InputProcessor, info: BackendInfo, output: Output | None, room: AdapterRoom | None
     ) -> None:
         self.info = info
-        self._max_adapters = max_adapters
+        self._room = room
         self._core = core
         self._processor = processor
         self._output = output
@@ -100,9 +116,7 @@ class VllmBackend:
             raise explain(error, list(output.lines) if output else []) from error
         info = describe(config, checkpoint, made, time.monotonic() - began)
         progress("ready", 1.0)
-        lora = config.lora_config
-        most = 0 if lora is None else lora.max_loras - (SPARE_LORA_SLOTS if made.device == "cpu" else 0)
-        return cls(core, processor, info, output, most)
+        return cls(core, processor, info, output, room_for_adapters(config, checkpoint, made))
 
     # -- the contract ------------------------------------------------------------------------------------------------
 
@@ -150,15 +164,16 @@ class VllmBackend:
             UnsupportedFeature: the engine was started without adapters, or holds as many as it takes.
             AdapterIncompatible: it is broken, or does not fit this model.
         """
-        if not self.info.capabilities.adapters:
+        if self._room is None:
             raise UnsupportedFeature("This engine was started without adapters.", hint="--max-adapters 4")
-        if name not in self._adapters and len(self._adapters) >= self._max_adapters:
+        if name not in self._adapters and len(self._adapters) >= self._room.most:
             raise UnsupportedFeature(
-                f"{self._max_adapters} adapters are loaded, the most this engine takes.",
-                hint=f"--max-adapters {self._max_adapters + 1}",
+                f"{self._room.most} adapters are loaded, the most this engine takes.",
+                hint=f"--max-adapters {self._room.most + 1}",
                 param="adapter_name",
             )
-        adapters.read(path)
+        # vLLM itself copies what fits of a matrix of another size, and is silent about the rest
+        adapters.check_fits(adapters.read(path), self._room.base, self._room.max_rank)
         request = LoRARequest(name, next(self._adapter_ids), path)
         try:
             await asyncio.to_thread(self._core.add_lora, request)
@@ -274,6 +289,15 @@ def inspect_here(architecture: str) -> None:
 def compile_in_parallel() -> None:
     """Let the C++ compiler work on as many files at once as there are cores, where vLLM would have it one by one."""
     inductor.compile_threads = len(os.sched_getaffinity(0))
+
+
+def room_for_adapters(config: VllmConfig, checkpoint: checkpoints.Checkpoint, made: plan.Plan) -> AdapterRoom | None:
+    """What an engine that was just loaded takes of adapters."""
+    lora = config.lora_config
+    if lora is None:
+        return None
+    most = lora.max_loras - (SPARE_LORA_SLOTS if made.device == "cpu" else 0)
+    return AdapterRoom(base=checkpoint, most=most, max_rank=lora.max_lora_rank)
 
 
 def describe(config: VllmConfig, checkpoint: checkpoints.Checkpoint, made: plan.Plan, load_s: float) -> BackendInfo:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 from tests.openllm.backends.vllm.engine.borrowed import engine
 from tests.tiny_adapters import blank_adapter, forcing_adapter
 from tests.tiny_models import tiny_checkpoint
 
 from openllm.backends.base import BackendRequest
-from openllm.backends.vllm.backend import VllmBackend
 from openllm.engine.request import new_request_id
 from openllm.testing import GREEDY, Drive, Outcome
 from openllm_core.errors import AdapterIncompatible, UnsupportedFeature
@@ -24,24 +20,6 @@ PROMPT = [72, 101, 108] * 60  # longer than a block of the prefix cache
 RANKS = {70: 8, 80: 4, 90: 16, 100: 8}
 
 
-def adapter(folder: Path, seed: int, rank: int = 4, width: int = 64, layers: int = 2) -> Path:
-    """An adapter of random weights, large enough to change what a tiny Llama says."""
-    folder.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(seed)
-    tensors: dict[str, torch.Tensor] = {}
-    for layer in range(layers):
-        stem = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-        tensors[f"{stem}.lora_A.weight"] = torch.randn(rank, width, generator=generator)
-        tensors[f"{stem}.lora_B.weight"] = torch.randn(width, rank, generator=generator)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 4 * rank, "target_modules": ["q_proj"],
-        "bias": "none", "base_model_name_or_path": "tiny",
-    }  # fmt: skip
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
-
-
 async def say(drive: Drive, name: str | None) -> Outcome:
     """One greedy answer with an adapter, or of the bare base."""
     request_id = new_request_id()
@@ -49,35 +27,6 @@ async def say(drive: Drive, name: str | None) -> Outcome:
     drive.backend.submit(BackendRequest(request_id, PROMPT, GREEDY, adapter=name))
     await drive.finish(outcome)
     return outcome
-
-
-def test_adapters_by_request(checkpoints: Path, tmp_path: Path) -> None:
-    """Two adapters and the base share a batch and each says its own; one that was unloaded is refused."""
-    backend: VllmBackend = engine(
-        tiny_checkpoint("llama", checkpoints, wide=True), engine_arg={"enable-lora": "true", "max-loras": "2"}
-    )
-    assert backend.info.capabilities.adapters
-
-    async def test() -> None:
-        drive = Drive(backend, 120)
-        base = (await say(drive, None)).token_ids
-        await backend.load_adapter("one", str(adapter(tmp_path / "one", 1)))
-        await backend.load_adapter("two", str(adapter(tmp_path / "two", 2)))
-        found = await asyncio.gather(say(drive, "one"), say(drive, "two"), say(drive, None))
-        one, two, again = (outcome.token_ids for outcome in found)
-        assert again == base
-        assert len({tuple(base), tuple(one), tuple(two)}) == 3
-        with pytest.raises(UnsupportedFeature, match="2 adapters"):
-            await backend.load_adapter("three", str(tmp_path / "one"))
-        await backend.unload_adapter("one")
-        gone = await say(drive, "one")
-        assert gone.finish_reason == "error"
-        assert (gone.deltas[-1].error or {})["class"] == "AdapterNotFound"
-        assert (await say(drive, "two")).token_ids == two
-        await backend.aclose()
-        await drive.ended()
-
-    asyncio.run(test())
 
 
 def test_a_mixed_batch_mixes_nothing(checkpoints: Path, tmp_path: Path) -> None:
@@ -96,9 +45,18 @@ def test_a_mixed_batch_mixes_nothing(checkpoints: Path, tmp_path: Path) -> None:
             found = await asyncio.gather(*(say(drive, name) for name in ("70#1", None, "80#1", "90#1", "70#1", None)))
             assert [set(outcome.token_ids) for outcome in found] == [{70}, set(base), {80}, {90}, {70}, set(base)]
             assert found[1].token_ids == base
-        with pytest.raises(AdapterIncompatible):
+        with pytest.raises(AdapterIncompatible, match="made for another model"):
             await backend.load_adapter("bad", str(blank_adapter(tmp_path / "bad", size=48)))
+        with pytest.raises(AdapterIncompatible, match="rank 24"):
+            await backend.load_adapter("bad", str(blank_adapter(tmp_path / "high", size=64, rank=24)))
+        await backend.load_adapter("100#1", str(folders[100]))
+        with pytest.raises(UnsupportedFeature, match="4 adapters are loaded"):
+            await backend.load_adapter("more", str(folders[70]))
+        await backend.unload_adapter("100#1")
         await backend.unload_adapter("70#1")
+        gone = await say(drive, "70#1")
+        assert gone.finish_reason == "error"
+        assert (gone.deltas[-1].error or {})["class"] == "AdapterNotFound"
         await backend.load_adapter("70#2", str(folders[100]))
         again = await asyncio.gather(say(drive, "70#2"), say(drive, "80#1"), say(drive, None))
         assert [set(outcome.token_ids) for outcome in again] == [{100}, {80}, set(base)]
