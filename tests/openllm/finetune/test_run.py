@@ -17,16 +17,14 @@ from tests.openllm.finetune.conftest import MakeLLM, greedy, write_lines
 import openllm
 from openllm.finetune import Outcome, TrainingOptions, finetune, merge_adapter
 from openllm_core.errors import InvalidDataset, InvalidSetting, UnsupportedFeature
-from openllm_core.options import EngineOptions
 
 ROWS = [{"prompt": "the quick", "completion": " brown fox"}, {"prompt": "she sells", "completion": " sea shells"}]
 FAST = TrainingOptions(max_steps=40, learning_rate=2e-2, batch_size=2, rank=8, alpha=16, gradient_checkpointing=False)
 
 
-def run(llm: openllm.LLM, folder: Path, *, rows: Any = ROWS, quantize: str | None = None, **given: Any) -> Outcome:
+def run(llm: openllm.LLM, folder: Path, *, rows: Any = ROWS, **given: Any) -> Outcome:
     file = write_lines(folder.parent / "examples.jsonl", rows)
-    engine = EngineOptions(device="cpu", quantize=quantize)
-    return finetune(llm, engine, file, folder, **({"options": FAST} | given))
+    return finetune(llm, file, folder, **({"options": FAST} | given))
 
 
 def with_adapter(llm: openllm.LLM, folder: Path) -> Any:
@@ -99,7 +97,7 @@ def test_a_run_goes_on_only_as_it_began(make_llm: MakeLLM, tmp_path: Path) -> No
     with pytest.raises(InvalidSetting, match=r"dataset.sha256"):
         run(llm, out, rows=ROWS[:1])
     with pytest.raises(InvalidSetting, match=r"model.quantize was None, is 'int4'"):
-        run(llm, out, quantize="int4")
+        run(make_llm(quantize="int4"), out)
     told: list[str] = []
     outcome = run(llm, out, say=told.append)
     assert outcome.trained.resumed_from == 20
@@ -116,8 +114,8 @@ def test_a_bad_line_is_told_before_anything_is_made(make_llm: MakeLLM, tmp_path:
 
 def test_a_merged_model_is_one_of_its_own(make_llm: MakeLLM, tmp_path: Path) -> None:
     """Trained over 4-bit weights, saved over the plain ones: a folder that loads without peft and answers as trained."""
-    llm = make_llm()
-    outcome = run(llm, tmp_path / "out", quantize="int4", merge=True)
+    llm = make_llm(quantize="int4")
+    outcome = run(llm, tmp_path / "out", merge=True)
     assert outcome.merged == tmp_path / "out/merged"
     config = json.loads((outcome.merged / "config.json").read_bytes())
     assert "quantization_config" not in config

@@ -40,7 +40,6 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "prune": ("openllm.cli.prune", "Delete stored models.", MODELS),
     "finetune": ("openllm.cli.finetune", "Train an adapter for a model on a file of examples.", MODELS),
     "bench": ("openllm.cli.bench", "Measure a server under load, alone or beside a peer's.", LOOK),
-    "playground": ("openllm.cli.playground", "Write notebooks to try things in, and open Jupyter there.", LOOK),
     "doctor": ("openllm.cli.doctor", "Check whether a start would succeed, and what mends what would stop it.", LOOK),
     "env": ("openllm.cli.env", "Show every setting, its value and where the value came from.", LOOK),
     "build-base-container": (
@@ -57,6 +56,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "list-bentos": ("openllm.cli.list_bentos", "List the Bentos with tag, size and models.", EXTENSIONS),
     "list-models": ("openllm.cli.list_models", "List the stored models with tag and size.", EXTENSIONS),
+    "playground": ("openllm.cli.playground", "Write notebooks to try things in, and open Jupyter there.", EXTENSIONS),
     "extension": ("openllm.cli.ext", "Run one of these by `openllm extension NAME`.", EXTENSIONS),
 }
 ALIASES = {

@@ -5,8 +5,10 @@ Reads the command line, calls `openllm.finetune`, prints how it goes. torch is l
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
@@ -17,6 +19,9 @@ from openllm.cli.output import Output
 from openllm.finetune.options import TrainingOptions
 from openllm_core.options import EngineOptions, StoreOptions
 from openllm_core.settings import read
+
+if TYPE_CHECKING:
+    from openllm.finetune import Outcome
 
 RUN = "Run"
 ENGINE_SETTINGS = (
@@ -99,7 +104,6 @@ def command(
     with out.progress() as progress:
         outcome = finetune(
             llm,
-            settings.engine,
             dataset,
             output,
             options=options,
@@ -110,13 +114,26 @@ def command(
         )
     trained = outcome.trained
     if format_ == "json":
-        facts = attrs.asdict(trained) | {"trainable": outcome.trainable, "seconds": round(outcome.seconds, 1)}
+        facts = attrs.asdict(trained) | {
+            "rank": outcome.rank,
+            "trainable": outcome.trainable,
+            "seconds": round(outcome.seconds, 1),
+        }
         out.json({"adapter": str(outcome.adapter), "merged": outcome.merged and str(outcome.merged)} | facts)
     elif format_ == "porcelain":
         out.data(str(outcome.merged or outcome.adapter))
     else:
-        name = model or settings.model
-        served = f"openllm start {name + ' ' if name else ''}--adapter-id {outcome.adapter}"
         out.say(f"Loss {trained.first_loss:.3f} → {trained.last_loss:.3f} in {trained.steps} steps.")
-        out.say(f"Serve it:  {f'openllm start {outcome.merged}' if outcome.merged else served}", dim=True)
+        out.say(f"Serve it:  {start_line(outcome, model or settings.model, model_id or settings.model_id)}", dim=True)
         out.data(str(outcome.adapter))
+
+
+def start_line(outcome: Outcome, model: str | None, model_id: str | None) -> str:
+    """The command that serves what was trained."""
+    if outcome.merged:
+        return shlex.join(["openllm", "start", os.path.join(".", outcome.merged)])
+    words = ["openllm", "start", *filter(None, (model,)), *(("--model-id", model_id) if model_id else ())]
+    words += ["--adapter-id", str(outcome.adapter)]
+    if outcome.rank > EngineOptions().max_adapter_rank:
+        words += ["--max-adapter-rank", str(outcome.rank)]
+    return shlex.join(words)

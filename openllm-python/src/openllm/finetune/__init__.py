@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adapter import merge_adapter, save_adapter
     from .dataset import Example, read_dataset
-    from .merge import merge_adapter
     from .options import TrainingOptions
     from .prepare import prepare_for_training
     from .run import Outcome, finetune
@@ -25,6 +25,7 @@ __all__ = [
     "merge_adapter",
     "prepare_for_training",
     "read_dataset",
+    "save_adapter",
     "train",
 ]
 
@@ -33,9 +34,10 @@ _HOMES = {
     "Outcome": "run",
     "TrainingOptions": "options",
     "finetune": "run",
-    "merge_adapter": "merge",
+    "merge_adapter": "adapter",
     "prepare_for_training": "prepare",
     "read_dataset": "dataset",
+    "save_adapter": "adapter",
     "train": "training",
 }
 

@@ -26,13 +26,13 @@ class Example:
     """One line.
 
     Attributes:
-        line: its number in the file, from 1.
+        line: its number in the file, from 1; 0 for an example that comes from no file.
         text: to be learnt whole.
         prompt, completion: the completion is learnt, the prompt only read.
         messages: a conversation, rendered with the model's chat template; the assistant's turns are learnt.
     """
 
-    line: int
+    line: int = 0
     text: str | None = None
     prompt: str | None = None
     completion: str | None = None

@@ -44,7 +44,8 @@ def encode(examples: Sequence[Example], tokenizer: Any, *, max_length: int, seq2
     """
     rows: list[Row] = []
     cut = 0
-    for example in examples:
+    for position, given in enumerate(examples, start=1):
+        example = given if given.line else attrs.evolve(given, line=position)
         row = _row_seq2seq(example, tokenizer) if seq2seq else _row(example, tokenizer)
         cut += max(len(ids) for ids in row.values()) > max_length
         row = {name: ids[:max_length] for name, ids in row.items()}

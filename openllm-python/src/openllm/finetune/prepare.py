@@ -17,7 +17,6 @@ from .untyped import library, quietly
 
 if TYPE_CHECKING:
     from openllm.stored import StoredModel
-    from openllm_core.options import EngineOptions
 
 GENERAL: dict[str, dict[str, Any]] = {
     "lora": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "bias": "none", "target_modules": "all-linear"},
@@ -27,7 +26,6 @@ GENERAL: dict[str, dict[str, Any]] = {
 
 def prepare_for_training(
     llm: StoredModel,
-    options: EngineOptions,
     adapter_type: str = "lora",
     use_gradient_checkpointing: bool = True,
     **settings: Any,
@@ -35,8 +33,8 @@ def prepare_for_training(
     """Load a model into this process with an adapter whose weights alone are trained.
 
     Args:
-        llm: whose model; found, fetched and loaded here.
-        options: its `quantize` (int8, int4: the adapter is trained over quantised weights), `dtype` and `device`.
+        llm: whose model; found, fetched and loaded here, with its `quantize` (int8 or int4: the adapter is trained over
+            quantised weights), `dtype` and `device`.
         adapter_type: lora, adalora, adaption_prompt, prefix_tuning, p_tuning, prompt_tuning or ia3.
         use_gradient_checkpointing: compute parts of the forward pass twice, which saves memory.
         settings: of the peft configuration, over those of the model's family: `r`, `lora_alpha`, `target_modules`, …
@@ -56,9 +54,9 @@ def prepare_for_training(
     strategy = _strategy(adapter_type, spec.fine_tune if spec else {}, model_type, settings)
     config = _configure(strategy, settings)
     peft = library("peft")
-    scheme = options.quantize or found.quantize
+    scheme = llm.engine_options.quantize or found.quantize
     with quietly():
-        model = load_base(llm, options, scheme)
+        model = load_base(llm, scheme)
         _open_gradients(model, scheme, use_gradient_checkpointing)
         try:
             model = peft.get_peft_model(model, config)
@@ -71,7 +69,7 @@ def prepare_for_training(
     return model, tokenizer
 
 
-def load_base(llm: StoredModel, options: EngineOptions, scheme: str | None) -> Any:
+def load_base(llm: StoredModel, scheme: str | None) -> Any:
     """The model without an adapter, frozen, on the device and in the precision it is trained in.
 
     Args:
@@ -79,6 +77,7 @@ def load_base(llm: StoredModel, options: EngineOptions, scheme: str | None) -> A
     """
     from openllm.backends.torch.loading import DTYPES, choose_device
 
+    options = llm.engine_options
     device = choose_device(options)
     # Half precision computes slowly, if at all, on most CPUs; a GPU takes the checkpoint's type.
     dtype: Any = DTYPES["float32"] if device.type == "cpu" else "auto"
@@ -148,11 +147,8 @@ def _configure(strategy: FineTuneConfig, settings: dict[str, Any]) -> Any:
 
 
 def _unknown(strategy: FineTuneConfig, settings: dict[str, Any]) -> list[str]:
-    classes = {
-        name.upper().replace("_", ""): cls for name, cls in vars(library("peft")).items() if name.endswith("Config")
-    }
-    cls: Any = classes.get(strategy.adapter_type.value.replace("_", "") + "CONFIG")
-    return [name for name in settings if name not in inspect.signature(cls).parameters] if cls else []
+    cls: Any = library("peft.mapping").PEFT_TYPE_TO_CONFIG_MAPPING[strategy.adapter_type.value]
+    return [name for name in settings if name not in inspect.signature(cls).parameters]
 
 
 def _line(error: BaseException) -> str:

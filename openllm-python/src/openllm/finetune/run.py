@@ -18,20 +18,18 @@ import attrs
 
 from openllm_core.errors import InvalidSetting
 
+from .adapter import merge_adapter, refuse_quantised, save_adapter
 from .dataset import Dataset, read_dataset
-from .merge import merge_adapter, refuse_quantised
 from .options import TrainingOptions
 from .prepare import prepare_for_training
 from .training import Progress, Say, Trained, last_checkpoint, train
 
 if TYPE_CHECKING:
     from openllm.stored import StoredModel
-    from openllm_core.options import EngineOptions
 
 RECORD = "finetune.json"
 CHECKPOINTS = "checkpoints"
 MERGED = "merged"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
 @attrs.frozen(kw_only=True)
@@ -41,19 +39,21 @@ class Outcome:
     Attributes:
         adapter: folder with `adapter_config.json` and `adapter_model.safetensors`.
         merged: folder of the merged model, where asked for.
+        rank: of its matrices.
+        trainable: weights that were trained.
         seconds: the run took, from the examples to the files; of its last part where it was resumed.
     """
 
     adapter: Path
     merged: Path | None
     trained: Trained
+    rank: int
     trainable: int
     seconds: float
 
 
 def finetune(
     llm: StoredModel,
-    engine: EngineOptions,
     dataset: Path,
     output: Path,
     *,
@@ -68,7 +68,7 @@ def finetune(
     A run that was stopped goes on from its last checkpoint when it is started again in the same way.
 
     Args:
-        engine: quantisation, type and device to train with.
+        llm: whose model; its quantisation, type and device are those to train with.
         dataset: JSON lines, see `read_dataset`.
         output: folder for the adapter; made here.
         merge: write the merged model into `output/merged` too.
@@ -87,38 +87,40 @@ def finetune(
     progress("finding the model", None, None)
     if merge:
         refuse_quantised(llm)
-    record = _record(llm, engine, found, dataset, options)
+    record = _record(llm, found, dataset, options)
     _claim(output, record, overwrite)
     checkpoints = output / CHECKPOINTS
     if (last := last_checkpoint(checkpoints)) is not None:
         say(f"Going on from {last.name}.")
     progress("loading the model", None, None)
-    model, tokenizer = prepare_for_training(
-        llm, engine, "lora", options.gradient_checkpointing, **options.adapter_settings()
-    )
+    model, tokenizer = prepare_for_training(llm, "lora", options.gradient_checkpointing, **options.adapter_settings())
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    rank = int(model.peft_config["default"].r)
     say(f"Training {trainable:,} weights on {len(found.examples):,} examples.")
     trained = train(model, tokenizer, found.examples, checkpoints, options=options, progress=progress, say=say)
     progress("writing the adapter", None, None)
-    _save(model, llm.resolved().model_id, output)
+    save_adapter(model, output, base=llm.resolved().model_id)
     del model
     merged = None
     if merge:
         progress("merging", None, None)
         merged = merge_adapter(llm, output, output / MERGED)
     outcome = Outcome(
-        adapter=output, merged=merged, trained=trained, trainable=trainable, seconds=time.monotonic() - began
+        adapter=output,
+        merged=merged,
+        trained=trained,
+        rank=rank,
+        trainable=trainable,
+        seconds=time.monotonic() - began,
     )
     _write(output / RECORD, record | {"result": attrs.asdict(trained) | {"seconds": round(outcome.seconds, 1)}})
     shutil.rmtree(checkpoints, ignore_errors=True)
     return outcome
 
 
-def _record(
-    llm: StoredModel, engine: EngineOptions, found: Dataset, dataset: Path, options: TrainingOptions
-) -> dict[str, Any]:
+def _record(llm: StoredModel, found: Dataset, dataset: Path, options: TrainingOptions) -> dict[str, Any]:
     """What a run is, as data; equal for two runs that do the same."""
-    model = llm.resolved()
+    model, engine = llm.resolved(), llm.engine_options
     return {
         "model": {"id": model.model_id, "tag": model.tag, "quantize": engine.quantize or model.quantize},
         "dataset": {"file": dataset.name, "sha256": found.sha256, "examples": len(found.examples)},
@@ -160,18 +162,6 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for name, value in now[part].items()
         if before.get(part, {}).get(name) != value and (part, name) != ("dataset", "file")
     ]
-
-
-def _save(model: Any, model_id: str, output: Path) -> None:
-    """The adapter's two files, named for its base by id: where the base lies on this machine is nobody's business."""
-    staging = output / ".adapter"
-    shutil.rmtree(staging, ignore_errors=True)
-    for config in model.peft_config.values():
-        config.base_model_name_or_path = model_id
-    model.save_pretrained(str(staging), safe_serialization=True)
-    for name in ADAPTER_FILES:
-        os.replace(staging / name, output / name)
-    shutil.rmtree(staging)
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,17 +51,17 @@ def train(
     model: Any,
     tokenizer: Any,
     examples: Sequence[Example],
-    folder: Path,
+    folder: Path | None = None,
     *,
     options: TrainingOptions | None = None,
     progress: Progress = lambda text, done, total: None,
     say: Say = lambda text: None,
 ) -> Trained:
-    """Train what is trainable of a model, in place; go on from the newest whole checkpoint of `folder`, if there is one.
+    """Train what is trainable of a model, in place.
 
     Args:
         model, tokenizer: as `prepare_for_training` gives them.
-        folder: for checkpoints.
+        folder: for checkpoints; the run goes on from the newest whole one it finds there. None keeps none.
 
     Raises:
         InvalidDataset: the model cannot learn from an example; names its line.
@@ -72,10 +73,12 @@ def train(
     if encoded.cut:
         say(f"{encoded.cut} of {len(encoded.rows)} examples are longer than {limit} tokens and lose their end.")
     steps = _steps(len(encoded.rows), options)
-    checkpoint = last_checkpoint(folder)
+    checkpoint = last_checkpoint(folder) if folder else None
     resumed = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    with quietly():
-        trainer = _trainer(model, tokenizer, encoded.rows, folder, options, steps, progress, say)
+    with quietly(), tempfile.TemporaryDirectory(prefix="openllm-training-") as nowhere:
+        where = {"output_dir": str(folder or nowhere), "save_strategy": "steps" if folder else "no"}
+        arguments = _arguments(model, options, steps, where)
+        trainer = _trainer(model, tokenizer, encoded.rows, arguments, progress, say)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Trained(
@@ -106,28 +109,17 @@ def _steps(rows: int, options: TrainingOptions) -> int:
     return max(1, math.ceil(options.epochs * per_epoch))
 
 
-def _trainer(
-    model: Any,
-    tokenizer: Any,
-    rows: list[Row],
-    folder: Path,
-    options: TrainingOptions,
-    steps: int,
-    progress: Progress,
-    say: Say,
-) -> Any:
-    transformers = library("transformers")
+def _arguments(model: Any, options: TrainingOptions, steps: int, where: dict[str, str]) -> Any:
     on_cpu = model.device.type == "cpu"
-    arguments = transformers.TrainingArguments(
-        output_dir=str(folder),
+    arguments = library("transformers").TrainingArguments(
+        **where,
         max_steps=steps,
         per_device_train_batch_size=options.batch_size,
         gradient_accumulation_steps=options.accumulate,
         learning_rate=options.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, steps // 33) if steps > 1 else 0,
+        warmup_steps=steps // 33,
         logging_steps=max(1, steps // REPORTS),
-        save_strategy="steps",
         save_steps=options.save_every or max(1, min(LONGEST_PAUSE, steps // 10)),
         save_total_limit=2,
         seed=options.seed,
@@ -139,13 +131,17 @@ def _trainer(
         disable_tqdm=True,
         report_to="none",
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # one process on one GPU: DataParallel would copy the model to all
+    arguments._n_gpu = min(1, arguments.n_gpu)  # DataParallel would copy the model to every GPU
+    return arguments
+
+
+def _trainer(model: Any, tokenizer: Any, rows: list[Row], arguments: Any, progress: Progress, say: Say) -> Any:
+    transformers = library("transformers")
     trainer = transformers.Trainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, padding=True),
-        processing_class=None,
         callbacks=[_report(transformers.TrainerCallback, progress, say)],
     )
     trainer.remove_callback(transformers.PrinterCallback)

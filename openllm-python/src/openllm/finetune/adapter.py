@@ -1,15 +1,16 @@
-"""An adapter merged into its base: a model of its own, with plain weights.
+"""A trained adapter as files: its own two, or a model of its own with the adapter merged in.
 
-Called by `run.py` and by programs. The base is loaded anew as its files have it, so that what was trained over quantised
-weights is merged into the unquantised ones.
+Called by `run.py` and by programs. For a merge the base is loaded anew as its files have it, so that what was trained over
+quantised weights is merged into the unquantised ones. Knows nothing of training.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openllm.serialisation.formats import INDEX_FILE, inspect
 from openllm_core.errors import UnsupportedFeature
@@ -19,7 +20,29 @@ from .untyped import library, quietly
 if TYPE_CHECKING:
     from openllm.stored import StoredModel
 
+FILES = ("adapter_model.safetensors", "adapter_config.json")
 _OF_THE_STORE = ("manifest.json", "model.yaml", INDEX_FILE)
+
+
+def save_adapter(model: Any, folder: Path, *, base: str) -> None:
+    """Write the adapter's two files.
+
+    Args:
+        model: a `peft.PeftModel`.
+        folder: made where it is not there.
+        base: id of the model it is for; where that lies on this machine is nobody's business.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / f".adapter-{uuid.uuid4().hex[:8]}"
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = base
+    try:
+        with quietly():
+            model.save_pretrained(str(staging), safe_serialization=True)
+        for name in FILES:
+            os.replace(staging / name, folder / name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def merge_adapter(llm: StoredModel, adapter: Path, out: Path) -> Path:
