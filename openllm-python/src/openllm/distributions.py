@@ -43,21 +43,29 @@ def installed(roots: Iterable[str] = ENGINE) -> dict[str, Distribution]:
         roots: requirements (`openllm[vllm]`); one that is not installed is left out, as is every optional need.
     """
     waiting = [need for text in roots if (need := _parse(text)) is not None]
+    read: dict[str, _Metadata | None] = {}
     seen: set[tuple[str, str]] = set()
     needs: dict[str, set[str]] = {}
+
+    def here(need: Requirement) -> _Metadata | None:
+        name = canonicalize_name(need.name)
+        if name not in read:
+            read[name] = _read(name)
+        return read[name]
+
     while waiting:
         need = waiting.pop()
         name = canonicalize_name(need.name)
-        if (found := _distribution(name)) is None:
+        if (found := here(need)) is None:
             continue
         mine = needs.setdefault(name, set())
         for extra in ("", *need.extras):
             if (name, extra) not in seen:
                 seen.add((name, extra))
-                inner = [n for n in _needs(found, extra) if _distribution(canonicalize_name(n.name)) is not None]
+                inner = [n for n in _needs(found, extra) if here(n) is not None]
                 mine.update(canonicalize_name(n.name) for n in inner)
                 waiting += inner
-    return {name: _describe(name, tuple(sorted(needs[name] - {name}))) for name in sorted(needs)}
+    return {n: _describe(n, facts, needs[n]) for n in sorted(needs) if (facts := read[n]) is not None}
 
 
 def versions(roots: Iterable[str] = ENGINE) -> dict[str, str]:
@@ -72,33 +80,42 @@ def _parse(text: str) -> Requirement | None:
         return None  # a package with broken metadata runs all the same
 
 
-def _distribution(name: str) -> metadata.Distribution | None:
+@attrs.frozen
+class _Metadata:
+    """Of one package, parsed once: some files of metadata are long."""
+
+    version: str
+    fields: metadata.PackageMetadata
+    requires: list[Requirement]
+
+
+def _read(name: str) -> _Metadata | None:
     try:
-        return metadata.distribution(name)
+        found = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return None
+    fields = found.metadata
+    lines: list[str] = fields.get_all("Requires-Dist") or []
+    return _Metadata(found.version, fields, [need for line in lines if (need := _parse(line)) is not None])
 
 
-def _needs(found: metadata.Distribution, extra: str) -> Iterator[Requirement]:
+def _needs(found: _Metadata, extra: str) -> Iterator[Requirement]:
     """What it needs here: always for the extra "", else what that extra alone adds."""
-    for text in found.requires or ():
-        need = _parse(text)
-        if need is None:
-            continue
+    for need in found.requires:
         always = need.marker is None or need.marker.evaluate({"extra": ""})
         if always if not extra else not always and need.marker is not None and need.marker.evaluate({"extra": extra}):
             yield need
 
 
-def _describe(name: str, needs: tuple[str, ...]) -> Distribution:
-    found = metadata.distribution(name)
-    expression, field = (_last(found, key) for key in ("License-Expression", "License"))
-    licence = expression or _said_licence(field, found.metadata.get_all("Classifier") or [])
-    return Distribution(name=name, version=found.version, licence=licence, is_spdx=bool(expression), needs=needs)
-
-
-def _last(found: metadata.Distribution, key: str) -> str:
-    return ["", *(found.metadata.get_all(key) or [])][-1]
+def _describe(name: str, found: _Metadata, needs: set[str]) -> Distribution:
+    expression, field = (["", *(found.fields.get_all(key) or [])][-1] for key in ("License-Expression", "License"))
+    return Distribution(
+        name=name,
+        version=found.version,
+        licence=expression or _said_licence(field, found.fields.get_all("Classifier") or []),
+        is_spdx=bool(expression),
+        needs=tuple(sorted(needs - {name})),
+    )
 
 
 def _said_licence(field: str, classifiers: list[str]) -> str:

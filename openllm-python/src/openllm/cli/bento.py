@@ -1,6 +1,6 @@
-"""A Bento in the place of MODEL: its model, settings and adapters, for `openllm start` and `openllm doctor`.
+"""What to serve: MODEL, the model of a Bento or of a lock file, and the settings that come with it.
 
-Called by their commands before anything is looked for. Reads the Bento's files only.
+Called by `openllm start`, `doctor` and `lock` before anything is looked for. Reads the files of a Bento and of a lock only.
 """
 
 from __future__ import annotations
@@ -35,23 +35,38 @@ class Wanted:
 
 
 def wanted(
-    typed: dict[str, Any], config: Path | None, fields: dict[str, Any], model: str | None, model_id: str | None
+    typed: dict[str, Any],
+    config: Path | None,
+    fields: dict[str, Any],
+    model: str | None,
+    model_id: str | None,
+    locked: Path | None = None,
 ) -> Wanted:
-    """Read the settings, those of a Bento below what was typed, the environment and the configuration file.
+    """Read the settings, those of a lock and of a Bento below what was typed, the environment and the configuration file.
 
     A Bento brings its own model: `--model-id` is then ignored, which is said.
 
+    Args:
+        locked: a file of `openllm lock`; it names the model where nothing else does.
+
     Raises:
-        OpenLLMError: a value does not fit, or the Bento is damaged.
+        OpenLLMError: a value does not fit, or the Bento or the lock is damaged.
     """
-    settings = read_settings(typed, config, fields)
+    lock = None
+    if locked is not None:
+        from openllm import locking
+
+        lock = locking.read(locked)
+    settings = read_settings(typed, config, fields, lock=lock)
     model, model_id = model or settings.model, model_id or settings.model_id
+    if lock is not None and model is None and model_id is None:
+        model = lock.model
     bento = find(model, model_id, settings.store)
     if bento is None:
         return Wanted(settings=settings, model=model, model_id=model_id)
     if model_id is not None:
         click.echo(f"Warning: --model-id {model_id} is ignored: the Bento {bento.tag} has its own model.", err=True)
-    settings = read_settings(typed, config, fields, bento=bento)
+    settings = read_settings(typed, config, fields, bento=bento, lock=lock)
     store = attrs.evolve(settings.store, bento_path=str(bento.path))
     settings = attrs.evolve(settings, store=store)
     return Wanted(settings=settings, model=bento.record.model, model_id=None, bento=bento)

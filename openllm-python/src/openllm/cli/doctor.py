@@ -16,6 +16,7 @@ import click
 from openllm.cli import failures
 from openllm.cli.bento import wanted
 from openllm.cli.command import Command, Session
+from openllm.cli.locked import lock_checks
 from openllm.cli.options import Settings, config_option, setting_options
 from openllm.cli.output import Output, output_option, paint
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
@@ -66,9 +67,9 @@ def report(settings: Settings, model: str | None, model_id: str | None, out: Out
     Returns:
         0, 71 or 78.
     """
-    from openllm.doctor import examine, exit_code
+    from openllm.doctor import CHECKS, examine, exit_code
 
-    findings = examine(situation_of(settings, model, model_id))
+    findings = examine(situation_of(settings, model, model_id), (*CHECKS, *lock_checks(settings)))
     code = exit_code(findings)
     if out.format == "json":
         shown = [attrs.asdict(f, filter=lambda field, _: field.name not in ("error", "exit_code")) for f in findings]

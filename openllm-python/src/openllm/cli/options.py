@@ -22,6 +22,7 @@ from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 from openllm_core.settings import Setting, Source, check_keys, convert, flag_of, read, settings_of
 
 if TYPE_CHECKING:
+    from openllm.locking import Lock
     from openllm.serialisation.bento_record import BuiltBento
 
     _ParamType = click.ParamType[Any]
@@ -131,6 +132,7 @@ class Settings:
         model, model_id: keys of the configuration file that stand for the arguments of `start`.
         fields, file_fields: generation, sampling and own fields of a model, as typed and as the file has them; their
             values are checked once the model's family is known.
+        lock: what nothing may differ from.
     """
 
     engine: EngineOptions
@@ -141,6 +143,7 @@ class Settings:
     model_id: str | None = None
     fields: dict[str, Any] = attrs.Factory(dict[str, Any])
     file_fields: dict[str, Any] = attrs.Factory(dict[str, Any])
+    lock: Lock | None = None
 
 
 def read_settings(
@@ -149,6 +152,7 @@ def read_settings(
     fields: dict[str, Any] | None = None,
     *,
     bento: BuiltBento | None = None,
+    lock: Lock | None = None,
 ) -> Settings:
     """Put the options objects together.
 
@@ -157,6 +161,7 @@ def read_settings(
         config: a configuration file, see `read_config`.
         fields: generation fields that were typed.
         bento: what is served; what it says comes after the file.
+        lock: of `--locked`; what it says comes between the two.
 
     Raises:
         InvalidSetting: a value does not fit, or the file has an unknown key; exit code 78.
@@ -172,11 +177,16 @@ def read_settings(
     if bento is not None:
         file = {**bento.settings(), **file}
         file_fields = {**bento.record.fields, **file_fields}
+    if lock is not None:
+        file = {**lock.settings(), **file}
+        file_fields = {**lock.generation, **file_fields}
     engine = read(EngineOptions, explicit=explicit, file=file)
     server = read(ServerOptions, explicit=explicit, file=file)
     store = read(StoreOptions, explicit=explicit, file=file)
     sources: dict[str, Source] = {**engine.sources, **server.sources, **store.sources}
-    return Settings(engine.options, server.options, store.options, sources, model, model_id, fields or {}, file_fields)
+    return Settings(
+        engine.options, server.options, store.options, sources, model, model_id, fields or {}, file_fields, lock
+    )
 
 
 def _text(value: Any, key: str, config: Path | None) -> str | None:

@@ -157,7 +157,7 @@ def find_model(
             progress=progress,
         )
     out.fact("Model", resolved.served_name, resolved.how)
-    backend, why = registry.choose(settings.engine, resolved.architecture)
+    backend, why = registry.choose(resolved.engine(settings.engine), resolved.architecture)
     out.fact("Backend", backend, why)
     return resolved, backend
 
