@@ -76,6 +76,17 @@ async def completions(caller: Caller) -> None:
     assert answer.status_code == 200 and answer.json()["choices"][0]["text"] == REPLY
 
 
+async def embeddings(caller: Caller) -> None:
+    """The clients' array of texts, and OpenAI's request: the same vectors, of length one."""
+    output = await caller.take("embed", ["first", "second"])
+    one = await caller.take("embed", "second")
+    body = {"model": "echo", "input": ["first", "second"]}
+    answer = (await caller.http.post("/v1/embeddings", json=body)).json()
+    assert [item["embedding"] for item in answer["data"]] == output.embeddings
+    assert one.embeddings == output.embeddings[1:] and (one.num_tokens, output.num_tokens) == (6, 11)
+    assert answer["usage"] == {"prompt_tokens": 11, "total_tokens": 11}
+
+
 async def models(caller: Caller) -> None:
     """The served names."""
     assert [card.id for card in await caller.take("models")] == ["echo"]
@@ -146,6 +157,7 @@ async def page(caller: Caller) -> None:
 CONTRACTS: dict[str, Callable[[Caller], Awaitable[None]]] = {
     "POST /v1/chat/completions": chat,
     "POST /v1/completions": completions,
+    "POST /v1/embeddings": embeddings,
     "GET /v1/models": models,
     "POST /v1/generate": generate,
     "POST /v1/generate_stream": generate_stream,
@@ -180,7 +192,7 @@ class Recorder:
 async def test_route(route: str, kind: type[HTTPClient] | type[AsyncHTTPClient]) -> None:
     """A route of the document keeps what its users count on, and the contract really calls it."""
     assert route in CONTRACTS, f"{route} has no contract test: write one above"
-    async with serving(reply=REPLY) as served:
+    async with serving(reply=REPLY, embed=4) as served:
         recorder = Recorder(served.composed.app)
         recorded = Served(attrs.evolve(served.composed, app=recorder), served.http)
         async with listening(recorded) as port:
