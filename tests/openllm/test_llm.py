@@ -11,10 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.tiny_adapters import blank_adapter
 
 import openllm
 from openllm import LLM, SamplingParams
-from openllm_core.errors import ContextLengthExceeded, InvalidRequest, InvalidSetting, ModelNotFound, UnknownModel
+from openllm_core.errors import (
+    AdapterNotFound,
+    ContextLengthExceeded,
+    InvalidRequest,
+    InvalidSetting,
+    ModelNotFound,
+    UnknownModel,
+)
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +193,16 @@ def test_unknown_option() -> None:
             LLM(**{name: "x"})
     with pytest.raises(InvalidSetting, match="dtype"):
         LLM(dtype="float99")
+
+
+def test_adapters_by_name(tmp_path: Path) -> None:
+    """`adapter_id` as on the command line; the unnamed one is the default, `adapter_name` chooses, `base` is none."""
+    ids = (str(blank_adapter(tmp_path / "a", echo="AAA")), f"{blank_adapter(tmp_path / 'b', echo='BBB')}:beta")
+    with LLM(backend="echo", embedded=True, adapter_id=ids) as found:
+        assert found.has_adapters
+        assert found.generate("hello").text == "AAA"
+        assert found.generate("hello", adapter_name="beta").text == "BBB"
+        assert found.generate("hello", SamplingParams(max_tokens=9), adapter_name="base").text == "hello"
+        with pytest.raises(AdapterNotFound):
+            found.generate("hello", adapter_name="nobody")
+    assert not LLM(backend="echo", embedded=True).has_adapters

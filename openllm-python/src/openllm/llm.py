@@ -386,9 +386,7 @@ class LLM(ClassicCalls):
             queue_timeout_s=NO_DEADLINE_S,
             launch=launch,
         )
-        self._adapters = ServedAdapters(
-            engine.adapters, models=(), given=bound.given, max_adapters=options.max_adapters
-        )
+        self._adapters = ServedAdapters(engine.adapters, given=bound.given)
         store = await asyncio.to_thread(lambda: self.store_options)
         self._embedder = embedder_of(engine, options, tokenizer, store, launch)
         self._background().closing[:] = [self._embedder.aclose, engine.aclose]
@@ -401,6 +399,7 @@ class LLM(ClassicCalls):
         if options.backend == ECHO:
             return attrs.evolve(options, model_id=ECHO)
         found = self.resolved()
+        options = found.engine(options)
         backend, _ = backends.choose(options, found.architecture)
         return attrs.evolve(
             options,
