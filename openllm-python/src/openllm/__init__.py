@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from . import client
     from .auto import AutoLLM, AutoModel, AutoVLLM
     from .client import AsyncHTTPClient, HTTPClient
-    from .llm import LLM, Choice, Generation
+    from .generation import Choice, Generation
+    from .llm import LLM
     from .runner import Runner
     from .store import build, import_model, list_models
 
@@ -59,9 +60,9 @@ _HOMES = {
     "AutoLLM": "openllm.auto",
     "AutoModel": "openllm.auto",
     "AutoVLLM": "openllm.auto",
-    "Choice": "openllm.llm",
+    "Choice": "openllm.generation",
     "EmbeddingsOutput": "openllm_core.schema",
-    "Generation": "openllm.llm",
+    "Generation": "openllm.generation",
     "GenerationConfig": "openllm_core.config.generation",
     "HTTPClient": "openllm.client",
     "LLMConfig": "openllm_core.config.llm",

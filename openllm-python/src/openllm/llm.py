@@ -21,7 +21,7 @@ from openllm_core.errors import InvalidRequest, InvalidSetting, OpenLLMError
 from openllm_core.families import registry as families
 from openllm_core.fields import settle, to_sampling_params
 from openllm_core.options import EngineOptions, StoreOptions
-from openllm_core.schema import Delta, EmbeddingsOutput, LogprobEntry, Usage
+from openllm_core.schema import Delta, EmbeddingsOutput
 
 from .adapters import bind
 from .backends import registry as backends
@@ -34,6 +34,7 @@ from .engine.engine import Engine
 from .engine.request import EngineRequest
 from .engine.stream import RequestStream
 from .engine.supervisor import launch_embedded
+from .generation import Generation, choice_of
 from .service.adapters import ServedAdapters
 from .tokenizer import Tokenizer, byte_tokenizer
 
@@ -42,39 +43,6 @@ UNBOUNDED = 2**31
 NO_DEADLINE_S = 1e9
 MAX_TOKENS_DEFAULT = 1024
 """Tokens generated for a model of no known family when the caller does not say."""
-
-
-@attrs.frozen(kw_only=True)
-class Choice:
-    """One completion.
-
-    Attributes:
-        finish_reason: "stop" or "length".
-        stop_reason: the stop string or stop token id of the request that ended it.
-        logprobs: one entry per token where asked for.
-    """
-
-    text: str
-    token_ids: list[int]
-    finish_reason: str
-    stop_reason: str | int | None = None
-    logprobs: list[LogprobEntry] | None = None
-
-
-@attrs.frozen(kw_only=True)
-class Generation:
-    """Answer to one prompt; `str()` gives the text of its first choice."""
-
-    choices: list[Choice]
-    usage: Usage
-
-    @property
-    def text(self) -> str:
-        """Text of the first choice."""
-        return self.choices[0].text
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class LLM(ClassicCalls):
@@ -322,7 +290,7 @@ class LLM(ClassicCalls):
             found: dict[int, list[Delta]] = {index: [] for index in range(stream.request.sampling.n)}
             async for delta in stream:
                 found[delta.index].append(delta)
-            return Generation(choices=[_choice(deltas) for deltas in found.values()], usage=stream.usage())
+            return Generation(choices=[choice_of(deltas) for deltas in found.values()], usage=stream.usage())
 
     async def _add(self, prompt: str, sampling: SamplingParams | None, fields: dict[str, Any]) -> RequestStream:
         await self._ready()
@@ -436,15 +404,3 @@ def _listed(texts: str | Sequence[str]) -> list[str]:
 
 async def _next(stream: RequestStream) -> Delta | None:
     return await anext(stream, None)
-
-
-def _choice(deltas: list[Delta]) -> Choice:
-    last = deltas[-1]
-    logprobs = [entry for delta in deltas for entry in delta.logprobs or ()]
-    return Choice(
-        text="".join(delta.text for delta in deltas),
-        token_ids=[token for delta in deltas for token in delta.token_ids],
-        finish_reason=last.finish_reason or "",
-        stop_reason=last.stop_reason,
-        logprobs=logprobs if any(delta.logprobs is not None for delta in deltas) else None,
-    )

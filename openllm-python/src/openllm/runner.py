@@ -16,7 +16,8 @@ from openllm_core.options import StoreOptions
 from openllm_core.schema import EmbeddingsOutput
 
 from .backends.base import BackendInfo
-from .llm import LLM, Generation
+from .generation import Generation
+from .llm import LLM
 
 if TYPE_CHECKING:
     from .serialisation import StoreEntry
