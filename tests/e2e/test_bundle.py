@@ -115,7 +115,12 @@ def test_both_ways_to_serve_a_bento_answer_alike(tmp_path: Path) -> None:
     (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
     (tmp_path / "elsewhere").mkdir()
     connections = tmp_path / "connections"
-    quiet = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(tmp_path / "guard"), "GUARD_LOG": str(connections)}
+    quiet = {
+        "HF_HUB_OFFLINE": "1",
+        "BENTOML_DO_NOT_TRACK": "True",  # BentoML's commands report their use otherwise
+        "PYTHONPATH": str(tmp_path / "guard"),
+        "GUARD_LOG": str(connections),
+    }
     here, there = ({"BENTOML_HOME": str(tmp_path / name)} | quiet for name in ("here", "there"))
     folder = tiny_checkpoint("llama", tmp_path / "made").rename(tmp_path / "tiny")
     flags = ("--backend", "pt", "--dtype", "float32", "--temperature", "0", "--max-queue", "3")

@@ -214,15 +214,16 @@ def test_the_base_image_follows_device_registry_and_strategy(
     assert ("download.pytorch.org" in " ".join(packed[0]["packages"])) == (device == "cpu")
 
 
-def test_overwrite_and_a_template_and_the_model_s_version(home: Path, model: Path, tmp_path: Path) -> None:
+def test_overwrite_and_a_template_and_the_models_version(home: Path, tmp_path: Path) -> None:
     """--overwrite builds again; the template lies where the container's file is made of; the version is the model's."""
     template = tmp_path / "Dockerfile.j2"
     template.write_text("{% extends bento_base_template %}\n")
-    words = (str(model), "--backend", "pt", "--model-version", "m1", "-o", "porcelain")
-    assert invoke(home, *words, "--bento-version", "v2").exit_code == 0
-    done = invoke(home, *words, "--bento-version", "v2", "--overwrite", "--dockerfile-template", str(template))
-    assert (done.exit_code, done.stdout) == (0, "tiny-service:v2\n")
-    folder = home / "bentos" / "tiny-service" / "v2"
+    other = small.model_folder(tmp_path / "other")
+    words = (str(other), "--backend", "pt", "--model-version", "m1", "-o", "porcelain")
+    assert invoke(home, *words).exit_code == 0
+    done = invoke(home, *words, "--overwrite", "--dockerfile-template", str(template))
+    assert (done.exit_code, done.stdout) == (0, "other-service:m1\n")
+    folder = home / "bentos" / "other-service" / "m1"
     assert (folder / "env" / "docker" / "Dockerfile.template").read_text() == template.read_text()
     assert read(folder).record.model.endswith(":m1")
 

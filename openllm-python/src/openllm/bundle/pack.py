@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 
+LIMIT_CHARS = 600
+
+
 def pack(facts: dict[str, Any]) -> None:
     """Make the Bento.
 
@@ -44,4 +47,7 @@ def pack(facts: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    pack(json.load(sys.stdin))
+    try:
+        pack(json.load(sys.stdin))
+    except Exception as error:  # the outermost frame: whoever called us tells it in one line
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}"[:LIMIT_CHARS])

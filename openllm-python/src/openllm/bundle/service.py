@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -193,8 +192,6 @@ def create_service(file: str, compose: Compose, defaults: Defaults) -> Any:
         CorruptModel: there is no record beside the file, or it is damaged.
         InvalidSetting, UnsafeConfiguration: the Bento, or a variable, asks for what cannot be.
     """
-    # BentoML reports each `serve` to its makers unless told not to; a Bento of ours talks to nobody but its clients.
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     bentoml: Any = import_module("bentoml")
     bento = bento_record.read(Path(file).resolve().parent.parent)
     options = Options.of(bento)

@@ -15,7 +15,7 @@ import attrs
 
 from openllm_core.errors import CorruptModel, ModelNotFound, StoreError, UnknownModel
 from openllm_core.families import registry
-from openllm_core.options import StoreOptions
+from openllm_core.options import EngineOptions, StoreOptions
 
 from . import fetch, formats, hub, importing, safety
 from . import manifest as manifests
@@ -51,6 +51,15 @@ class ResolvedModel:
     how: str
     tag: str = ""
     quantize: str | None = None
+
+    def engine(self, options: EngineOptions) -> EngineOptions:
+        """Settings of an engine that runs this model: a quantisation of its import counts where none is set."""
+        return attrs.evolve(
+            options,
+            model_path=str(self.path),
+            model_id=self.model_id,
+            quantize=options.quantize or self.quantize,
+        )
 
 
 def resolve(
