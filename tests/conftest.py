@@ -44,6 +44,7 @@ PROCESS_TESTS = (
     "openllm/cli/test_query.py",
     "openllm/cli/test_reference.py",
     "openllm/cli/test_start.py",
+    "openllm/engine/test_adapters.py",
     "openllm/engine/test_early_host.py",
     "openllm/engine/test_pool.py",
     "openllm/engine/test_process.py",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -15,10 +16,12 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.openllm.server.serving import URL, Served, listening, serving
+from tests.tiny_adapters import blank_adapter
 
 from openllm.compose import build
+from openllm.serialisation.adapters import AdapterStore
 from openllm_client import AsyncHTTPClient, HTTPClient
-from openllm_core.options import EngineOptions, ServerOptions
+from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 
 REPLY = "Grüße, world 🙂!"
 
@@ -116,6 +119,15 @@ async def post_metadata(caller: Caller) -> None:
     assert asked[0].status_code == asked[1].status_code == 200 and asked[0].json() == asked[1].json()
 
 
+async def adapters(caller: Caller) -> None:
+    """A stored adapter is loaded, is the default for as long as it is told so, and is unloaded."""
+    assert [card.name for card in (await caller.take("load_adapter", "poet")).adapters] == ["poet"]
+    assert (await caller.take("set_default_adapter", "poet")).default == "poet"
+    assert (await caller.take("adapters")).default == "poet"
+    assert (await caller.take("generate", "Hi", {"max_new_tokens": 50})).responses == ["Roses are red"]
+    assert (await caller.take("unload_adapter", "poet")).adapters == []
+
+
 async def livez(caller: Caller) -> None:
     """Alive."""
     assert await caller.take("livez") is True
@@ -163,6 +175,10 @@ CONTRACTS: dict[str, Callable[[Caller], Awaitable[None]]] = {
     "POST /v1/generate_stream": generate_stream,
     "GET /v1/metadata": get_metadata,
     "POST /v1/metadata": post_metadata,
+    "GET /v1/adapters": adapters,
+    "POST /v1/adapters": adapters,
+    "POST /v1/adapters/load": adapters,
+    "POST /v1/adapters/unload": adapters,
     "GET /livez": livez,
     "GET /readyz": readyz,
     "GET /healthz": healthz,
@@ -189,10 +205,13 @@ class Recorder:
 
 @pytest.mark.parametrize("kind", [HTTPClient, AsyncHTTPClient], ids=["sync", "async"])
 @pytest.mark.parametrize("route", routes())
-async def test_route(route: str, kind: type[HTTPClient] | type[AsyncHTTPClient]) -> None:
+async def test_route(route: str, kind: type[HTTPClient] | type[AsyncHTTPClient], tmp_path: Path) -> None:
     """A route of the document keeps what its users count on, and the contract really calls it."""
     assert route in CONTRACTS, f"{route} has no contract test: write one above"
-    async with serving(reply=REPLY, embed=4) as served:
+    store = StoreOptions(home=str(tmp_path))
+    AdapterStore(store).add("poet", blank_adapter(tmp_path / "poet", echo="Roses are red"), "poet")
+    loading = {"options": {"allow_adapter_load": True}, "engine": {"max_adapters": 1}, "store": store}
+    async with serving(reply=REPLY, embed=4, **loading) as served:
         recorder = Recorder(served.composed.app)
         recorded = Served(attrs.evolve(served.composed, app=recorder), served.http)
         async with listening(recorded) as port:

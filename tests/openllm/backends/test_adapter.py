@@ -57,7 +57,9 @@ def test_a_sound_adapter_is_read(tmp_path: Path) -> None:
         ({"trainable_token_indices": [1]}, "retrained tokens"),
         ({"r": 8}, "rank 4, its adapter_config.json says 8"),
         ({"lora_alpha": None}, "without lora_alpha"),
+        ({"lora_alpha": float("nan")}, "without lora_alpha"),
         ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern that is not served"),
+        ({"alpha_pattern": [1]}, "alpha_pattern that is no object"),
     ],
 )
 def test_kinds_that_are_not_served(changes: dict[str, Any], word: str, tmp_path: Path) -> None:

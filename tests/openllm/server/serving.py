@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 from openllm.compose import Composed, build
 from openllm.engine.supervisor import Launcher, launch_embedded
 from openllm.server.protocol import LimitedProtocol, configure
-from openllm_core.options import EngineOptions, ServerOptions
+from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 
 URL = "http://127.0.0.1"
 
@@ -43,10 +43,13 @@ async def serving(
     ready: bool = True,
     options: dict[str, Any] | None = None,
     launch: Launcher = launch_embedded,
+    engine: dict[str, Any] | None = None,
+    store: StoreOptions | None = None,
     **script: Any,
 ) -> AsyncIterator[Served]:
-    """An app whose echo backend follows `script`, called without a socket."""
-    composed = build(EngineOptions(backend="echo", engine_arg=script), options_of(options or {}), launch=launch)
+    """An app whose echo backend follows `script`, called without a socket; `engine` has further engine options."""
+    asked = EngineOptions(backend="echo", engine_arg=script, **(engine or {}))
+    composed = build(asked, options_of(options or {}), launch=launch, store=store)
     transport = httpx.ASGITransport(composed.app)
     async with httpx.AsyncClient(transport=transport, base_url=URL) as http:
         await composed.engine.start()

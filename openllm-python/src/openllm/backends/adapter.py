@@ -207,7 +207,10 @@ def _refuse_kind(folder: Path, config: dict[str, Any]) -> None:
     if config.get("bias") not in (None, "none"):
         raise _refused(folder, f"changes biases (bias={str(config['bias'])[:40]!r}), which is not served")
     for patterns in ("rank_pattern", "alpha_pattern"):
-        for pattern in cast("dict[str, Any]", config.get(patterns) or {}):
+        found: Any = config.get(patterns) or {}
+        if not isinstance(found, dict):
+            raise _refused(folder, f"has a {patterns} that is no object")
+        for pattern in cast("dict[str, Any]", found):
             if not _PATTERN.fullmatch(pattern):
                 raise _refused(folder, f"has a {patterns} that is not served: {pattern[:80]!r}")
     start = config.get("init_lora_weights")
@@ -230,7 +233,7 @@ def _low_rank(
     said, alpha = _pattern(config, "rank_pattern", layer, "r"), _pattern(config, "alpha_pattern", layer, "lora_alpha")
     if said != rank:
         raise _refused(folder, f"is broken: {layer[:120]} has rank {rank}, its {CONFIG_FILE} says {said}")
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise _refused(folder, f"has a {CONFIG_FILE} without lora_alpha")
     return LowRank(inputs, outputs, rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
