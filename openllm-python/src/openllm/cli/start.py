@@ -124,6 +124,10 @@ def _serve(
     composed = build(engine, settings.server, resolved, launch=launch, config=configuration, store=settings.store)
     for note in [*composed.notes, *unread(os.environ)]:
         out.fact("Ignored", note.removeprefix("ignored: "))
+    adapters = composed.service.adapters
+    if adapters.max_adapters:
+        names = ", ".join(adapters.names) or "none yet"
+        out.fact("Adapters", names, f"of {adapters.max_adapters} at most; default: {adapters.default or 'the bare base'}")
     show = Startup(composed, settings, out)
     try:
         code = run(composed, settings.server, on_listening=show.listening, on_ready=show.ready)
