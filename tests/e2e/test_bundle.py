@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import psutil
 import pytest
 from tests.e2e.conftest import ServerProcess, free_port, openllm_start
 from tests.openllm.serialisation.test_command import GUARD
+from tests.tiny_adapters import forcing_adapter
 from tests.tiny_models import tiny_checkpoint
 
 ROUTES = (
@@ -33,7 +35,9 @@ ROUTES = (
     ("POST", "/v1/completions"),
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/generate"),
+    ("GET", "/v1/adapters"),
 )
+FORCED = 100  # the token that the adapter makes every answer of
 BODY = {
     "/v1/completions": {"model": "tiny", "prompt": "the quick brown", "max_tokens": 8},
     "/v1/chat/completions": {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "top_p": 7},
@@ -104,6 +108,14 @@ def streamed(url: str) -> str:
     return "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1])
 
 
+def by_adapter(url: str) -> set[str]:
+    """The tokens of an answer of the adapter that the Bento carries: all the same one."""
+    body = BODY["/v1/completions"] | {"adapter_name": "forced", "ignore_eos": True, "logprobs": 0}
+    reply = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+    assert reply.status_code == 200, reply.text
+    return set(reply.json()["choices"][0]["logprobs"]["tokens"])
+
+
 @pytest.mark.timeout(400)
 def test_both_ways_to_serve_a_bento_answer_alike(tmp_path: Path) -> None:
     """`openllm start TAG` and, from its archive in an empty store, `bentoml serve TAG`: the same routes and answers.
@@ -124,16 +136,21 @@ def test_both_ways_to_serve_a_bento_answer_alike(tmp_path: Path) -> None:
     here, there = ({"BENTOML_HOME": str(tmp_path / name)} | quiet for name in ("here", "there"))
     folder = tiny_checkpoint("llama", tmp_path / "made").rename(tmp_path / "tiny")
     flags = ("--backend", "pt", "--dtype", "float32", "--temperature", "0", "--max-queue", "3")
-    tag = run(here, "openllm", "build", str(folder), *flags, "-o", "porcelain").strip()
+    adapter = forcing_adapter(folder, FORCED, tmp_path / "forcing")
+    carried = ("--adapter-id", f"{adapter}:forced", "-o", "porcelain")
+    tag = run(here, "openllm", "build", str(folder), *flags, *carried).strip()
+    shutil.rmtree(folder)
+    shutil.rmtree(adapter)
 
     words = (tag, "--model-id", "org/other")
     with openllm_start(tmp_path / "start.log", *words, environ=here) as server:
-        started, text = answers(server.url), streamed(server.url)
+        started, text, forced = answers(server.url), streamed(server.url), by_adapter(server.url)
     said = server.log.read_text()
     assert f"Bento          {tag}" in said and "--model-id org/other is ignored" in said
     assert started["GET /v1/models"][2]["data"][0]["id"] == "tiny"
     assert json.loads(started["POST /v1/metadata"][2]["configuration"])["generation_config"]["temperature"] == 0
     assert text == started["POST /v1/completions"][2]["choices"][0]["text"] != ""
+    assert len(forced) == 1
 
     archive = tmp_path / "moved.tar.gz"
     run(here, "bentoml", "export", tag, str(archive), cwd=tmp_path)
@@ -145,5 +162,6 @@ def test_both_ways_to_serve_a_bento_answer_alike(tmp_path: Path) -> None:
         server.wait_for(200, within_s=120)
         assert answers(server.url) == started
         assert streamed(server.url) == text
+        assert by_adapter(server.url) == forced
         assert server.metric("openllm_generation_tokens_total") > 0
     assert not connections.exists(), connections.read_text()

@@ -73,6 +73,22 @@ def test_without_a_word_the_bento_we_run_in_is_meant(home: Path, entry: StoreEnt
     assert bento_record.find(small.options(home), None) is None
 
 
+def test_a_container_of_bentoml_is_known_without_its_environment(
+    home: Path, entry: StoreEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where /.dockerenv is, BentoML's own folder is the Bento, for tags and relative ids too; elsewhere it is not."""
+    folder = bentos.written(home, entry)
+    small.model_folder(folder / "models" / "pt-plain" / "v2")
+    monkeypatch.setattr(bento_record, "IN_CONTAINER", folder)
+    monkeypatch.setattr(bento_record, "IN_DOCKER", tmp_path / "dockerenv")
+    assert bento_record.find(small.options(home), None) is None
+    (tmp_path / "dockerenv").touch()
+    inside = bento_record.find(small.options(home), None)
+    assert inside is not None and inside.tag == "tiny-service:v1"
+    found = resolve("./models/pt-plain/v2", options=small.options(home))
+    assert found.path == folder / "models" / "pt-plain" / "v2"
+
+
 def test_a_foreign_bento_is_refused_with_the_command_that_serves_it(home: Path) -> None:
     """A Bento that another program made is no model of ours."""
     folder = home / "bentos" / "iris" / "v1"

@@ -76,7 +76,7 @@ def find(model: str | None, model_id: str | None, options: StoreOptions) -> Buil
     """The Bento that is meant; without any word, the one this process runs in."""
     from openllm.serialisation import bento_record
 
-    if model is None and (model_id is not None or not options.bento_path):
+    if model is None and model_id is not None:
         return None
     return bento_record.find(options, model)
 

@@ -24,6 +24,9 @@ BENTO_FILE = "bento.yaml"
 RECORD_FILE = "openllm.json"
 SOURCES = "src"  # BentoML's name for the folder of the service's own files
 FORMAT = 1
+IN_DOCKER = Path("/.dockerenv")
+IN_CONTAINER = Path("/home/bentoml/bento")
+"""Where BentoML's images keep their Bento, whatever is left of their environment."""
 _RECORD_LIMIT_BYTES = 4 << 20
 
 
@@ -194,6 +197,13 @@ def _latest(parent: Path) -> str:
     return version if TAG.fullmatch(version) else ""
 
 
+def root(options: StoreOptions) -> Path | None:
+    """Folder of the Bento that this process runs in: BENTO_PATH says it, or that this is a container of BentoML's."""
+    if options.bento_path:
+        return Path(options.bento_path)
+    return IN_CONTAINER if IN_DOCKER.exists() and (IN_CONTAINER / BENTO_FILE).is_file() else None
+
+
 def find(options: StoreOptions, text: str | None) -> BuiltBento | None:
     """The Bento that a text names: a tag of the store, or a Bento's folder; without a text, the one we run in.
 
@@ -201,7 +211,7 @@ def find(options: StoreOptions, text: str | None) -> BuiltBento | None:
         CorruptModel: there is a Bento of that name, and it is none of ours.
     """
     if text is None:
-        home = Path(options.bento_path) if options.bento_path else None
+        home = root(options)
         return read(home) if home is not None and (home / SOURCES / RECORD_FILE).is_file() else None
     if text.startswith(("/", ".", "~")) or "/" in text:
         folder = Path(text).expanduser().absolute()

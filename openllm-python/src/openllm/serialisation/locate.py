@@ -46,7 +46,7 @@ def locate(text: str, store: Store) -> Located:
     """
     if not text.strip() or "\0" in text or len(os.fsencode(text)) > _TEXT_LIMIT:
         raise UnknownModel("The model's name is empty, too long or holds a NUL.", hint="`openllm models` lists names.")
-    bento = store.options.bento_path
+    bento = str(bento_record.root(store.options) or "")
     if text.startswith(("/", ".", "~")) or text.count("/") > 1:
         return Located(text=text, folder=_must_exist(text, bento))
     if "/" in text and (folder := _existing(text, bento)) is not None:
@@ -72,8 +72,8 @@ def locate(text: str, store: Store) -> Located:
 
 def _in_bento(text: str, store: Store) -> StoreEntry | None:
     """A Bento carries its models in the layout of a store."""
-    bento = store.options.bento_path
-    return Store(attrs.evolve(store.options, home=bento)).find(text) if bento else None
+    bento = bento_record.root(store.options)
+    return Store(attrs.evolve(store.options, home=str(bento))).find(text) if bento is not None else None
 
 
 def _existing(text: str, bento: str = "") -> Path | None:
