@@ -74,6 +74,7 @@ class FakeEngine:
 
     state: str = "ready"
     ready_of: tuple[int, int] = (1, 1)
+    adapters: Any = None
     info: Any = None
     failure: Any = None
     progress: tuple[str, float | None] = ("reading weights", 0.4)
