@@ -169,6 +169,44 @@ async def test_many_streams_share_a_batch_and_refusals_disturb_none(vllm_server,
     assert vllm_server.metric("openllm_batch_size_sum") / vllm_server.metric("openllm_batch_size_count") > 1.5
 
 
+async def test_bad_input_does_not_wait_for_a_slot(vllm_server, model):
+    """All slots busy and others in line: each is 400 within 100 ms, its field named, and those that run go on."""
+    busy = {"model": model, "prompt": "On and on", "max_tokens": 1500, "stream": True, "ignore_eos": True}
+    bad: dict[str, Any] = {
+        "guided_grammar": lambda n: {"guided_grammar": f'root ::= "{n}" ((('},
+        "guided_json": lambda n: {"guided_json": {"type": f"no-such-{n}"}},
+        "guided_regex": lambda n: {"guided_regex": f"([{n}"},
+        "prompt": lambda n: {"prompt": [5] * (2100 + n)},
+        "stop_token_ids": lambda n: {"stop_token_ids": [10**7 + n]},
+    }
+
+    async def stream(http: httpx.AsyncClient) -> None:
+        async with http.stream("POST", vllm_server.url + "/v1/completions", json=busy) as answer:
+            async for _ in answer.aiter_lines():
+                pass
+
+    async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=64)) as http:
+        tasks = [asyncio.create_task(stream(http)) for _ in range(40)]
+        while vllm_server.metric("openllm_requests_waiting") < 4:
+            await asyncio.sleep(0.1)
+        for param, fields in bad.items():
+            seconds: list[float] = []
+            for number in range(5):  # each a new one: verdicts are kept
+                body = {"model": model, "prompt": "x", "max_tokens": 8} | fields(number)
+                began = time.monotonic()
+                answer = await http.post(vllm_server.url + "/v1/completions", json=body)
+                seconds.append(time.monotonic() - began)
+                assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+            assert min(seconds) < 0.1, (param, seconds)  # the quickest: others use this machine too
+        assert vllm_server.metric("openllm_requests_running") == 32
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    end = time.monotonic() + 10
+    while vllm_server.metric("openllm_requests_running") and time.monotonic() < end:
+        await asyncio.sleep(0.05)
+
+
 async def test_a_client_that_leaves_frees_its_sequence(vllm_server, model):
     """The sequence ends with its connection, long before its tokens would."""
     body = {"model": model, "prompt": "On and on", "max_tokens": 2000, "stream": True, "ignore_eos": True}
@@ -239,11 +277,24 @@ def test_a_killed_engine_comes_back(vllm_server, model):
     assert again.status_code == 200, again.text
 
 
+def test_embeddings_come_from_a_second_engine(vllm_server, model):
+    """vLLM generates or embeds, not both: the same model on pt embeds, from the first request on, and vLLM goes on."""
+    (first,) = vllm_server.host_pids()
+    body = {"model": model, "input": ["two cores", "one request"]}
+    answer = httpx.post(vllm_server.url + "/v1/embeddings", json=body, timeout=120).json()
+    assert answer["model"] == model and len(answer["data"]) == 2
+    for item in answer["data"]:
+        assert len(item["embedding"]) == 576 and sum(x * x for x in item["embedding"]) == pytest.approx(1, abs=1e-4)
+    assert len(vllm_server.host_pids()) == 2 and first in vllm_server.host_pids()
+    said = {"model": model, "prompt": "The capital of France is", "max_tokens": 4}
+    assert httpx.post(vllm_server.url + "/v1/completions", json=said, timeout=60).status_code == 200
+
+
 def test_a_killed_server_takes_its_engine_along(vllm_server):
     """kill -9 of the server: nothing of its family is left after a second. Ends the file's server: keep it last."""
     family = psutil.Process(vllm_server.process.pid).children(recursive=True)
     assert family
     vllm_server.process.kill()
     vllm_server.process.wait()
-    _, alive = psutil.wait_procs(family, timeout=2)
+    _, alive = psutil.wait_procs(family, timeout=1)
     assert not alive

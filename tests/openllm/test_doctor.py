@@ -15,9 +15,11 @@ from openllm import doctor
 from openllm.backends.base import MemoryEstimate
 from openllm.backends.memory import largest_context, largest_slots, refuse_too_large, times
 from openllm.doctor import Finding, Situation, examine, exit_code
+from openllm.doctor.embeddings import embeddings
 from openllm.doctor.installation import BAD_PAIRS, bad_pairs, others_versions, versions
 from openllm.doctor.machine import devices, memory, open_files, port, store
 from openllm.doctor.model import code, model, tokenizer
+from openllm.serialisation import resolve
 from openllm_core.errors import InvalidSetting, MissingDependency, OpenLLMError, OutOfMemory
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 from openllm_core.resources.detect import Gpu, Machine
@@ -375,6 +377,44 @@ def test_echo_needs_no_model(tmp_path: Path) -> None:
     """The echo backend is in order without a model."""
     here = situation(tmp_path, engine=EngineOptions(backend="echo"))
     assert doctor.reds(examine(here, (*doctor.BEFORE_LOADING, model, code, tokenizer))) == []
+
+
+# -- embeddings ------------------------------------------------------------------------------------------------------
+
+
+def resolved_of(folder: Path) -> Any:
+    """A model folder as a start finds it."""
+    return resolve(str(folder), options=StoreOptions(home=str(folder.parent / "home")))
+
+
+def test_a_model_on_pt_makes_its_own_embeddings(tmp_path: Path) -> None:
+    """No second engine, so nothing to count."""
+    here = situation(tmp_path, resolved=resolved_of(model_folder(tmp_path / "m", **LLAMA)))
+    assert only(embeddings(here)).level == "ok" and "itself" in only(embeddings(here)).text
+
+
+def test_the_second_engine_is_counted_beside_the_first(tmp_path: Path) -> None:
+    """A named encoder: its need, that of both, and a warning with what mends it where they do not fit together."""
+    encoder = model_folder(tmp_path / "encoder", architectures=["BertModel"], model_type="bert")
+    facts: dict[str, Any] = {
+        "engine": EngineOptions(backend="pt", embedding_model=str(encoder)),
+        "resolved": resolved_of(model_folder(tmp_path / "m", **LLAMA)),
+    }
+    fits = only(embeddings(situation(tmp_path, **facts)))
+    assert fits.level == "ok" and fits.data is not None and "encoder in a second engine" in fits.text
+    assert fits.data["together_bytes"] > fits.data["need_bytes"] > 0
+    short = only(embeddings(situation(tmp_path, **facts, machine=machine(free=fits.data["need_bytes"]))))
+    assert (short.level, short.fix) == ("warn", "Name a small model by --embedding-model.")
+
+
+@pytest.mark.parametrize(("offline", "level"), [(False, "note"), (True, "warn")])
+def test_an_encoder_that_is_not_here_is_told(tmp_path: Path, offline: bool, level: str) -> None:
+    """A note where the first request fetches it, a warning where it may not; never red: only that route is concerned."""
+    store_here = StoreOptions(home=str(tmp_path / "home"), offline=offline)
+    here = situation(tmp_path, engine=EngineOptions(backend="echo"), store=store_here)
+    finding = only(embeddings(here))
+    assert finding.level == level and "all-MiniLM-L6-v2" in finding.text
+    assert finding.fix == "openllm import sentence-transformers/all-MiniLM-L6-v2"
 
 
 # -- the list --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,16 @@ def test_flags_of_a_model_with_embeddings() -> None:
         assert caught.value.param == "input[1]"
 
 
+def test_flags_of_a_model_with_adapters(tmp_path: Path, runner: Runner) -> None:
+    """`has_adapters` and the adapters' own configurations, by name."""
+    given = f"{blank_adapter(tmp_path / 'a')}:poet"
+    with_one = Runner(backend="echo", embedded=True, adapter_id=(given,))
+    assert with_one.has_adapters
+    found = with_one.peft_adapters
+    assert found["success"] and found["result"]["poet"]["peft_type"] == "LORA"
+    assert runner.peft_adapters["success"] is False and runner.peft_adapters["error_msg"]
+
+
 async def test_embedding_in_a_program_with_a_loop() -> None:
     """`aembed` is `embed`, awaited."""
     async with LLM(backend="echo", embedded=True, engine_arg={"embed": 4}) as llm:
@@ -61,6 +72,7 @@ async def test_embedding_in_a_program_with_a_loop() -> None:
 def test_a_model_without_embeddings_asks_the_sentence_encoder() -> None:
     """`embed` works where `embeddings` does not: by a second engine."""
     from tests.openllm.engine.test_embedding import engine_of
+from tests.tiny_adapters import blank_adapter
 
     with LLM(backend="echo", embedded=True) as llm:
         assert llm._embedder is not None and not llm.supports_embeddings

