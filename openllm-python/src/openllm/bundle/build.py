@@ -165,7 +165,7 @@ def build(order: BuildOrder, options: StoreOptions, progress: Progress | None = 
 def record_of(order: BuildOrder) -> BentoRecord:
     """What of an order is written into the Bento, and tells it from others."""
     template = hashlib.sha256(order.template.encode()).hexdigest() if order.template is not None else ""
-    python = base_images.PYTHON if order.base_image else f"{sys.version_info.major}.{sys.version_info.minor}"
+    python = base_images.python_of(order.base_image)
     return BentoRecord(
         tag=order.tag,
         model=order.model.tag,

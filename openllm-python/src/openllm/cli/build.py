@@ -39,6 +39,7 @@ class Asked:
     overwrite: bool = False
     build_ctx: Path | None = None
     enable_features: tuple[str, ...] = ()
+    base_image: str | None = None
     dockerfile_template: str | None = None
     container_registry: str | None = None
     container_version_strategy: str = "release"
@@ -99,6 +100,9 @@ def _container_option(*words: str, **facts: Any) -> Any:
     metavar="FILE",
     type=click.File(encoding="utf-8"),
     help="Jinja template that extends bento_base_template; - reads stdin.",
+)
+@_container_option(
+    "--base-image", metavar="IMAGE", help="Build the container on this image; it needs Python with pip, or uv."
 )
 @_container_option(
     "--container-registry",
@@ -180,7 +184,7 @@ def make(asked: Asked, settings: Settings, model: str | None, model_id: str | No
         cpu=for_cpu(settings),
         overwrite=asked.overwrite,
     )
-    if asked.container_registry is not None:
+    if asked.base_image is not None or asked.container_registry is not None:
         order, _ = on_base(order, asked, settings)
     if (known := find_built(order, settings.store)) is not None:
         return known
@@ -195,12 +199,14 @@ def on_base(order: BuildOrder, asked: Asked, settings: Settings) -> tuple[BuildO
     from openllm.bundle import base_images
 
     image, why = base_images.choose(
+        asked.base_image,
         device="cpu" if order.cpu else "cuda",
         container_registry=asked.container_registry,
         strategy=asked.container_version_strategy,
         offline=settings.store.offline,
     )
-    return attrs.evolve(order, base_image=image, base_named=asked.container_registry is not None), why
+    named = asked.base_image is not None or asked.container_registry is not None
+    return attrs.evolve(order, base_image=image, base_named=named), why
 
 
 def import_first(
