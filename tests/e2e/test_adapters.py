@@ -175,6 +175,7 @@ def test_no_answer_by_the_wrong_adapter(
     assert min(tally[name] for name in WANTED) >= WANTED_TIMES, tally
 
 
+@pytest.mark.parametrize("server", ["pt"], indirect=True)
 def test_a_new_host_has_the_adapters_again(server: ServerProcess) -> None:
     """The engine's process is killed: after its restart the adapters answer as before."""
     os.kill(server.host_pid(), signal.SIGKILL)
