@@ -389,16 +389,16 @@ def resolved_of(folder: Path) -> Any:
 
 def test_a_model_on_pt_makes_its_own_embeddings(tmp_path: Path) -> None:
     """No second engine, so nothing to count."""
-    here = situation(tmp_path, resolved=resolved_of(model_folder(tmp_path / "m", **LLAMA)))
+    here = situation(tmp_path, resolved=resolved_of(model_folder(tmp_path / "m", config=LLAMA)))
     assert only(embeddings(here)).level == "ok" and "itself" in only(embeddings(here)).text
 
 
 def test_the_second_engine_is_counted_beside_the_first(tmp_path: Path) -> None:
     """A named encoder: its need, that of both, and a warning with what mends it where they do not fit together."""
-    encoder = model_folder(tmp_path / "encoder", architectures=["BertModel"], model_type="bert")
+    encoder = model_folder(tmp_path / "encoder", config={"architectures": ["BertModel"], "model_type": "bert"})
     facts: dict[str, Any] = {
         "engine": EngineOptions(backend="pt", embedding_model=str(encoder)),
-        "resolved": resolved_of(model_folder(tmp_path / "m", **LLAMA)),
+        "resolved": resolved_of(model_folder(tmp_path / "m", config=LLAMA)),
     }
     fits = only(embeddings(situation(tmp_path, **facts)))
     assert fits.level == "ok" and fits.data is not None and "encoder in a second engine" in fits.text

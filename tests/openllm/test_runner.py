@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.openllm.engine.test_embedding import engine_of
+from tests.tiny_adapters import blank_adapter
 
 import openllm
 from openllm import LLM, AutoLLM, AutoModel, AutoVLLM, EmbeddingsOutput, Runner
@@ -25,7 +27,10 @@ def runner() -> Iterator[Runner]:
 
 def test_names(runner: Runner) -> None:
     """What a runner is called, and what it says of its model; echo has none to download."""
-    assert (runner.name, runner.llm_type) == (f"llm-{runner.config.family.name}-runner", runner.config.family.model_name)
+    assert (runner.name, runner.llm_type) == (
+        f"llm-{runner.config.family.name}-runner",
+        runner.config.family.model_name,
+    )
     assert (runner.backend, runner.llm_tag, runner.models) == ("echo", "", [])
     assert set(runner.identifying_params) == {"configuration", "model_ids"}
     with pytest.raises(InvalidSetting):
@@ -71,9 +76,6 @@ async def test_embedding_in_a_program_with_a_loop() -> None:
 
 def test_a_model_without_embeddings_asks_the_sentence_encoder() -> None:
     """`embed` works where `embeddings` does not: by a second engine."""
-    from tests.openllm.engine.test_embedding import engine_of
-from tests.tiny_adapters import blank_adapter
-
     with LLM(backend="echo", embedded=True) as llm:
         assert llm._embedder is not None and not llm.supports_embeddings
         llm._embedder.second = Second(name="small", make=lambda: engine_of(embed=3))

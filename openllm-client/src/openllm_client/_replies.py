@@ -182,7 +182,16 @@ def read_embeddings(content: bytes) -> EmbeddingsOutput:
     data = _data(content)
     if isinstance(data, list) and len(cast("list[Any]", data)) == 1:
         data = cast("list[Any]", data)[0]
-    return _structure(data, EmbeddingsOutput)
+    if isinstance(data, dict):
+        rows, count = (cast("dict[str, Any]", data).get(key) for key in ("embeddings", "num_tokens"))
+        if type(count) is int and isinstance(rows, list) and all(map(_is_vector, cast("list[Any]", rows))):
+            return EmbeddingsOutput(embeddings=cast("list[list[float]]", rows), num_tokens=count)
+    return _structure(data, EmbeddingsOutput)  # which names what is wrong
+
+
+def _is_vector(row: Any) -> bool:
+    """A list of numbers; there may be a million of them, so they are looked at as a whole."""
+    return type(row) is list and set(map(type, cast("list[Any]", row))) <= {float}
 
 
 # -- events of a stream -------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 from openllm_core.config.auto import AutoConfig
 from openllm_core.config.llm import LLMConfig
 from openllm_core.errors import InvalidSetting, UnknownModel
-from openllm_core.families import registry as families
 
 from .llm import LLM
 from .runner import Runner
@@ -68,9 +67,8 @@ class AutoLLM:
     def create_runner(cls, model_name: str, model_id: str | None = None, **attrs: Any) -> Runner:
         """A runner of a model; takes the arguments of `Runner` beside those of `for_model`."""
         ours = {name: attrs.pop(name) for name in RUNNER_ARGUMENTS if name in attrs}
-        size = ours.get("max_batch_size")
-        if size is not None:
-            attrs.setdefault("max_num_seqs", size)
+        if ours.get("max_batch_size") is not None:
+            attrs.setdefault("max_num_seqs", ours["max_batch_size"])
         return Runner(llm=cls.for_model(model_name, model_id, **attrs), **ours)
 
     @classmethod
@@ -98,7 +96,7 @@ class AutoLLM:
     @classmethod
     def _class_of(cls, name: str) -> type[LLM]:
         try:
-            return cls.infer_class_from_name(name) if families.get(name) is not None or cls._registered else LLM
+            return cls.infer_class_from_name(name)
         except UnknownModel:
             return LLM  # a folder or a stored model, which no family's name stands for
 

@@ -76,6 +76,15 @@ async def test_the_least_busy_engine_gets_the_next_request(make_pool: MakePool) 
     assert [engine.num_running for engine in pool.engines] == [2, 2, 1]
 
 
+async def test_embeddings_go_to_the_engine_that_embeds_least(make_pool: MakePool) -> None:
+    """Requests for vectors are spread by the texts under way at each engine."""
+    pool = await make_pool([{"embed": 4, "step_s": 0.01}] * 2)
+    tasks = [asyncio.create_task(pool.embed([f"text {i}"] * 5)) for i in range(4)]
+    await asyncio.sleep(0.02)
+    assert [engine.embeddings.waiting for engine in pool.engines] == [10, 10]
+    assert len(await asyncio.gather(*tasks)) == 4
+
+
 async def test_it_is_ready_while_one_engine_is(make_pool: MakePool) -> None:
     """One slow engine keeps nobody waiting; how many are ready is told."""
     pool = await make_pool([{"load_s": 60}, {}], process=True, all_ready=False)

@@ -127,7 +127,9 @@ def _serve(
     adapters = composed.service.adapters
     if adapters.max_adapters:
         names = ", ".join(adapters.names) or "none yet"
-        out.fact("Adapters", names, f"of {adapters.max_adapters} at most; default: {adapters.default or 'the bare base'}")
+        out.fact(
+            "Adapters", names, f"of {adapters.max_adapters} at most; default: {adapters.default or 'the bare base'}"
+        )
     show = Startup(composed, settings, out)
     try:
         code = run(composed, settings.server, on_listening=show.listening, on_ready=show.ready)
@@ -217,7 +219,7 @@ class Startup:
             self.out.data(ready.endpoint)
         self.out.say(f"\nReady in {seconds:.1f} s.", fg="green", bold=True)
         if self.out.pretty:
-            self._invite(ready)
+            self._invite(ready, generates=info.capabilities.generate)
 
     def _decisions(self, info: BackendInfo) -> None:
         """The device and why, then what the backend chose; it may name the device's reason itself."""
@@ -232,17 +234,25 @@ class Startup:
             value, _, why = rest.partition(" (")
             self.out.fact(name.capitalize(), value, why.removesuffix(")"))
 
-    def _invite(self, ready: Ready) -> None:
+    def _invite(self, ready: Ready, *, generates: bool) -> None:
         """Lines to copy; nothing stands before them, so that they work as they are."""
+        if generates:
+            self._invite_to_chat(ready)
+        else:
+            self.out.say("\nIn a shell:", dim=True)
+            self.out.say('openllm embed "A text." "Another text."' + elsewhere(ready) + "\n")
+            self.out.fact("As OpenAI", openai_arguments(ready))
+        self.out.fact("All routes", f"{ready.endpoint}/docs")
+        self.out.fact("Stop", "Ctrl-C")
+
+    def _invite_to_chat(self, ready: Ready) -> None:
         python = python_name()
         self.out.say("\nIn a shell:", dim=True)
         self.out.say(curl_line(ready))
         self.out.say("\nIn Python:" if python == "python" else f"\nIn Python ({python}):", dim=True)
         self.out.say(python_snippet(ready) + "\n")
         self.out.fact("As OpenAI", openai_arguments(ready))
-        self.out.fact("Chat", "openllm chat" + ("" if ready.endpoint in LOCAL else f" --endpoint {ready.endpoint}"))
-        self.out.fact("All routes", f"{ready.endpoint}/docs")
-        self.out.fact("Stop", "Ctrl-C")
+        self.out.fact("Chat", "openllm chat" + elsewhere(ready))
 
     def end(self) -> None:
         """The server has stopped."""
@@ -261,6 +271,11 @@ class Startup:
             while not self._done.wait(POLL_S) and engine.state in ("loading", "restarting"):
                 text, share = engine.progress
                 bar(text or "Loading", share, None if share is None else 1.0)
+
+
+def elsewhere(ready: Ready) -> str:
+    """The option that names the server, where commands would not find it without."""
+    return "" if ready.endpoint in LOCAL else f" --endpoint {ready.endpoint}"
 
 
 def reachable(host: str) -> str:

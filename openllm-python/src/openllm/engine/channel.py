@@ -157,7 +157,20 @@ class Answer(_Frame, frozen=True, tag="answer"):
     vectors: bytes = b""  # [n, hidden] float32 of this machine, to `AskVectors`
 
 
-ToHost = Start | Submit | Abort | Ping | OpenTokenizer | AskIds | AskText | CheckGuide | AskVectors | LoadAdapter | UnloadAdapter | Shutdown
+ToHost = (
+    Start
+    | Submit
+    | Abort
+    | Ping
+    | OpenTokenizer
+    | AskIds
+    | AskText
+    | CheckGuide
+    | AskVectors
+    | LoadAdapter
+    | UnloadAdapter
+    | Shutdown
+)
 ToServer = Loading | Ready | Failed | Step | Pong | TokenizerOpened | Answer
 Frame = ToHost | ToServer
 

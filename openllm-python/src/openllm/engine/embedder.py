@@ -7,7 +7,9 @@ first request for embeddings, dies with the server, and what goes wrong with it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -122,10 +124,10 @@ class Embedder:
         try:
             if self._made is None:
                 log.info("starting an engine for embeddings (%s)", self.second.name or "the served model")
-                self._made = await asyncio.to_thread(self.second.make)
+                self._made = await _in_thread(self.second.make)
                 await self._made.start()
             await self._made.wait_ready()
-        except OpenLLMError as error:
+        except Exception as error:
             made, self._made = self._made, None
             if made is not None:
                 await made.aclose()
@@ -136,10 +138,11 @@ class Embedder:
         finally:
             self._starting = None
 
-    def _refuse_for_now(self, error: OpenLLMError) -> EngineUnavailable:
+    def _refuse_for_now(self, error: Exception) -> EngineUnavailable:
         """Keep what stopped it for the requests of the next seconds; the log has it whole."""
         name = self.second.name or "the served model"
-        log.error("the engine for embeddings (%s) cannot be had: %s %s", name, error.message, error.hint or "")
+        hint = error.hint if isinstance(error, OpenLLMError) else None
+        log.error("the engine for embeddings (%s) cannot be had: %s %s", name, error, hint or "")
         match error:  # other messages name folders of this machine
             case MissingDependency() | OutOfMemory():
                 why = error.message
@@ -150,3 +153,29 @@ class Embedder:
         self._failed_at = time.monotonic()
         self._failure = f"The embeddings of {name} cannot be had now: {why}"
         return EngineUnavailable(self._failure, retry_after_s=RETRY_S)
+
+
+async def _in_thread(make: Callable[[], Engine]) -> Engine:
+    """Run it in a daemon thread: a server that stops need not wait for a download."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Engine] = loop.create_future()
+
+    def settle(engine: Engine | None, error: Exception | None) -> None:
+        if done.done():
+            return
+        if engine is not None:
+            done.set_result(engine)
+        elif error is not None:
+            done.set_exception(error)
+
+    def run() -> None:
+        engine, error = None, None
+        try:
+            engine = make()
+        except Exception as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, engine, error)
+
+    threading.Thread(target=run, name="embedding-model", daemon=True).start()
+    return await done

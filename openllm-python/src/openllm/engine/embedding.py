@@ -45,7 +45,11 @@ class Embedded:
 
 
 class Embeddings:
-    """Embedding requests under way at one engine."""
+    """Embedding requests under way at one engine.
+
+    Attributes:
+        waiting: texts of all of them.
+    """
 
     def __init__(self, texts: Texts, questions: Questions, retry_after_s: Callable[[], float]) -> None:
         """Args:
@@ -56,7 +60,7 @@ class Embeddings:
         self._texts = texts
         self._ask = questions.ask
         self._retry_after_s = retry_after_s
-        self._waiting = 0
+        self.waiting = 0
 
     async def embed(self, inputs: Sequence[Input], info: BackendInfo) -> Embedded:
         """Vectors of texts or token ids, in their order.
@@ -73,14 +77,14 @@ class Embeddings:
         """
         if not info.capabilities.embed:
             raise UnsupportedFeature(f"The {info.backend} backend makes no embeddings of this model.", param="model")
-        if self._waiting + len(inputs) > MAX_WAITING:
+        if self.waiting + len(inputs) > MAX_WAITING:
             raise Overloaded("Too many texts wait to be embedded.", retry_after_s=self._retry_after_s())
-        self._waiting += len(inputs)
+        self.waiting += len(inputs)
         try:
             ids = await self._ids(inputs, info)
             return Embedded(await self._vectors(ids), sum(map(len, ids)))
         finally:
-            self._waiting -= len(inputs)
+            self.waiting -= len(inputs)
 
     async def _ids(self, inputs: Sequence[Input], info: BackendInfo) -> list[list[int]]:
         texts = {place: item for place, item in enumerate(inputs) if isinstance(item, str)}

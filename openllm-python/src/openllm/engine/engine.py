@@ -60,6 +60,7 @@ class Engine:
         progress: (what is being loaded, share done 0..1 or None).
         dispatcher: the requests under way.
         adapters: what the host is given besides its model.
+        embeddings: requests for vectors under way.
         metrics: counters; registered in the registry that was given.
         neighbours: where requests may move to and come from; None for an engine alone.
     """
@@ -101,7 +102,7 @@ class Engine:
         self._texts = Texts(tokenizer, self._supervisor.send, self._questions)
         self._guides = Guides(self._questions)
         self.adapters = Adapters(self._questions, self.dispatcher.uses)
-        self._embeddings = Embeddings(self._texts, self._questions, self.retry_after_s)
+        self.embeddings = Embeddings(self._texts, self._questions, self.retry_after_s)
         self._state: State = "loading"
         self._warm_up_id: str | None = None
         self._eos: frozenset[int] = frozenset()
@@ -266,7 +267,7 @@ class Engine:
 
     async def embed(self, inputs: Sequence[Input]) -> Embedded:
         """Vectors of texts or token ids, in their order; see `Embeddings.embed`, and `add` for what is not ready."""
-        return await self._embeddings.embed(inputs, self._require_ready())
+        return await self.embeddings.embed(inputs, self._require_ready())
 
     async def _wait_in_line(self, stream: RequestStream) -> None:
         left = stream.left_line = stream.loop.create_future()

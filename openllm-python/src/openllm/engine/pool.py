@@ -167,8 +167,8 @@ class EnginePool:
         return await self._likeliest()[0].decode(ids)
 
     async def embed(self, inputs: Sequence[Input]) -> Embedded:
-        """Vectors of texts by the least busy engine; see `Engine.embed`."""
-        return await next(e for e in (*self._by_load(), *self._likeliest())).embed(inputs)
+        """Vectors of texts by the engine that embeds least; see `Engine.embed`."""
+        return await min(self._by_load() or self._likeliest(), key=lambda e: e.embeddings.waiting).embed(inputs)
 
     def _by_load(self, without: Sequence[Engine] = ()) -> list[Engine]:
         """Engines that take requests, the least busy first."""
