@@ -194,24 +194,38 @@ def test_built_another_way_it_is_refused(
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize(("device", "end"), [("cpu", "-cpu-base"), ("0", "-base")])
-def test_the_base_image_follows_device_registry_and_strategy(
-    home: Path, model: Path, monkeypatch: pytest.MonkeyPatch, device: str, end: str
-) -> None:
-    """A named registry's image of ours for the device is what the container starts from."""
-    packed: list[dict[str, Any]] = []
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Records of the builds that follow, which end before BentoML begins."""
+    found: list[dict[str, Any]] = []
 
     def refuse(facts: dict[str, Any], store: Any) -> None:
-        packed.append(json.loads((Path(facts["context"]) / "openllm.json").read_bytes())["image"])
+        found.append(json.loads((Path(facts["context"]) / "openllm.json").read_bytes()))
         raise StoreError("enough")
 
     monkeypatch.setattr(build, "_pack", refuse)
+    return found
+
+
+def test_a_family_that_was_named_stays_named(home: Path, model: Path, packed: list[dict[str, Any]]) -> None:
+    """`build FAMILY --model-id FOLDER` serves the folder as that family, whatever its files look like."""
+    done = invoke(home, "mistral", "--model-id", str(model), "--backend", "pt", "--bento-version", "named")
+    assert (done.exit_code, done.stdout) == (74, "")
+    assert (packed[0]["family"], packed[0]["model_id"]) == ("mistral", "tiny")
+
+
+@pytest.mark.parametrize(("device", "end"), [("cpu", "-cpu-base"), ("0", "-base")])
+def test_the_base_image_follows_device_registry_and_strategy(
+    home: Path, model: Path, packed: list[dict[str, Any]], device: str, end: str
+) -> None:
+    """A named registry's image of ours for the device is what the container starts from."""
     words = ("--container-registry", "gh", "--container-version-strategy", "latest", "--device", device)
     done = invoke(home, str(model), "--backend", "pt", "--bento-version", f"on-{device}", *words)
     assert (done.exit_code, done.stdout) == (74, "")
-    assert packed[0]["base"] == f"ghcr.io/bentoml/openllm:latest{end}"
-    assert packed[0]["commands"] == [] and packed[0]["python"] == "3.11"
-    assert ("download.pytorch.org" in " ".join(packed[0]["packages"])) == (device == "cpu")
+    image = packed[0]["image"]
+    assert image["base"] == f"ghcr.io/bentoml/openllm:latest{end}"
+    assert image["commands"] == [] and image["python"] == "3.11"
+    assert ("download.pytorch.org" in " ".join(image["packages"])) == (device == "cpu")
 
 
 def test_overwrite_and_a_template_and_the_models_version(home: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_a_bento_brings_model_settings_and_fields(make: Callable[..., Path]) -> 
     folder = make(settings={"backend": "pt", "max_queue": 7}, fields={"temperature": 0.25})
     what = wanted({}, None, {}, "tiny-service", None)
     assert what.bento is not None and what.bento.tag == "tiny-service:v1"
-    assert (what.model, what.model_id) == ("pt-tiny:v1", None)
+    assert (what.model, what.model_id) == ("llama", "pt-tiny:v1")
     assert (what.settings.engine.backend, what.settings.server.max_queue) == ("pt", 7)
     assert what.settings.file_fields == {"temperature": 0.25}
     assert what.settings.store.bento_path == str(folder)
@@ -57,7 +57,7 @@ def test_a_bento_ignores_model_id_and_says_so(make: Callable[..., Path], capsys:
     """The model is the Bento's."""
     make()
     what = wanted({}, None, {}, "tiny-service", "org/other")
-    assert (what.model, what.model_id) == ("pt-tiny:v1", None)
+    assert (what.model, what.model_id) == ("llama", "pt-tiny:v1")
     said = capsys.readouterr().err
     assert said == "Warning: --model-id org/other is ignored: the Bento tiny-service:v1 has its own model.\n"
 

@@ -60,6 +60,7 @@ class BuildOrder:
 
     Attributes:
         model: of the store.
+        family: name of the one it is served as; None for none of ours.
         config: generation defaults of its family, for a label.
         model_ids: official ids of its family, for another.
         backend: the one it runs on.
@@ -75,6 +76,7 @@ class BuildOrder:
     """
 
     model: StoreEntry
+    family: str | None = None
     config: LLMConfig
     backend: str
     model_ids: tuple[str, ...] = ()
@@ -170,7 +172,7 @@ def record_of(order: BuildOrder) -> BentoRecord:
         tag=order.tag,
         model=order.model.tag,
         model_id=order.model.model_id,
-        family=order.model.family,
+        family=order.family,
         architecture=order.model.architecture,
         settings=order.settings,
         fields=order.fields,
@@ -237,7 +239,7 @@ def _extras(order: BuildOrder) -> tuple[str, ...]:
 
 def _start_name(order: BuildOrder) -> str:
     """The family, or the model, as a word that can stand in any file: a model's id may be anything."""
-    return normalise(order.model.family or order.model.model_id)
+    return normalise(order.family or order.model.model_id)
 
 
 def _module(order: BuildOrder) -> str:

@@ -146,7 +146,7 @@ class Server:
         """
         options = Options.of(self._bento)
         record = self._bento.record
-        model = await asyncio.to_thread(resolve, record.model, options=options.store)
+        model = await asyncio.to_thread(resolve, record.family, model_id=record.model, options=options.store)
         # BentoML has bound the address, not we: with a key it is meant to be reached, without one it is for this machine.
         public = bool(options.server.api_key)
         server = attrs.evolve(options.server, host="0.0.0.0" if public else "127.0.0.1")

@@ -69,7 +69,7 @@ def wanted(
     settings = read_settings(typed, config, fields, bento=bento, lock=lock)
     store = attrs.evolve(settings.store, bento_path=str(bento.path))
     settings = attrs.evolve(settings, store=store)
-    return Wanted(settings=settings, model=bento.record.model, model_id=None, bento=bento)
+    return Wanted(settings=settings, model=bento.record.family, model_id=bento.record.model, bento=bento)
 
 
 def find(model: str | None, model_id: str | None, options: StoreOptions) -> BuiltBento | None:

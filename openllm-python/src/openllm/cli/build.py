@@ -169,10 +169,13 @@ def make(asked: Asked, settings: Settings, model: str | None, model_id: str | No
     features = check_features(asked.enable_features)
     adapters = adapter_folders(asked, settings)
     entry, backend = import_first(asked, settings, model, model_id, out)
-    family = families.get(entry.family) if entry.family else None
+    named = families.get(model) if model is not None and model_id is not None else None
+    family = named or (families.get(entry.family) if entry.family else None)
+    name = family.name if family is not None else None
     order = BuildOrder(
         model=entry,
-        config=configure(entry.family, settings.fields, settings.file_fields),
+        family=name,
+        config=configure(name, settings.fields, settings.file_fields),
         backend=backend,
         model_ids=tuple(family.model_ids) if family is not None else (),
         settings=given(settings),
