@@ -12,6 +12,7 @@ class SchedulerConfig:
 
 class LoRAConfig:
     max_loras: int
+    max_lora_rank: int
 
 class VllmConfig:
     model_config: ModelConfig

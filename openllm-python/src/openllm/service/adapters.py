@@ -164,7 +164,7 @@ class ServedAdapters:
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
-    def list(self) -> AdapterList:
+    def show(self) -> AdapterList:
         """The true state.
 
         Raises:
@@ -211,7 +211,7 @@ class ServedAdapters:
         if name != BARE and name not in self._served:
             raise AdapterNotFound(f"There is no adapter {name[:96]!r}.", param="adapter_name")
         self.default = None if name == BARE else name
-        return self.list()
+        return self.show()
 
     async def load(self, name: str) -> AdapterList:
         """Load a stored adapter, or its newest version in place of the one that is served under the name.
@@ -244,7 +244,7 @@ class ServedAdapters:
             if old is not None:
                 self._let_go(old)
             await self._remember()
-            return self.list()
+            return self.show()
 
     async def unload(self, name: str) -> AdapterList:
         """Serve an adapter no longer; requests that use it finish first.
@@ -261,7 +261,7 @@ class ServedAdapters:
                 self.default = None
             self._let_go(gone)
             await self._remember()
-            return self.list()
+            return self.show()
 
     def _let_go(self, served: Served) -> None:
         task = asyncio.get_running_loop().create_task(self._engine.unload(served.key))

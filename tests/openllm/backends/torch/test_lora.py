@@ -113,6 +113,22 @@ def test_a_mixed_batch_answers_as_each_row_alone(architecture: str, checkpoints:
         assert len({tuple(together[f"{name}-{at}"]) for name in names}) > 1
 
 
+def test_a_qlora_checkpoint_is_served(checkpoints: Path, tmp_path: Path) -> None:
+    """One that was trained over 4-bit weights has the same files: on the plain base it answers as PEFT has it there."""
+    path = tiny_checkpoint("llama", checkpoints, wide=True)
+    four_bits = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, quantization_config=four_bits)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    peft.get_peft_model(peft.prepare_model_for_kbit_training(model), config).save_pretrained(tmp_path / "q")
+    plain = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    reference = peft.PeftModel.from_pretrained(plain, tmp_path / "q").eval()
+    served = with_adapters(path, one=tmp_path / "q").model
+    with torch.inference_mode(), served.using(["one"]):
+        found = served.whole(PROMPTS[0], [5, 6])
+        expected = reference(input_ids=torch.tensor([[*PROMPTS[0], 5, 6]])).logits[0, -3:]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_an_unknown_adapter_fails_alone(checkpoints: Path) -> None:
     """Its mates are answered."""
     scheduler = with_adapters(tiny_checkpoint("llama", checkpoints))

@@ -70,7 +70,7 @@ class MixedLoRA(PunicaWrapperCPU):
         self._step += 1
         self._masks.clear()
         self._tokens = self.token_lora_indices
-        used = [slot for slot in torch.unique(self._tokens).tolist() if slot >= 0]
+        used = [slot for slot in map(int, torch.unique(self._tokens)) if slot >= 0]
         self._any = bool(used)
         loaded = tuple(lora_index_to_id)
         for slot in used:

@@ -34,7 +34,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
 
     async def show(request: Request) -> ASGIApp:
         if request.method != "POST":
-            return _answer(adapters.list())
+            return _answer(adapters.show())
         require_admin(request.headers, options)
         return _answer(adapters.set_default(await _name(request, options.max_body)))
 
