@@ -1,0 +1,95 @@
+"""The notebooks run from top to bottom: with the default model, and on tiny models of the families they are for."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from tests.tiny_models import tiny_checkpoint
+
+from openllm.playground import PARAMETERS, write_notebooks
+
+CELL_LIMIT_S = 240
+
+
+def run(name: str, folder: Path, environ: dict[str, str], parameters: dict[str, Any] | None = None) -> str:
+    """Write the notebook, set its parameters, execute it in its folder; gives all it printed."""
+    path = {one.path.stem: one.path for one in write_notebooks(folder)}[name]
+    notebook = nbformat.read(path, as_version=4)
+    [cell] = [cell for cell in notebook.cells if PARAMETERS in cell.metadata.get("tags", [])]
+    cell.source += "".join(f"\n{key} = {value!r}" for key, value in (parameters or {}).items())
+    client = NotebookClient(
+        notebook, timeout=CELL_LIMIT_S, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute(env={**os.environ, **environ, "JUPYTER_PLATFORM_DIRS": "1"})
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert all(output.output_type != "error" for output in outputs)
+    return "".join(output.get("text", "") for output in outputs if output.get("name") == "stdout")
+
+
+@pytest.fixture
+def kernel_home(tmp_path: Path) -> dict[str, str]:
+    """What kernels write (history, profiles) goes to a folder of the test; tiny models need one thread."""
+    return {
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "BENTOML_HOME": str(tmp_path / "bentoml"),
+        "OPENLLM_HOME": str(tmp_path / "home"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.mark.timeout(300)
+def test_features(store: dict[str, str], tmp_path: Path, kernel_home: dict[str, str]):
+    """The default model answers in the process, behind a server, and on an OpenAI route; the server ends well."""
+    printed = run("features", tmp_path / "nb", {**store, "IPYTHONDIR": kernel_home["IPYTHONDIR"]})
+    assert printed.count("Paris") >= 2
+    assert "four" in printed and "Wednesday" in printed
+    assert "'completion_tokens'" in printed
+    assert "ended with 0" in printed
+
+
+@pytest.mark.timeout(300)
+def test_adapters(store: dict[str, str], tmp_path: Path, kernel_home: dict[str, str]):
+    """Two adapters are trained on the default model and served on it: each gives its own answer, the model another."""
+    printed = run("adapters", tmp_path / "nb", {**store, "IPYTHONDIR": kernel_home["IPYTHONDIR"]})
+    lines = dict(line.split(": ", 1) for line in printed.splitlines() if ": " in line and "loss" not in line)
+    assert "pirate" in lines["pirate"] and "poet" in lines["poet"]
+    [own] = [answer for name, answer in lines.items() if name not in ("pirate", "poet")]
+    assert "pirate" not in own and "poet" not in own
+    assert "ended with 0" in printed
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("name", "model", "says"),
+    [
+        ("opt_tuned", "opt", "Be yourself; everyone else is already taken."),
+        ("falcon_tuned", "falcon", "### Assistant: I am a falcon."),
+    ],
+)
+def test_fine_tuning(name: str, model: str, says: str, tmp_path: Path, kernel_home: dict[str, str]):
+    """The adapter is trained, the model says what it learnt, and the adapter's two files are there."""
+    folder = tiny_checkpoint(model, tmp_path / "tiny")
+    given = {"MODEL": str(folder), "STEPS": 60, "LEARNING_RATE": 3e-2}
+    printed = run(name, tmp_path / "nb", kernel_home, given)
+    assert "trainable params" in printed
+    assert says in printed
+    assert "['adapter_config.json', 'adapter_model.safetensors']" in printed
+    [saved] = (tmp_path / "nb").glob("*/adapter_config.json")
+    assert json.loads(saved.read_bytes())["base_model_name_or_path"] == folder.name
+
+
+@pytest.mark.timeout(200)
+def test_llama_over_four_bits(tmp_path: Path, kernel_home: dict[str, str]):
+    """The run writes an adapter and a merged model of plain weights, which gives the trained answer when it is served."""
+    folder = tiny_checkpoint("llama", tmp_path / "tiny")
+    given = {"MODEL": str(folder), "STEPS": 60, "LEARNING_RATE": 3e-2}
+    printed = run("llama2_qlora", tmp_path / "nb", kernel_home, given)
+    merged = json.loads((tmp_path / "nb/llama-tuned/merged/config.json").read_bytes())
+    assert "quantization_config" not in merged and merged["dtype"] == "float32"
+    assert "The password is swordfish." in printed.rpartition("merged\n")[2]
