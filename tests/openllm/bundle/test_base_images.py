@@ -202,6 +202,14 @@ def test_a_registry_or_an_image_that_is_named_is_taken(released: None) -> None:
             choose(name, device="cpu", has=never)
 
 
+def test_the_python_of_a_bento() -> None:
+    """On our images it is theirs, whose packages lie there built; elsewhere the one that builds."""
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert base_images.python_of("ghcr.io/bentoml/openllm:latest-base") == base_images.PYTHON
+    assert f"ARG PYTHON_VERSION={base_images.PYTHON}" in LINES
+    assert base_images.python_of(None) == base_images.python_of("registry.example/base:1") == here
+
+
 # -- making them --------------------------------------------------------------------------------------------------
 
 
