@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from tests.openllm.backends.vllm.facts import GIB, cpu_machine, gpu_machine, model_folder
 
@@ -44,6 +45,18 @@ def test_a_cpu_cache_is_no_larger_than_the_usual_load_needs(folder: Path) -> Non
     assert found.cache_bytes == PER_TOKEN * 256 * plan.CACHED_TOKENS_PER_SLOT // 8192 * per_sequence
     few = made(folder, cpu_machine(free_gib=1000), max_num_seqs=12)
     assert few.cache_bytes == PER_TOKEN * plan.CACHED_CONTEXTS * per_sequence
+
+
+def test_a_cpu_without_16_bit_products_computes_in_float32(folder: Path) -> None:
+    """The weights are counted as they are computed; what was asked for stays, and a CPU that can keeps the type."""
+    avx2 = attrs.evolve(cpu_machine(), cpu_flags=frozenset({"avx2", "fma"}))
+    found = made(folder, avx2)
+    assert (found.dtype, found.weight_bytes) == ("float32", 4 * GIB)
+    assert any(line.startswith("dtype: float32 ") for line in found.decisions)
+    assert made(folder, avx2, dtype="bfloat16").dtype == "bfloat16"
+    able = attrs.evolve(cpu_machine(), cpu_flags=frozenset({"avx2", "avx512f"}))
+    assert made(folder, able).dtype == "auto"
+    assert launch.estimate(EngineOptions(model_path=str(folder)), avx2).parts["weights"] == 4 * GIB
 
 
 def test_a_cpu_computes_short_steps_that_hold_all_sequences(folder: Path) -> None:

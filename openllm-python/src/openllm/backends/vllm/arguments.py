@@ -39,7 +39,7 @@ def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
     given: dict[str, Any] = {
         "model": options.model_path,
         "tokenizer": options.model_path,
-        "dtype": options.dtype,
+        "dtype": plan.dtype,
         "max_model_len": plan.max_model_len,
         "max_num_seqs": plan.max_num_seqs,
         "tensor_parallel_size": plan.ranks,

@@ -60,6 +60,7 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
     """
     found = machine or detect.machine()
     checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
+    options = plan.with_dtype(options, checkpoint, found)
     gpus = detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device)
     kind = "cuda" if gpus else "cpu"
     ranks = options.tensor_parallel_size or max(1, len(gpus))

@@ -22,6 +22,9 @@ RUNTIME_BYTES = {"cpu": 2 * GIB, "cuda": 1 * GIB}
 CACHE_SHARE = 0.6  # of the memory that is left on a CPU's node: everything else on the machine lives there too
 GPU_SHARE = 0.95  # of what is free on a GPU
 MOST_GPU_SHARE = 0.92  # of a GPU's whole memory, as vLLM's own default
+MATRIX_FLAGS = frozenset({"avx512f", "amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16", "svebf16"})
+"""A CPU without any of these has no fast matrix product for 16-bit types: vLLM falls back to loops that widen each element
+(SmolLM2 at 32 streams on two AVX2 cores: 37 tokens/s in bfloat16, 172 in float32)."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MAX_NUM_SEQS = 256
 LEAST_CONTEXT = 512  # tokens of cache without which a start makes no sense
@@ -43,6 +46,7 @@ class Plan:
 
     Attributes:
         device: `cpu`, or `cuda:` and indices.
+        dtype: type of the computation; `auto` leaves the checkpoint's.
         ranks: devices that share each layer.
         max_model_len: tokens; None leaves the model's own.
         max_num_seqs: sequences run at once.
@@ -57,6 +61,7 @@ class Plan:
     """
 
     device: str
+    dtype: str
     ranks: int
     max_model_len: int | None
     max_num_seqs: int
@@ -78,10 +83,12 @@ def make(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine
         NoSuitableDevice: a GPU that is asked for is not there.
         InvalidSetting: more ranks than devices.
         OutOfMemory: the weights and a short sequence do not fit, or the context that was asked for does not.
-        UnsupportedFeature, InvalidSetting: see `quantisation.scheme_of`.
+        InvalidSetting: see `quantisation.scheme_of`.
     """
     gpus = detect.visible_gpus(machine, "auto" if options.device == "cuda" else options.device)
     scheme = quantisation.scheme_of("vllm", "cuda" if gpus else "cpu", options, checkpoint, machine)
+    asked = options.dtype
+    options = with_dtype(options, checkpoint, machine)
     made = _on_gpus(options, checkpoint, gpus) if gpus else _on_cpu(options, checkpoint, machine)
     method = options.quantization
     if scheme is None:
@@ -90,7 +97,19 @@ def make(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine
         lines = (scheme.line,)
         if scheme.stored is not None and scheme.stored.beside:
             method = method or scheme.name
+    if options.dtype != asked:
+        lines = (f"dtype: {options.dtype} (this CPU has no {checkpoint.dtype} matrix product; --dtype)", *lines)
     return attrs.evolve(made, quantization=method, decisions=(*made.decisions, *lines))
+
+
+def with_dtype(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> EngineOptions:
+    """`options` with float32 where nothing was asked for and a CPU computes the checkpoint's own type badly."""
+    if options.dtype != "auto" or detect.visible_gpus(machine, "auto" if options.device == "cuda" else options.device):
+        return options
+    if quantisation.stored(checkpoint) is not None or options.quantization or DTYPE_BYTES.get(checkpoint.dtype) != 2:
+        return options
+    badly = machine.cpu_flags and not machine.cpu_flags & MATRIX_FLAGS
+    return attrs.evolve(options, dtype="float32") if badly else options
 
 
 def runs_eager(options: EngineOptions) -> tuple[bool, str]:
@@ -176,7 +195,7 @@ def _on_cpu(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mach
     if shortened < length:
         lines.append(f"context: {shortened:,} tokens (the longest whose cache fits; the model's own is {length:,})")
     return Plan(
-        device="cpu", ranks=ranks, max_model_len=shortened, max_num_seqs=slots, weight_bytes=weights,
+        device="cpu", dtype=options.dtype, ranks=ranks, max_model_len=shortened, max_num_seqs=slots, weight_bytes=weights,
         runtime_bytes=runtime, cache_bytes=cache, memory_share=None, step_tokens=step_tokens, free_bytes=free, eager=eager,
         decisions=tuple(lines),
     )  # fmt: skip
@@ -217,7 +236,7 @@ def _on_gpus(options: EngineOptions, checkpoint: Checkpoint, gpus: tuple[detect.
     if shortened < length:
         lines.append(f"context: {shortened:,} tokens (the longest whose cache fits; the model's own is {length:,})")
     return Plan(
-        device=f"cuda:{names}", ranks=ranks, max_model_len=shortened if shortened < length else options.max_model_len,
+        device=f"cuda:{names}", dtype=options.dtype, ranks=ranks, max_model_len=shortened if shortened < length else options.max_model_len,
         max_num_seqs=options.max_num_seqs or MAX_NUM_SEQS, weight_bytes=weights, runtime_bytes=runtime, cache_bytes=0,
         memory_share=share, step_tokens=None, free_bytes=free, eager=eager, decisions=tuple(lines),
     )  # fmt: skip
