@@ -36,6 +36,7 @@ class Setting:
     flag: str | None = None  # "--max-model-len"; None = derived from the name; "" = no flag
     short: str | None = None
     choices: tuple[str, ...] | None = None  # as text, whatever the type
+    renamed: tuple[tuple[str, str], ...] = ()  # (what people type for a choice, the choice), told when it is refused
     ge: float | None = None
     le: float | None = None
     typed_only: bool = False  # counts only when typed on this process's command line
@@ -163,7 +164,8 @@ def convert(value: Any, target: Any, fact: Setting, *, origin: str) -> Any:
         shown = "<hidden>" if fact.secret else repr(value)[:200]
         raise InvalidSetting(f"{origin}: {shown} {error}.", param=origin) from None
     if fact.choices is not None and converted is not None and str(converted) not in fact.choices:
-        near = get_close_matches(str(converted), fact.choices, n=2, cutoff=0.5)
+        near = [new for old, new in fact.renamed if old == str(converted)]
+        near = near or get_close_matches(str(converted), fact.choices, n=2, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else None
         raise InvalidSetting(
             f"{origin}: {str(converted)[:200]!r} is not one of {', '.join(fact.choices)}.", hint=hint, param=origin

@@ -85,6 +85,8 @@ def build(
         UnknownModel: no model, and the backend needs one.
         InvalidSetting, NoSuitableDevice: `--engines` or `--workers-per-resource` asks for what is not there.
     """
+    if model is not None:
+        engine_options = model.engine(engine_options)
     backend, _ = backends.choose(engine_options, model.architecture if model else None)
     if model is None and backend != ECHO:
         raise UnknownModel(f"The {backend} backend needs a model.", hint="openllm start MODEL")
@@ -95,7 +97,6 @@ def build(
         model_path=str(model.path) if model else "",
         model_id=model.model_id if model else ECHO,
         family=family.name if family else "",
-        quantize=engine_options.quantize or (model.quantize if model else None),
     )
     names = served_names(server_options, model)
     bound = adapters.bind(options, store or read(StoreOptions).options, names)

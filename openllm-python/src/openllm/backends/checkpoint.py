@@ -16,6 +16,7 @@ from typing import Any, cast
 import attrs
 
 from openllm_core.errors import CorruptModel, UnsafeConfiguration
+from openllm_core.families.own_code import is_replaced
 
 SAFETENSORS_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
@@ -37,7 +38,7 @@ class Checkpoint:
         pickled: the weights are pickle files, which can run code when read.
         num_parameters: elements of all tensors; 0 when the files are pickled and cannot be looked into.
         weight_bytes: as stored.
-        dtype: torch name of the type most elements are stored in; "" when unknown.
+        dtype: torch name of the floating type most elements are stored in; "" when unknown.
     """
 
     path: Path
@@ -121,7 +122,8 @@ def read(path: str | Path, *, allow_pickle: bool = False) -> Checkpoint:
             for dtype, count in size.items():
                 elements[dtype] = elements.get(dtype, 0) + count
         stored = sum(SAFETENSORS_BYTES.get(dtype, 1) * count for dtype, count in elements.items())
-        main = max(elements, key=lambda name: elements[name], default="")
+        wide = [name for name in elements if name in DTYPES]  # packed integers are no type to compute in
+        main = max(wide, key=lambda name: elements[name], default="")
         return Checkpoint(
             path=folder,
             config=config,
@@ -170,13 +172,13 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def refuse_untrusted_code(checkpoint: Checkpoint, trusted: bool) -> None:
-    """Refuse a model that brings Python code of its own unless that was allowed.
+    """Refuse a model that needs Python code of its own unless that was allowed.
 
     Raises:
         UnsafeConfiguration: it does, and it was not.
     """
     modules = checkpoint.config.get("auto_map")
-    if modules and not trusted:
+    if modules and not trusted and not is_replaced(checkpoint.config):
         raise UnsafeConfiguration(
             f"{checkpoint.path.name} carries Python code that would run here (auto_map in config.json).",
             hint="Add --trust-remote-code if you trust who wrote it.",

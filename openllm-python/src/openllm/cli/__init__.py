@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "adapters add": ("openllm.cli.adapters_add", "Store a LoRA adapter, and serve it at once where asked.", MODELS),
     "adapters rm": ("openllm.cli.adapters_rm", "Delete a stored adapter.", MODELS),
     "adapters ls": ("openllm.cli.adapters", "List the stored adapters, or those a server has.", MODELS),
+    "quantize": ("openllm.cli.quantize", "Make a GPTQ checkpoint of a model: a quarter of the size.", MODELS),
     "prune": ("openllm.cli.prune", "Delete stored models.", MODELS),
     "finetune": ("openllm.cli.finetune", "Train an adapter for a model on a file of examples.", MODELS),
     "bench": ("openllm.cli.bench", "Measure a server under load, alone or beside a peer's.", LOOK),
@@ -68,6 +69,7 @@ ALIASES = {
     "pull": "import",
     "ls": "models",
     "rm": "prune",
+    "quantise": "quantize",
     "ext": "extension",
 }
 

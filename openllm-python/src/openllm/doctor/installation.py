@@ -68,7 +68,8 @@ def backend(situation: Situation) -> Iterator[Finding]:
     """Which backend would run the model, and why."""
     resolved = situation.resolved
     architecture = resolved.architecture if resolved is not None else None
-    name, why = registry.choose(situation.engine, architecture)
+    own = resolved.engine(situation.engine) if resolved is not None else situation.engine
+    name, why = registry.choose(own, architecture)
     for distributions, extra in FRAMEWORKS.get(name, ()):
         if all(situation.version(distribution) is None for distribution in distributions):
             yield red(
@@ -83,6 +84,8 @@ def backend(situation: Situation) -> Iterator[Finding]:
         yield red("backend", InvalidSetting(against, hint="Use --backend pt.", param="--backend"))
         return
     yield Finding("backend", "ok", f"{name} ({why})", data={"backend": name, "why": why})
+    if resolved is not None and (line := registry.get(name).quantised(own, situation.machine)) is not None:
+        yield Finding("quantisation", "ok", line)
 
 
 def versions(situation: Situation) -> Iterator[Finding]:

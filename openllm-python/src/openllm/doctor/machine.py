@@ -71,8 +71,8 @@ def memory(situation: Situation) -> Iterator[Finding]:
         if not situation.needs_no_model:
             yield Finding("memory", "note", "can be told once the model is on this machine")
         return
-    name, _ = registry.choose(situation.engine, resolved.architecture)
-    own = attrs.evolve(situation.engine, backend=name, model_path=str(resolved.path), model_id=resolved.model_id)
+    name, _ = registry.choose(resolved.engine(situation.engine), resolved.architecture)
+    own = attrs.evolve(resolved.engine(situation.engine), backend=name)
     placed = _placed(situation, own)
     for device in dict.fromkeys(one.device for one in placed):
         sharing = [one for one in placed if one.device == device]

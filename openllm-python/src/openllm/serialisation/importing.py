@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 
@@ -51,6 +53,25 @@ class Recipe:
 
 
 PLAIN = Recipe()
+
+
+class SourceModel(Protocol):
+    """What is asked of a model that another one is made of."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        ...
+
+    @property
+    def model_id(self) -> str:
+        """Its id or basename."""
+        ...
+
+    @property
+    def tag(self) -> str:
+        """Its tag in the store; empty for none."""
+        ...
 
 
 def family_of(model_id: str, architecture: str | None) -> str | None:
@@ -301,6 +322,51 @@ def quantised(store: Store, entry: StoreEntry, quantize: str) -> StoreEntry:
                 os.link(entry.path / record.path, target)
             description = attrs.evolve(entry.manifest, tag=tag, quantize=quantize, created=datetime.now(UTC), files=())
             return store.publish(out, description, {r.path: r for r in entry.manifest.files})
+
+
+# -- a model made of another one ----------------------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class MadeModel:
+    """Where a model is being made.
+
+    Attributes:
+        folder: empty, for its files.
+        entry: what the store has already under its tag; nothing is to be made then.
+    """
+
+    folder: Path
+    entry: StoreEntry | None
+    _publish: Callable[[], StoreEntry]
+
+    def publish(self) -> StoreEntry:
+        """Put what stands in `folder` into the store; what is there already, where it is."""
+        if self.entry is None:
+            _add_tokenizer(self.folder)
+            self.entry = self._publish()
+        return self.entry
+
+
+@contextmanager
+def made_model(
+    store: Store, model_id: str, version: str, source: SourceModel, progress: Progress | None = None
+) -> Generator[MadeModel]:
+    """A folder of the store to make a model in, under the lock of its name.
+
+    Args:
+        model_id: of the new model.
+        version: of its tag.
+        source: the model it is made of; needs about as much room.
+    """
+    name = tag_name(PLAIN.backend, model_id)
+    tag = f"{name}:{normalise(version)}"
+    with store.lock(name, progress), store.staging() as out:
+        known = store.find(tag)
+        if known is None:
+            store.need_space(sum(fetch.file_sizes(source.path)), model_id)
+        publish = partial(_publish, store, out, tag, model_id, origin="made", source=source.tag or source.model_id)
+        yield MadeModel(out, known, publish)
 
 
 # -- common -------------------------------------------------------------------------------------------------------

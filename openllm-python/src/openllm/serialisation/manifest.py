@@ -55,8 +55,8 @@ class Manifest:
         model_id: id as clients may use it; for a folder its basename, never a path.
         revision: commit, wheel version or empty.
         requested_revision: what was asked for (`main`, a tag); empty when nothing was.
-        origin: `index`, `hub` or `folder`.
-        source: absolute folder or file for origin `folder`, else the requirement or id.
+        origin: `index`, `hub`, `folder`, or `made` here from another model.
+        source: absolute folder or file for origin `folder`, tag or id of that model for `made`, else the requirement or id.
         sources: files at `source`, for origin `folder`.
         quantize: quantisation to load it with, as asked for at its import; empty for none.
         tools: distribution name -> version of what made the files.

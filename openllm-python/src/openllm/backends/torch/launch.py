@@ -59,7 +59,7 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
     Raises:
         CorruptModel: the folder cannot be read.
         NoSuitableDevice: the asked-for GPU is not there.
-        UnsupportedFeature, InvalidSetting, MissingDependency: see `quantisation.scheme_of`.
+        InvalidSetting, MissingDependency: see `quantisation.scheme_of`.
     """
     found = machine or detect.machine()
     checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)

@@ -33,7 +33,7 @@ class LoadedModel:
         compiled_blocks: feed-forward blocks that are compiled.
         windowed: rows of different length can share one window (verified at load); else each row runs alone.
         adapters: the loaded adapters; None where the engine takes none.
-        quantised: its layers round, so that the same row comes out a little different in another batch.
+        quantised: its layers are quantised.
     """
 
     module: Any

@@ -26,7 +26,8 @@ from openllm_core.resources import detect
 from ..base import Progress
 from ..cache import cache_folder
 from ..checkpoint import Checkpoint
-from . import compiling, verify
+from ..quantisation import Scheme
+from . import compiling, quantised, verify
 from .linears import KINDS, available
 from .measure import DTYPES, Clock, Shape, attention_seconds, linear_seconds
 from .model import LoadedModel
@@ -67,6 +68,9 @@ def choose(options: EngineOptions, checkpoint: Checkpoint, device: torch.device,
         InvalidSetting: `--engine-arg linear=` names no kind, or an option asks for what this backend cannot do.
     """
     _refuse_unsupported(options)
+    scheme = quantised.scheme_of(options, checkpoint, device)
+    if scheme is not None:
+        return _of_quantised(options, checkpoint, device, scheme)
     linear = "plain" if options.compile == "on" else _asked_linear(options)
     if device.type != "cpu":
         return _for_gpu(options, checkpoint, device)
@@ -105,7 +109,7 @@ def confirm(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, mode
     if not shared:
         lines.append("batching: one sequence at a time (this architecture's state cannot share a window)")
     choice = attrs.evolve(choice, attention=name, windowed=shared, decisions=tuple(lines))
-    if model.device.type == "cpu" and checkpoint.num_parameters >= SMALL:
+    if model.device.type == "cpu" and checkpoint.num_parameters >= SMALL and not model.quantised:
         remember(_key(options, checkpoint, detect.machine(probe=tuple)), choice)
     return choice
 
@@ -150,10 +154,6 @@ def _first_that_runs(model: LoadedModel) -> str:
 
 
 def _refuse_unsupported(options: EngineOptions) -> None:
-    if options.quantize is not None:
-        raise InvalidSetting(
-            f"--quantize {options.quantize} is not supported by the pt backend yet.", param="--quantize"
-        )
     if options.compile == "on" and options.max_adapters:
         raise InvalidSetting(
             "--compile on and adapters exclude each other: adapters change the layers of a compiled block.",
@@ -175,6 +175,39 @@ def _asked_linear(options: EngineOptions) -> str | None:
             f"--engine-arg linear={str(kind)[:40]!r} is not one of {', '.join(KINDS)}.", param="linear"
         )
     return kind
+
+
+def _of_quantised(options: EngineOptions, checkpoint: Checkpoint, device: torch.device, scheme: Scheme) -> Choice:
+    """Nothing to measure: the layers are whoever quantised them's, so only what is around them is ours to choose.
+
+    Raises:
+        InvalidSetting: layers of another kind, or compiled ones, are asked for.
+    """
+    if options.compile == "on" or options.engine_arg.get("linear") not in (None, "plain"):
+        raise InvalidSetting(
+            f"Quantised layers ({scheme.name}) can be neither compiled nor packed.",
+            hint="Leave --compile at auto and --engine-arg linear out.",
+            param="--compile" if options.compile == "on" else "linear",
+        )
+    if device.type != "cpu":
+        choice = _for_gpu(options, checkpoint, device)
+        return attrs.evolve(choice, decisions=(*choice.decisions, scheme.line))
+    machine = detect.machine(probe=tuple)
+    dtype = "float32" if options.dtype == "auto" else options.dtype
+    threads = options.threads or machine.physical_cores or machine.cores
+    name = "grouped" if options.attention == "auto" else options.attention
+    return Choice(
+        dtype=dtype,
+        linear="plain",
+        attention=name,
+        threads=threads,
+        decisions=(
+            f"dtype: {dtype} ({'of what stays unquantised' if options.dtype == 'auto' else 'asked for'})",
+            scheme.line,
+            f"threads: {threads} ({'asked for' if options.threads else 'cores'})",
+            f"attention: {name}",
+        ),
+    )
 
 
 def _for_gpu(options: EngineOptions, checkpoint: Checkpoint, device: torch.device) -> Choice:
