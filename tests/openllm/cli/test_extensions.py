@@ -27,6 +27,7 @@ def test_they_have_a_section_of_their_own(run: Run) -> None:
     """`openllm --help` lists them below the commands, under Extensions."""
     listed = run("--help").stdout.partition("Extensions:")[2].partition("Options:")[0]
     expected = {
+        "playground",
         "build-base-container",
         "dive-bentos",
         "get-containerfile",
