@@ -52,7 +52,7 @@ def test_killed_resumed_and_served(tmp_path: Path):
     assert "Going on from checkpoint-" in second.stderr
     data = json.loads(second.stdout)
     assert 10 <= data["resumed_from"] < data["steps"] == STEPS
-    assert data["last_loss"] < data["first_loss"] / 4
+    assert data["last_loss"] < 0.5
     with safe_open(str(tmp_path / "out/adapter_model.safetensors"), "pt") as file:
         assert len(list(file.keys())) > 0
 
