@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "finetune": ("openllm.cli.finetune", "Train an adapter for a model on a file of examples.", MODELS),
     "bench": ("openllm.cli.bench", "Measure a server under load, alone or beside a peer's.", LOOK),
     "doctor": ("openllm.cli.doctor", "Check whether a start would succeed, and what mends what would stop it.", LOOK),
+    "ps": ("openllm.cli.ps", "List the servers that run here.", LOOK),
     "env": ("openllm.cli.env", "Show every setting, its value and where the value came from.", LOOK),
     "build-base-container": (
         "openllm.cli.build_base_container",

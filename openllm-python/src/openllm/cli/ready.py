@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 
 QUESTION = "Why is the sky blue?"
+_EMPTY = {"endpoint": "", "model": "", "backend": "", "device": "", "key_needed": False, "pid": 0, "started": 0}
 
 
 @attrs.frozen(kw_only=True)
@@ -94,6 +95,31 @@ def remember(ready: Ready) -> Path | None:
     except OSError:
         return None
     return note
+
+
+def running() -> list[dict[str, Any]]:
+    """The notes of servers that are alive, oldest first; the note of one that was killed is removed.
+
+    Returns:
+        what `Ready.as_data` has, with `started` in seconds since the epoch.
+    """
+    import psutil
+
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    found: list[dict[str, Any]] = []
+    for note in sorted(Path(base, "openllm").glob("*.json")) if base else []:
+        try:
+            facts = {**_EMPTY, **json.loads(note.read_text(encoding="utf-8"))}
+            alive = psutil.Process(int(note.stem)).create_time() <= float(facts["started"])
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            alive = False
+        except (OSError, ValueError, TypeError):
+            continue  # no note of ours, or gone in this moment
+        if alive:
+            found.append(facts)
+        else:
+            note.unlink(missing_ok=True)
+    return sorted(found, key=lambda facts: facts["started"])
 
 
 def forget(note: Path | None) -> None:
