@@ -18,6 +18,7 @@ import psutil
 import pytest
 from click.testing import Result
 from tests.openllm.cli.conftest import interrupt
+from tests.openllm.serialisation import small
 
 from openllm.cli.ready import Ready, curl_line, openai_arguments, python_snippet
 from openllm.cli.start import reachable
@@ -283,3 +284,22 @@ def test_a_variable_that_is_set_for_nothing_is_told(start: Start) -> None:
     said = server.said.read_text()
     assert "did you mean OPENLLM_GENERATION_TEMPERATURE?" in " ".join(said.split())
     assert "OPENLLM_DEV_BUILD: nothing reads it any more" in " ".join(said.split())
+
+
+def test_a_locked_start_serves_what_was_locked_or_nothing(start: Start, run: Run, tmp_path: Path) -> None:
+    """A file of `openllm lock` starts model and flags as they were; one changed byte, and exit code 78 names the file."""
+    folder = small.model_folder(tmp_path / "tiny")
+    file = tmp_path / "a.lock.json"
+    words = ["--backend", "echo", "--served-model-name", "locked"]
+    assert run("lock", str(folder), str(file), *words).exit_code == 0
+    running = start("--locked", str(file))
+    assert json.loads(running.first)["model"] == "locked"
+    assert running.stop() == 0
+
+    (folder / "model.safetensors").write_bytes(small.safetensors(5))
+    command = [sys.executable, "-m", "openllm", "start", "--port", "0", "--locked", str(file), "--dtype", "float32"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (78, "")
+    for part in ("file model.safetensors: SHA-256", "--dtype: float32 here", "2 things differ"):
+        assert part in done.stderr
+    assert "Listening" not in done.stderr

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.openllm.serialisation import small
@@ -304,3 +305,30 @@ def test_offline_opens_no_socket(store: Store, here: Path, text: str | None, mon
         with pytest.raises(OpenLLMError) as caught:
             call(text, options=options)
         assert caught.value.exit_code == 66, caught.value
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("dolly-v2", {"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox"}),
+        (
+            "falcon",
+            {
+                "architectures": ["FalconForCausalLM"],
+                "model_type": "falcon",
+                "auto_map": {"AutoModelForCausalLM": "modeling_falcon.FalconForCausalLM"},
+            },
+        ),
+    ],
+)
+def test_dolly_and_falcon_are_stored_as_plain_models(
+    store: Store, here: Path, family: str, config: dict[str, Any]
+) -> None:
+    """Weights, configuration and tokenizer; neither the pipeline nor the code that their authors put beside them."""
+    folder = small.model_folder(here / f"my-{family}", config=config)
+    if family == "falcon":
+        (folder / "modeling_falcon.py").write_text("raise SystemExit('ran')")
+    entry = import_model(str(folder), options=store.options)
+    names = {path.name for path in entry.path.iterdir()} - {"manifest.json", "model.yaml"}
+    assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert resolve(entry.tag, options=store.options).architecture == config["architectures"][0]

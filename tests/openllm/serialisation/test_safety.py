@@ -71,3 +71,78 @@ def test_ordinary_models_pass(tmp_path: Path) -> None:
     )
     (folder / "tokenizer.json").write_text('{"model": {"vocab": {"auto_map": 1}}}')
     safety.check_code(folder, trust_remote_code=False)
+
+
+REPLACED: dict[str, dict[str, Any]] = {
+    "falcon": {
+        "architectures": ["FalconForCausalLM"],
+        "model_type": "falcon",
+        "auto_map": {
+            "AutoConfig": "configuration_falcon.FalconConfig",
+            "AutoModelForCausalLM": "modeling_falcon.FalconForCausalLM",
+        },
+    },
+    "mpt": {
+        "architectures": ["MPTForCausalLM"],
+        "model_type": "mpt",
+        "auto_map": {
+            "AutoConfig": "configuration_mpt.MPTConfig",
+            "AutoModelForCausalLM": "modeling_mpt.MPTForCausalLM",
+        },
+    },
+}
+
+
+def published(path: Path, config: dict[str, Any]) -> Path:
+    """A folder as the hub has it: the code beside the weights."""
+    folder = small.model_folder(path, config=config)
+    for name in ("configuration_x.py", "modeling_x.py", "blocks.py"):
+        (folder / name).write_text("raise SystemExit('ran')")
+    return folder
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_code_that_transformers_has_replaced_needs_no_trust(tmp_path: Path, name: str) -> None:
+    """Falcon and MPT as they are published: their code lies there unused, so nothing has to be trusted."""
+    safety.check_code(published(tmp_path / "m", REPLACED[name]), trust_remote_code=False)
+
+
+@pytest.mark.parametrize("name", REPLACED)
+@pytest.mark.parametrize(("file", "data"), [(f, d) for _, f, d in ZOO], ids=[name for name, _, _ in ZOO])
+def test_nothing_else_of_them_passes(tmp_path: Path, name: str, file: str, data: dict[str, Any]) -> None:
+    """Every other trick of the zoo is refused in such a folder too."""
+    folder = published(tmp_path / "m", REPLACED[name])
+    if data == ZOO[0][2]:
+        data = {"auto_map": REPLACED[name]["auto_map"] | {"AutoModel": "a.b.C"}}
+    (folder / file).write_text(json.dumps((REPLACED[name] if file == "config.json" else {}) | data))
+    with pytest.raises(UnsafeConfiguration):
+        safety.check_code(folder, trust_remote_code=False)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"model_type": "RefinedWebModel"},
+        {"model_type": "llama"},
+        {"model_type": None},
+        {"architectures": ["EvilForCausalLM"]},
+        {"architectures": "FalconForCausalLM"},
+        {"architectures": [["FalconForCausalLM"]]},
+        {"auto_map": ["modeling_falcon.FalconForCausalLM"]},
+        {"auto_map": {"AutoModel": ["t.T", None]}},
+    ],
+)
+def test_what_transformers_would_need_the_code_for_is_refused(tmp_path: Path, data: dict[str, Any]) -> None:
+    """Older types of the same models, and whatever only looks like one."""
+    folder = published(tmp_path / "m", REPLACED["falcon"] | data)
+    with pytest.raises(UnsafeConfiguration):
+        safety.check_code(folder, trust_remote_code=False)
+
+
+@pytest.mark.parametrize("name", ["lib.so", "x.pyc", "custom_generate"])
+def test_other_code_beside_replaced_code_is_refused(tmp_path: Path, name: str) -> None:
+    """Libraries, compiled files and generation of its own are nothing that transformers has replaced."""
+    folder = published(tmp_path / "m", REPLACED["falcon"])
+    (folder / name).mkdir() if name == "custom_generate" else (folder / name).write_text("")
+    with pytest.raises(UnsafeConfiguration, match=name):
+        safety.check_code(folder, trust_remote_code=False)

@@ -79,7 +79,8 @@ class FamilySpec:
         generation, sampling: defaults that differ from GenerationConfig's and SamplingConfig's.
         own_fields: fields only this family has.
         requirements: extra packages its models need.
-        trust_remote_code: whether its models need Python code that travels with them.
+        trust_remote_code: whether its models bring Python code of their own.
+        replaced_code: `model_type` of those whose code transformers has classes of its own for; they need no trust.
         response_style: what clients of 0.3.5 expect an element of `responses` to be.
         backends: those that run it.
         fine_tune: adapter type -> default adapter settings.
@@ -99,6 +100,7 @@ class FamilySpec:
     backends: list[str] = field(default=attrs.Factory(lambda: ["pt", "vllm"]))
     requirements: list[str] = field(default=attrs.Factory(list[str]))
     trust_remote_code: bool = field(default=False)
+    replaced_code: list[str] = field(default=attrs.Factory(list[str]))
     tokenizer_class: str | None = field(default=None)
     name_type: Literal["dasherize", "lowercase"] = field(default="dasherize")
     timeout: int = field(default=36_000_000, ge=1, help="Seconds 0.3.5 let a request run.")
@@ -115,6 +117,11 @@ class FamilySpec:
         return self.name.replace("-", "_")
 
     @property
+    def needs_trust(self) -> bool:
+        """Whether its models run only with the code they bring."""
+        return self.trust_remote_code and not self.replaced_code
+
+    @property
     def prompt_template(self) -> PromptTemplate | None:
         """Template of the default format; None when the family has none."""
         return self.prompt_format(self.prompt.default_format) if self.prompt.formats else None
@@ -123,7 +130,7 @@ class FamilySpec:
     def start_docstring(self) -> str:
         """Help of `openllm start` for this family: how it is started, which model by default, and which it knows."""
         notes = [f"Also install: {', '.join(self.requirements)}."] if self.requirements else []
-        notes += ["Its models bring code of their own: add --trust-remote-code."] if self.trust_remote_code else []
+        notes += ["Its models bring code of their own: add --trust-remote-code."] if self.needs_trust else []
         ids = "\n".join(f"  {model_id}" for model_id in self.model_ids)
         return "\n".join(
             [

@@ -157,7 +157,7 @@ def _show_family(out: Output, spec: FamilySpec) -> None:
         ("Runtime", ", ".join(runtimes(spec)) or "none installed"),
         ("CPU", ", ".join(spec.backends)),
         ("GPU", ", ".join(spec.backends)),
-        ("Own code", "the models carry Python code: --trust-remote-code" if spec.trust_remote_code else "none needed"),
+        ("Own code", "the models carry Python code: --trust-remote-code" if spec.needs_trust else "none needed"),
         ("Start", f"openllm start {spec.name}"),
     ]
     if not spec.verified:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from openllm_core.errors import UnsafeConfiguration
+from openllm_core.families.own_code import is_replaced
 
 _JSON_LIMIT = 16 * 1024 * 1024
 _SKIPPED = ("tokenizer.json", "vocab.json")  # vocabularies: data of the tokenizers library, never configuration
@@ -41,18 +42,30 @@ def check_code(folder: Path, *, trust_remote_code: bool, name: str | None = None
 
 
 def findings(folder: Path) -> Iterator[str]:
-    """What could run code, one phrase each."""
+    """What could run code, one phrase each; not what lies there unused because transformers has its own classes for it."""
+    replaced = is_replaced(_config(folder))
     for path in sorted(folder.iterdir()):
+        if path.suffix == ".py" and replaced:
+            continue
         if path.suffix.lower() in _CODE_SUFFIXES and path.is_file():
             yield f"the file {path.name}"
         elif path.is_dir() and path.name in ("custom_generate", "__pycache__"):
             yield f"the folder {path.name}"
     for path in sorted(folder.glob("*.json")):
         if path.name not in _SKIPPED and not path.name.endswith(".index.json") and path.is_file():
-            yield from _in_file(path)
+            yield from _in_file(path, replaced and path.name == "config.json")
 
 
-def _in_file(path: Path) -> Iterator[str]:
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        data: Any = json.loads(path.read_bytes()) if path.stat().st_size <= _JSON_LIMIT else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+
+
+def _in_file(path: Path, replaced: bool) -> Iterator[str]:
     try:
         if path.stat().st_size > _JSON_LIMIT:
             yield f"{path.name} is too large to be looked through"
@@ -60,6 +73,8 @@ def _in_file(path: Path) -> Iterator[str]:
         data: Any = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return  # not readable as JSON: refused by whoever needs the file, and no code can hide in it
+    if replaced:
+        data = {key: value for key, value in cast("dict[str, Any]", data).items() if key != "auto_map"}
     waiting: list[Any] = [data]
     while waiting:
         value = waiting.pop()
