@@ -138,6 +138,23 @@ def test_code_of_the_model_needs_consent(folder: Path) -> None:
     assert "--trust-remote-code" in (refused.value.hint or "")
 
 
+@pytest.mark.parametrize("name", ["falcon", "mpt"])
+def test_code_that_transformers_has_replaced_is_left_aside(checkpoints: Path, tmp_path: Path, name: str) -> None:
+    """Falcon and MPT come with code on the hub: they load without trust, and not a line of that code runs."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint(name, checkpoints), folder)
+    config = f"configuration_{name}.{name.upper()}Config"
+    edit(folder / "config.json", auto_map={"AutoConfig": config, "AutoModelForCausalLM": f"modeling_{name}.Own"})
+    ran = tmp_path / "ran"
+    for file in (f"configuration_{name}.py", f"modeling_{name}.py"):
+        (folder / file).write_text(f"open({str(ran)!r}, 'w').close()\nraise SystemExit('ran')")
+    backend = open_backend(folder, attention="sdpa", dtype="float32", threads=1)
+    assert (
+        backend.info.vocab_size == json.loads((folder / "config.json").read_text())["vocab_size"] and not ran.exists()
+    )
+    backend.close()
+
+
 def test_an_unknown_architecture_is_refused(folder: Path) -> None:
     """An architecture that transformers does not know is named as such."""
     edit(folder / "config.json", model_type="never_heard_of", architectures=["NeverForCausalLM"])
