@@ -42,6 +42,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[Any, float]:
 
     monkeypatch.setattr(tuning, "linear_seconds", linear)
     monkeypatch.setattr(tuning, "attention_seconds", attention)
+    monkeypatch.setattr(tuning.os, "getloadavg", lambda: (0.0, 0.0, 0.0))  # whoever else uses this machine now
 
     def compiled(shape: measure.Shape, dtype: str, kind: str, clock: measure.Clock) -> dict[str, float]:
         counted.append("compiled")
@@ -195,6 +196,20 @@ def test_real_measurements_are_positive(checkpoints: Path, monkeypatch: pytest.M
         attention = measure.attention_seconds(shape, ("grouped", "sdpa"), "float32", clock)
         assert set(linear) == set(pairs) and set(attention) == {"grouped", "sdpa"}
         assert all(seconds > 0 for seconds in [*linear.values(), *attention.values()])
+
+
+def test_what_a_busy_machine_left_open_is_not_remembered(
+    measured: dict[Any, float], checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start measures what this one could not; threads that were asked for leave nothing open."""
+    path = tiny_checkpoint("llama", checkpoints)
+    monkeypatch.setattr(tuning.os, "getloadavg", lambda: (9.0, 9.0, 9.0))
+    load_model(path)
+    assert not tuning.memory_file().exists()
+    load_model(path, threads=2)
+    assert len(json.loads(tuning.memory_file().read_text())) == 1
+    monkeypatch.setattr(tuning.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert "too busy" not in choose(path).decisions[2]
 
 
 @pytest.mark.parametrize(("load", "clock"), [(0.0, time.perf_counter), (9.0, time.thread_time)])

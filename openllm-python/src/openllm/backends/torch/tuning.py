@@ -32,7 +32,7 @@ from .linears import KINDS, available
 from .measure import DTYPES, Clock, Shape, attention_seconds, linear_seconds
 from .model import LoadedModel
 
-VERSION = 2  # of the file's meaning; a change forgets what was remembered
+VERSION = 3  # of the file's meaning; a change forgets what was remembered
 SMALL = 8_000_000  # parameters under which nothing is worth a measurement
 COMPILE_FROM = 1.1  # times faster a compiled block must be, as every start then waits for the compiler
 BUSY = 0.6  # load per core above which threads are not measured
@@ -49,6 +49,7 @@ class Choice:
         threads: compute threads.
         compile: the feed-forward blocks are compiled.
         windowed: rows may share a window; None until `confirm` has looked.
+        measured: all that was to be measured was; what a busy machine left open is asked again at the next start.
         decisions: one line each, with what was measured.
     """
 
@@ -58,6 +59,7 @@ class Choice:
     threads: int
     compile: bool = False
     windowed: bool | None = None
+    measured: bool = True
     decisions: tuple[str, ...] = ()
 
 
@@ -109,7 +111,8 @@ def confirm(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, mode
     if not shared:
         lines.append("batching: one sequence at a time (this architecture's state cannot share a window)")
     choice = attrs.evolve(choice, attention=name, windowed=shared, decisions=tuple(lines))
-    if model.device.type == "cpu" and checkpoint.num_parameters >= SMALL and not model.quantised:
+    worth_keeping = choice.measured and checkpoint.num_parameters >= SMALL and not model.quantised
+    if model.device.type == "cpu" and worth_keeping:
         remember(_key(options, checkpoint, detect.machine(probe=tuple)), choice)
     return choice
 
@@ -270,7 +273,10 @@ def _measure(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mac
         f"attention: {name} ({why_attention})",
         f"compile: {'on' if compiled else 'off'} ({why_compiled})",
     )
-    return Choice(dtype=dtype, linear=kind, attention=name, threads=threads, compile=compiled, decisions=lines)
+    return Choice(
+        dtype=dtype, linear=kind, attention=name, threads=threads, compile=compiled, decisions=lines,
+        measured=not busy or options.threads is not None,
+    )  # fmt: skip
 
 
 def _compile(options: EngineOptions, shape: Shape, dtype: str, kind: str, clock: Clock) -> tuple[bool, str]:
