@@ -39,6 +39,7 @@ PROCESS_TESTS = (
     "openllm/cli/test_chat.py",
     "openllm/cli/test_cli.py",
     "openllm/cli/test_env.py",
+    "openllm/cli/test_extensions.py",
     "openllm/cli/test_generation.py",
     "openllm/cli/test_get_prompt.py",
     "openllm/cli/test_query.py",
