@@ -234,10 +234,13 @@ def test_overwrite_and_a_template_and_the_models_version(home: Path, tmp_path: P
     template.write_text("{% extends bento_base_template %}\n")
     other = small.model_folder(tmp_path / "other")
     words = (str(other), "--backend", "pt", "--model-version", "m1", "-o", "porcelain")
-    assert invoke(home, *words).exit_code == 0
+    folder = home / "bentos" / "other-service" / "m1"
+    folder.mkdir(parents=True)
+    (folder / "bento.yaml").write_text("service: somebody.else\n")
+    refused = invoke(home, *words)
+    assert refused.exit_code == 74 and "--overwrite" in refused.stderr
     done = invoke(home, *words, "--overwrite", "--dockerfile-template", str(template))
     assert (done.exit_code, done.stdout) == (0, "other-service:m1\n")
-    folder = home / "bentos" / "other-service" / "m1"
     assert (folder / "env" / "docker" / "Dockerfile.template").read_text() == template.read_text()
     assert read(folder).record.model.endswith(":m1")
 
