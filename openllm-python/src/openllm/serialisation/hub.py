@@ -138,20 +138,22 @@ def plan(hub_id: HubId, *, trust_remote_code: bool, allow_pickle_weights: bool, 
     files = [
         HubFile(str(s.rfilename), int(s.size or 0), str(s.lfs.sha256) if s.lfs is not None else None)
         for s in siblings
-        if "/" not in s.rfilename or _is_part_config(s.rfilename)
+        if "/" not in s.rfilename or _is_part(s.rfilename)
     ]
     names = wanted([f.name for f in files], str(hub_id), trust=trust_remote_code, allow_pickle=allow_pickle_weights)
     return HubPlan(hub_id, str(info.sha), tuple(f for f in files if f.name in names))
 
 
-def is_part(folder: str) -> bool:
-    """Whether a folder inside a model's describes one step of a sentence encoder, as in `1_Pooling`."""
-    return _PART.fullmatch(folder) is not None
+def names_in(folder: Path) -> list[str]:
+    """Files of a model's folder that may be wanted: those in it, and what its parts say of themselves."""
+    parts = (f"{file.parent.name}/{file.name}" for file in folder.glob("*/config.json"))
+    return [file.name for file in folder.iterdir() if file.is_file()] + [name for name in parts if _is_part(name)]
 
 
-def _is_part_config(name: str) -> bool:
+def _is_part(name: str) -> bool:
+    """Whether a file describes one step of a sentence encoder, as `1_Pooling/config.json` does."""
     folder, _, file = name.partition("/")
-    return file == "config.json" and is_part(folder)
+    return file == "config.json" and _PART.fullmatch(folder) is not None
 
 
 def wanted(names: Sequence[str], model: str, *, trust: bool, allow_pickle: bool) -> list[str]:

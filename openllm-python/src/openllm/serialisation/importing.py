@@ -246,9 +246,7 @@ def _source_files(source: Path, trust: Trust) -> Mapping[str, Path]:
     safety.check_code(source, trust_remote_code=trust.remote_code)
     contents = formats.inspect(source)
     formats.check_weights(contents, allow_pickle_weights=trust.pickle_weights)
-    names = [p.name for p in source.iterdir() if p.is_file()]
-    names += [f"{p.parent.name}/{p.name}" for p in source.glob("*/config.json") if hub.is_part(p.parent.name)]
-    chosen = hub.wanted(names, source.name, trust=trust.remote_code, allow_pickle=trust.pickle_weights)
+    chosen = hub.wanted(hub.names_in(source), source.name, trust=trust.remote_code, allow_pickle=trust.pickle_weights)
     return {n: source / n for n in chosen if n not in (manifest.MANIFEST_FILE, manifest.MODEL_FILE)}
 
 
