@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import pytest
 from tests.openllm.backends.vllm.facts import GIB, cpu_machine, gpu_machine, model_folder
+from tests.tiny_adapters import write_safetensors
 
 from openllm.backends import checkpoint
 from openllm.backends.vllm import launch, plan
@@ -162,3 +163,13 @@ def test_the_estimate_agrees_with_the_plan(folder: Path) -> None:
         assert found.have_bytes == free * GIB
         assert found.need_bytes == sum(found.parts.values())
         assert found.parts["weights"] == 2 * GIB
+
+
+def test_room_for_adapters_is_counted(tmp_path: Path) -> None:
+    """Both sides of every linear layer at the highest rank, for each place vLLM makes, spare ones included; none without."""
+    write_safetensors(tmp_path / "model.safetensors", {"q_proj.weight": [64, 32], "embed.weight": [100, 32]})
+    (tmp_path / "config.json").write_text('{"vocab_size": 100}')
+    found = checkpoint.read(tmp_path)
+    options = EngineOptions(dtype="float32", max_adapters=3, max_adapter_rank=8)
+    assert plan.adapter_bytes(options, found) == (64 + 32) * 8 * (3 + 2) * 4
+    assert plan.adapter_bytes(EngineOptions(), found) == 0

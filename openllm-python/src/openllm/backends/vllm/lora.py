@@ -10,7 +10,7 @@ own. They are put together when the set of adapters in the batch grows, not at e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -70,7 +70,8 @@ class MixedLoRA(PunicaWrapperCPU):
         self._step += 1
         self._masks.clear()
         self._tokens = self.token_lora_indices
-        used = [slot for slot in map(int, torch.unique(self._tokens)) if slot >= 0]
+        seen: Tensor = cast(Any, torch).unique(self._tokens)
+        used = [slot for slot in map(int, seen) if slot >= 0]
         self._any = bool(used)
         loaded = tuple(lora_index_to_id)
         for slot in used:

@@ -18,7 +18,7 @@ from .nodes import part_of
 
 GIB = 1 << 30
 RUNTIME_BYTES = {"cpu": 2 * GIB, "cuda": 1 * GIB}
-"""Beside weights and cache: on CPU two processes with vllm imported; on a GPU its context and working buffers."""
+"""Beside weights and cache: on a CPU the host with vllm imported, and a step's buffers; on a GPU its context and buffers."""
 CACHE_SHARE = 0.6  # of the memory that is left on a CPU's node: everything else on the machine lives there too
 GPU_SHARE = 0.95  # of what is free on a GPU
 MOST_GPU_SHARE = 0.92  # of a GPU's whole memory, as vLLM's own default
@@ -130,7 +130,8 @@ def adapter_bytes(options: EngineOptions, checkpoint: Checkpoint) -> int:
     shapes = [shape for file in checkpoint.files for _, shape in safetensors_tensors(file).values()]
     vocabulary = checkpoint.text_config.get("vocab_size")
     sides = sum(sum(shape) for shape in shapes if len(shape) == 2 and vocabulary not in shape)
-    return sides * options.max_adapter_rank * (options.max_adapters + SPARE_ADAPTERS) * 2
+    element = DTYPE_BYTES.get(options.dtype, 2)
+    return sides * options.max_adapter_rank * (options.max_adapters + SPARE_ADAPTERS) * element
 
 
 def context_of(options: EngineOptions, checkpoint: Checkpoint) -> int:
