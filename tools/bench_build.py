@@ -4,13 +4,14 @@
     python tools/bench_build.py [MODEL] [--rounds N] [--json FILE]
 
 MODEL is what `openllm start` takes, by default the default model. Each run is the command as a user types it, in a process
-of its own, Python's start included. The Bento is deleted afterwards.
+of its own, Python's start included; processor seconds are those of it and its children. The Bento is deleted afterwards.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -27,17 +28,19 @@ from openllm_core.settings import read
 VERSION = "bench-build"
 
 
-def timed(model: str, *flags: str) -> tuple[float, str]:
-    """Wall seconds of one command, and the tag it printed."""
+def timed(model: str, *flags: str) -> tuple[dict[str, float], str]:
+    """Wall and processor seconds of one command, and the tag it printed."""
     command = [sys.executable, "-m", "openllm", "build", model, "--bento-version", VERSION, "-o", "porcelain", *flags]
-    began = time.perf_counter()
+    began, before = time.perf_counter(), os.times()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return time.perf_counter() - began, done.stdout.strip()
+    after = os.times()
+    cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
+    return {"wall_s": time.perf_counter() - began, "cpu_s": cpu_s}, done.stdout.strip()
 
 
 def measure(model: str, rounds: int, options: StoreOptions) -> dict[str, Any]:
     """Seconds of a fresh build and of one that finds it, in turns, the first pair left out; and sizes in bytes."""
-    samples: dict[str, list[float]] = {"fresh": [], "again": []}
+    samples: dict[str, list[dict[str, float]]] = {"fresh": [], "again": []}
     tag = ""
     for number in range(rounds + 1):
         fresh, tag = timed(model, "--overwrite")
@@ -53,8 +56,11 @@ def measure(model: str, rounds: int, options: StoreOptions) -> dict[str, Any]:
         "model_bytes": bento.model(store).size_bytes,
     }
     store.remove(bento.path)
-    medians = {f"{name}_s": statistics.median(taken) for name, taken in samples.items()}
-    return {"rounds": rounds, "medians": medians, "sizes": sizes, "samples_s": samples}
+    medians = {
+        name: {key: statistics.median(sample[key] for sample in taken) for key in ("wall_s", "cpu_s")}
+        for name, taken in samples.items()
+    }
+    return {"rounds": rounds, "medians": medians, "sizes": sizes, "samples": samples}
 
 
 def main() -> None:
