@@ -63,8 +63,9 @@ def compile_blocks(module: nn.Module) -> int:
 
 @torch.inference_mode()
 def _warm(block: Callable[[Tensor], Tensor], inputs: Sequence[Tensor]) -> None:
-    inductor: Any = torch._inductor  # pyright: ignore[reportPrivateUsage]
-    inductor.config.compile_threads = 1  # its pool of workers would outlive the compilation
+    from torch._inductor import config as inductor  # with half of the compiler: only where it is used
+
+    inductor.compile_threads = 1  # its pool of workers would outlive the compilation
     try:
         for x in inputs:
             block(x)
