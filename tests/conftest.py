@@ -59,6 +59,7 @@ PROCESS_TESTS = (
     "openllm/test_chat.py",
     "openllm/test_imports.py",
     "openllm/test_llm.py",
+    "openllm/test_quantise.py",
     "openllm/test_store.py",
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -123,7 +124,8 @@ def test_auto_takes_a_backend_that_can_read_the_checkpoint(
     """--backend auto gives a GPTQ checkpoint to vLLM where its kernels run, else to pt, and says why."""
     checkpoint(tmp_path, QUANTISED["gptq"])
     here = machine(flags)
-    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: object())
+    spec = SimpleNamespace(submodule_search_locations=[])  # installed, and with no list of architectures to ask
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: spec)
     monkeypatch.setattr(quantisation.detect, "machine", lambda: here)
     backend, why = registry.choose(EngineOptions(model_path=str(tmp_path)), "LlamaForCausalLM")
     assert backend == expected

@@ -84,6 +84,14 @@ def test_forms_of_values():
     assert (settings.engine.quantize, settings.server.port, settings.server.server_timeout) == ("int8", 0, 5.0)
 
 
+@pytest.mark.parametrize(("old", "new"), [("8bit", "int8"), ("4bit", "int4"), ("nf4", "int4")])
+def test_old_names_of_quantisations_are_answered_with_the_new_ones(run: Run, old: str, new: str):
+    """--quantize 8bit and 4bit are wrong usage, and the hint is what to type instead."""
+    result = run("start", "--quantize", old)
+    assert result.exit_code == 2
+    assert f"Did you mean {new}?" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

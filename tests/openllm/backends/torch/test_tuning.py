@@ -102,7 +102,7 @@ def test_options_win(measured: dict[Any, float], checkpoints: Path) -> None:
         choose(path, engine_arg={"linear": "magic"})
 
 
-@pytest.mark.parametrize("options", [{"quantize": "int8"}, {"compile": "on", "engine_arg": {"linear": "packed16"}}])
+@pytest.mark.parametrize("options", [{"quantize": "gptq"}, {"compile": "on", "engine_arg": {"linear": "packed16"}}])
 def test_what_cannot_be_done_is_refused(checkpoints: Path, options: dict[str, str]) -> None:
     """An option this backend cannot honour is refused by its flag's name, never ignored."""
     with pytest.raises(InvalidSetting) as refused:

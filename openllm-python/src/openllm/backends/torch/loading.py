@@ -172,7 +172,6 @@ def load(
             widen_rest(module)
     if device.type == "cpu" and compute == torch.float32:
         fuse_norms(module)
-    scheme = quantised.scheme_of(options, checkpoint, device)
     compiled = _compile(options, checkpoint, module, progress) if choice.compile else 0
     config = module.config
     generation: Any = getattr(module, "generation_config", None)
@@ -187,7 +186,6 @@ def load(
         seq2seq=checkpoint.seq2seq,
         start_token_id=int(start or 0),
         compiled_blocks=compiled,
-        quantised=scheme is not None,
         adapters=AdapterMixer(module, device, compute) if options.max_adapters else None,
     )
 

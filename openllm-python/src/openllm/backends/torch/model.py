@@ -33,7 +33,6 @@ class LoadedModel:
         compiled_blocks: feed-forward blocks that are compiled.
         windowed: rows of different length can share one window (verified at load); else each row runs alone.
         adapters: the loaded adapters; None where the engine takes none.
-        quantised: its layers are quantised.
     """
 
     module: Any
@@ -45,7 +44,6 @@ class LoadedModel:
     compiled_blocks: int = 0
     windowed: bool = True
     adapters: AdapterMixer | None = None
-    quantised: bool = False
     _accepts: frozenset[str] = attrs.field(init=False)
     _cache_name: str = attrs.field(init=False)
 

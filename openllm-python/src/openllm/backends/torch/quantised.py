@@ -47,7 +47,8 @@ def arguments(scheme: Scheme, options: EngineOptions, checkpoint: Checkpoint, co
         return {"quantization_config": bitsandbytes_config(scheme.name, compute)}
     if scheme.stored is None or not scheme.stored.beside:
         return {}  # transformers reads the rest from config.json
-    config: Any = transformers.AutoConfig.from_pretrained(
+    auto: Any = transformers.AutoConfig
+    config: Any = auto.from_pretrained(
         str(checkpoint.path), trust_remote_code=options.trust_remote_code, local_files_only=True
     )
     config.quantization_config = {**scheme.stored.config, "quant_method": scheme.name}

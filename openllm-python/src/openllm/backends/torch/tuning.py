@@ -111,7 +111,7 @@ def confirm(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, mode
     if not shared:
         lines.append("batching: one sequence at a time (this architecture's state cannot share a window)")
     choice = attrs.evolve(choice, attention=name, windowed=shared, decisions=tuple(lines))
-    worth_keeping = choice.measured and checkpoint.num_parameters >= SMALL and not model.quantised
+    worth_keeping = choice.measured and checkpoint.num_parameters >= SMALL
     if model.device.type == "cpu" and worth_keeping:
         remember(_key(options, checkpoint, detect.machine(probe=tuple)), choice)
     return choice
@@ -194,7 +194,7 @@ def _of_quantised(options: EngineOptions, checkpoint: Checkpoint, device: torch.
         )
     if device.type != "cpu":
         choice = _for_gpu(options, checkpoint, device)
-        return attrs.evolve(choice, decisions=(*choice.decisions, scheme.line))
+        return attrs.evolve(choice, measured=False, decisions=(*choice.decisions, scheme.line))
     machine = detect.machine(probe=tuple)
     dtype = "float32" if options.dtype == "auto" else options.dtype
     threads = options.threads or machine.physical_cores or machine.cores
@@ -204,6 +204,7 @@ def _of_quantised(options: EngineOptions, checkpoint: Checkpoint, device: torch.
         linear="plain",
         attention=name,
         threads=threads,
+        measured=False,
         decisions=(
             f"dtype: {dtype} ({'of what stays unquantised' if options.dtype == 'auto' else 'asked for'})",
             scheme.line,
