@@ -69,7 +69,9 @@ async def test_each_request_chooses(tmp_path: Path) -> None:
         ):
             answer = (await http.post("/v1/completions", json=body)).json()
             assert (answer["choices"][0]["text"], answer["model"]) == (text, model)
-        chat = (await http.post("/v1/chat/completions", json=chat_body() | {"model": "beta"})).json()
+        reply = await http.post("/v1/chat/completions", json=chat_body() | {"model": "beta"})
+        assert reply.status_code == 200, reply.text
+        chat = reply.json()
         assert (chat["choices"][0]["message"]["content"], chat["model"]) == ("BBB", "beta")
         cards = {card["id"]: card for card in (await http.get("/v1/models")).json()["data"]}
         assert list(cards) == ["echo", "alpha", "beta"]
