@@ -7,6 +7,7 @@ general ones); knows nothing of datasets or trainers. torch, transformers and pe
 from __future__ import annotations
 
 import inspect
+import logging
 from typing import TYPE_CHECKING, Any
 
 from openllm_core.config.fine_tune import FineTuneConfig, PeftType, strategies
@@ -96,18 +97,15 @@ def load_base(llm: StoredModel, scheme: str | None) -> Any:
 
 
 def _quantisation(scheme: str, compute: Any) -> Any:
-    """int4 as QLoRA has it: normal-float values, their scales quantised too (arXiv:2305.14314)."""
     if scheme not in ("int8", "int4"):
         raise UnsupportedFeature(
             f"An adapter cannot be trained over {scheme}.", hint="--quantize int8 or int4.", param="quantize"
         )
     library("bitsandbytes")
-    make = library("transformers").BitsAndBytesConfig
-    if scheme == "int8":
-        return make(load_in_8bit=True)
-    return make(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
-    )
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # each layer would say at each call that it casts
+    from openllm.backends.torch.quantised import bitsandbytes_config
+
+    return bitsandbytes_config(scheme, compute)
 
 
 def _open_gradients(model: Any, scheme: str | None, checkpointing: bool) -> None:
