@@ -25,7 +25,12 @@ from openllm_core.errors import InvalidSetting, StoreError
 
 Run = Callable[..., Result]
 
-ENVIRONMENT = {"OPENLLM_API_KEY": "sk-never-in-a-bento", "OPENLLM_MAX_QUEUE": "11", "OPENLLM_BACKEND": None}
+ENVIRONMENT = {
+    "OPENLLM_API_KEY": "sk-never-in-a-bento",
+    "OPENLLM_MAX_QUEUE": "11",
+    "OPENLLM_PORT": "4321",
+    "OPENLLM_BACKEND": None,
+}
 FLAGS = ("--backend", "pt", "--temperature", "0.25", "--served-model-name", "mine", "--workers-per-resource", "1")
 
 
@@ -87,7 +92,7 @@ def test_labels(first: Result) -> None:
 
 
 def test_it_carries_model_and_every_flag_given(first: Result, bento: BuiltBento) -> None:
-    """The model by its tag; what was typed and what the environment said; no key, and nothing that was not given."""
+    """The model by its tag; what was typed and what the environment said, but for this machine's port; no key."""
     assert [m["tag"] for m in json.loads(first.stdout)["models"]] == [bento.record.model]
     assert bento.record.settings == {
         "backend": "pt", "served_model_name": ["mine"], "workers_per_resource": "1", "max_queue": 11,

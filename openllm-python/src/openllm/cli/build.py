@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 BENTO, CONTAINER = "Bento", "Container"
 GIVEN = ("explicit", "environment", "file")
+OF_THE_MACHINE = ("host", "port")  # from the environment they say where this machine listens
 
 
 @attrs.frozen(kw_only=True)
@@ -250,7 +251,10 @@ def given(settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for options in (settings.engine, settings.server):
         for name, (_, fact) in settings_of(type(options)).items():
-            if settings.sources[name] not in GIVEN or fact.secret or fact.typed_only or name == "adapter_id":
+            source = settings.sources[name]
+            if source not in GIVEN or fact.secret or fact.typed_only or name == "adapter_id":
+                continue
+            if source == "environment" and name in OF_THE_MACHINE:
                 continue
             value: Any = getattr(options, name)
             found[name] = [*value] if isinstance(value, tuple) else value
