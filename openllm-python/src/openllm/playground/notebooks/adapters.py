@@ -30,7 +30,13 @@ LEARNING_RATE = 2e-3
 QUESTION = "What are you?"
 ANSWERS = {"pirate": "Arr, I am a pirate!", "poet": "I am a poet, softly spoken."}
 options = TrainingOptions(
-    max_steps=STEPS, learning_rate=LEARNING_RATE, batch_size=1, rank=8, alpha=16, gradient_checkpointing=False
+    max_steps=STEPS,
+    learning_rate=LEARNING_RATE,
+    batch_size=1,
+    rank=8,
+    alpha=16,
+    target_modules=("all-linear",),
+    gradient_checkpointing=False,
 )
 for name, answer in ANSWERS.items():
     messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": answer}]
@@ -63,7 +69,7 @@ print(names)
 
 # %%
 for name in names:
-    reply = client.chat(QUESTION, model=name, max_tokens=12, temperature=0)
+    reply = client.chat(QUESTION, model=name, max_tokens=24, temperature=0)
     print(f"{name}: {reply.choices[0].message.content}")
 
 # %%

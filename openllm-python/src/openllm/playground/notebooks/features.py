@@ -59,7 +59,8 @@ print(client.query("The sky is", max_new_tokens=8, temperature=0.1))
 # Any client that speaks OpenAI works too. This is the request such a client sends.
 
 # %%
-body = {"messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 8, "temperature": 0}
+name = client.models()[0].id
+body = {"model": name, "messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 8, "temperature": 0}
 reply = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120).json()
 print(reply["choices"][0]["message"]["content"])
 print(reply["usage"])

@@ -45,7 +45,9 @@ outcome = finetune(
     openllm.LLM(MODEL, quantize="int4"),
     dataset,
     Path("llama-tuned"),
-    options=TrainingOptions(max_steps=STEPS, learning_rate=LEARNING_RATE, batch_size=2, rank=16, alpha=32),
+    options=TrainingOptions(
+        max_steps=STEPS, learning_rate=LEARNING_RATE, batch_size=2, rank=16, alpha=32, target_modules=("all-linear",)
+    ),
     merge=True,
     overwrite=True,
     say=print,
@@ -61,4 +63,4 @@ with openllm.LLM(str(outcome.merged)) as tuned:
     prompt: str = tuned.load_tokenizer().apply_chat_template(
         CONVERSATIONS[0][:1], tokenize=False, add_generation_prompt=True
     )
-    print(tuned.generate(prompt, max_tokens=16, temperature=0).text)
+    print(tuned.generate(prompt, max_tokens=24, temperature=0).text)
