@@ -73,7 +73,7 @@ def test_adapters(store: dict[str, str], tmp_path: Path, kernel_home: dict[str, 
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize(("name", "model", "steps"), [("opt_tuned", "opt", 30), ("falcon_tuned", "falcon", 60)])
+@pytest.mark.parametrize(("name", "model", "steps"), [("opt_tuned", "opt", 60), ("falcon_tuned", "falcon", 60)])
 def test_fine_tuning(name: str, model: str, steps: int, tmp_path: Path, kernel_home: dict[str, str]):
     """The loss falls, and the adapter's two files are there; Falcon, all of whose layers learn, says what it learnt.
 
