@@ -109,12 +109,14 @@ def running() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for note in sorted(Path(base, "openllm").glob("*.json")) if base else []:
         try:
-            facts = {**_EMPTY, **json.loads(note.read_text(encoding="utf-8"))}
-            alive = psutil.Process(int(note.stem)).create_time() <= float(facts["started"])
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            alive = False
+            facts: dict[str, Any] = {**_EMPTY, **json.loads(note.read_text(encoding="utf-8"))}
+            pid, started = int(note.stem), float(facts["started"])
         except (OSError, ValueError, TypeError):
             continue  # no note of ours, or gone in this moment
+        try:
+            alive = psutil.Process(pid).create_time() <= started + 1  # the note counts whole seconds
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            alive = False
         if alive:
             found.append(facts)
         else:
