@@ -20,9 +20,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -49,7 +49,7 @@ def texts_of(count: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path) -> Generator[str]:
     """`openllm start` on the encoder, ready; its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -68,7 +68,7 @@ def serving(folder: Path) -> Iterator[str]:
 
 def compare(folder: Path, texts: list[str], rounds: int) -> dict[str, Any]:
     """Samples of all, taken in turns, their medians, ratios to `encode`, and how far the vectors lie apart."""
-    peer = SentenceTransformer(str(folder), device="cpu")
+    peer: Any = cast(Any, SentenceTransformer)(str(folder), device="cpu")  # leaves its types open
     with (
         LLM(str(folder), backend="pt", device="cpu") as llm,
         serving(folder) as url,
