@@ -52,7 +52,7 @@ def command(
     """Quantise MODEL with GPTQ, once, so that every start loads it small; without MODEL, the default model.
 
     The checkpoint goes into the store beside the model, under the model's name with -GPTQ behind it. It needs
-    `pip install "openllm[gptq]"`, takes about a minute for 100 million parameters on two cores, and is served by pt and vllm.
+    `pip install "openllm[gptq]"`, and minutes. The pt backend serves it, and vllm on GPUs and on CPUs with AVX-512.
     """
     from openllm.quantise import BITS, Calibration, fitting_group, quantise, sample_texts
     from openllm.serialisation import list_models, resolve
