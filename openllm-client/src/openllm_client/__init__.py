@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from openllm_core.schema import EmbeddingsOutput
+
 from ._http import HTTPClient
-from ._replies import EmbeddingsOutput, GenerationOutput, Readiness
+from ._replies import GenerationOutput, Readiness
 from ._streaming import Stream
 
 if TYPE_CHECKING:

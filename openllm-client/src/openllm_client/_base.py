@@ -21,6 +21,7 @@ from openllm_core.schema import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatMessage,
+    EmbeddingsOutput,
     Metadata,
     ModelCard,
     StreamFrame,
@@ -29,7 +30,6 @@ from openllm_core.schema import (
 from . import _errors
 from ._config import CONNECT_LIMIT_S, ClientSettings, Deadline
 from ._replies import (
-    EmbeddingsOutput,
     GenerationOutput,
     Readiness,
     read_adapters,

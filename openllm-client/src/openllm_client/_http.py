@@ -16,12 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import httpx
 
 from openllm_core.errors import NotFound
-from openllm_core.schema import AdapterList, ChatCompletion, ChatCompletionChunk, Metadata, ModelCard, StreamFrame
+from openllm_core.schema import (
+    AdapterList,
+    ChatCompletion,
+    ChatCompletionChunk,
+    EmbeddingsOutput,
+    Metadata,
+    ModelCard,
+    StreamFrame,
+)
 
 from . import _base, _retry
 from ._base import BaseClient, Messages, ReturnResponse
 from ._config import Deadline, make, resolve, transport_options
-from ._replies import EmbeddingsOutput, GenerationOutput, Readiness, read_config, read_configuration
+from ._replies import GenerationOutput, Readiness, read_config, read_configuration
 from ._streaming import Stream, check_stream
 from ._wire import Call, Outcome, Reply
 

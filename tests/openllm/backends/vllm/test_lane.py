@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.tiny_models import tiny_checkpoint
 
 ENGINE = Path(__file__).parent / "engine"
 ENVIRONMENT = """
@@ -37,3 +38,33 @@ def test_engine_tests(vllm_python: str, store: dict[str, str], tmp_path: Path) -
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert int((re.search(r"(\d+) passed", summary) or [0, 0])[1]) >= 100, summary
     assert "skipped" not in summary, summary
+
+
+LOAD = """
+import os
+from openllm.backends.vllm.backend import VllmBackend
+from openllm_core.options import EngineOptions
+VllmBackend.load(EngineOptions(model_path=os.environ["FOLDER"], device="cpu", max_model_len=64), lambda *_: None)
+os._exit(0)
+"""
+
+
+@pytest.mark.timeout(560)
+def test_a_compiled_model_is_found_at_the_next_start(vllm_python: str, tmp_path: Path) -> None:
+    """The first start fills the cache; the second adds no library to it, which is where the time of a compilation goes."""
+    folder = tiny_checkpoint("llama", tmp_path, wide=True)
+    variables = os.environ | {"OPENLLM_HOME": str(tmp_path / "home"), "FOLDER": str(folder)}
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT"):
+        variables.pop(name, None)
+
+    def start() -> set[str]:
+        found = subprocess.run(
+            [vllm_python, "-c", ENVIRONMENT], env=variables, capture_output=True, text=True, check=True
+        )
+        environ = variables | json.loads(found.stdout)
+        subprocess.run([vllm_python, "-c", LOAD], env=environ, capture_output=True, text=True, check=True, timeout=240)
+        return {str(file.relative_to(tmp_path)) for file in (tmp_path / "home").rglob("*.so")}
+
+    first = start()
+    assert first
+    assert start() == first

@@ -301,7 +301,9 @@ def describe(
     )
     info = BackendInfo(
         backend="pt",
-        capabilities=Capabilities(embed=embedding.encoder_of(model) is not None, adapters=model.adapters is not None, seq2seq=model.seq2seq),
+        capabilities=Capabilities(
+            embed=embedding.encoder_of(model) is not None, adapters=model.adapters is not None, seq2seq=model.seq2seq
+        ),
         max_model_len=max_len,
         max_prompt_len=limits.max_prompt_len,
         max_batch=max_rows,

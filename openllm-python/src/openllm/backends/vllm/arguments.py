@@ -139,4 +139,3 @@ def _words(flag: str, value: Any) -> list[str]:
 
 def _known() -> list[str]:
     return sorted(AsyncEngineArgs.__dataclass_fields__)
-

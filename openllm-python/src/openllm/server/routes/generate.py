@@ -29,7 +29,11 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
         body = unstructure(made.response)
         if made.details is not None:
             body["details"] = unstructure(made.details)
-        return Response(dumps(body), headers=ignored_header(made.ignored) | adapter_header(made.adapter), media_type="application/json")
+        return Response(
+            dumps(body),
+            headers=ignored_header(made.ignored) | adapter_header(made.adapter),
+            media_type="application/json",
+        )
 
     async def generate_stream(request: Request) -> ASGIApp:
         message = await read_message(request, GenerateRequest, options.max_body)
