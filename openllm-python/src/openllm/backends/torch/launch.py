@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
+from openllm_core.errors import CorruptModel
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 from openllm_core.resources.visible_devices import HIP_VARIABLE
@@ -93,10 +94,12 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
 def embeds(options: EngineOptions) -> bool | None:
     """Whether a model has embeddings of its own; None where only loading it tells, since it brings its own code.
 
-    Raises:
-        CorruptModel: the folder cannot be read.
+    A folder that cannot be read has none: another backend may serve it, and says what is wrong with it if that cannot.
     """
-    checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
+    try:
+        checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
+    except CorruptModel:
+        return False
     return None if checkpoint.config.get("auto_map") else True
 
 
