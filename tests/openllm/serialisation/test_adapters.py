@@ -58,6 +58,23 @@ def test_damage_is_noticed(store: AdapterStore, tmp_path: Path) -> None:
         store.get("poet")
 
 
+@pytest.mark.parametrize("damage", ["changed", "linked", "missing"])
+def test_added_again_a_damaged_one_is_whole(damage: str, store: AdapterStore, tmp_path: Path) -> None:
+    """As the error says; the files of what it was made from take the place of those that differ."""
+    folder = blank_adapter(tmp_path / "a")
+    entry = store.add("poet", folder, "x")
+    weights = entry.path / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()
+    if damage == "changed":
+        weights.write_bytes(whole[:-1] + b"\1")
+    elif damage == "linked":
+        weights.symlink_to(folder / "adapter_model.safetensors")
+    assert store.add("poet", folder, "x").path == entry.path
+    assert store.get("poet").path == entry.path
+    assert not weights.is_symlink() and weights.read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../x", "a/b", "/etc", "a\0b", "x" * 97, "-x", "base", "http://evil.example", "ä", "a b"]
 )

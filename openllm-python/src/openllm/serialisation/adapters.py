@@ -104,8 +104,7 @@ class AdapterStore:
         if entry is None:
             raise AdapterNotFound(f"The store has no adapter {name[:96]!r}.", param="adapter_name")
         for file, digest in entry.sha256.items():
-            path = entry.path / file
-            if path.is_symlink() or not path.is_file() or sha256_of(path) != digest:
+            if not _holds(entry.path / file, digest):
                 raise AdapterIncompatible(
                     f"The adapter {name} is damaged: {file} is not what was added.",
                     hint=f"Add it again: openllm adapters add {entry.source}:{name}",
@@ -180,8 +179,12 @@ class AdapterStore:
             disk.sync_folder(out)
             target = self.root / name / digest
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():  # the same files again: only the newer record counts
+            if target.exists():  # the same files again: what was damaged is mended, and the newer record counts
+                for file in FILES:
+                    if not _holds(target / file, sha256[file]):
+                        os.replace(out / file, target / file)
                 os.replace(out / RECORD_FILE, target / RECORD_FILE)
+                disk.sync_folder(target)
             else:
                 os.rename(out, target)
             disk.sync_folder(target.parent)
@@ -235,6 +238,11 @@ class AdapterStore:
         except (OSError, ValueError):
             return {}
         return cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+
+
+def _holds(path: Path, digest: str) -> bool:
+    """Whether a file is there itself, no link, with the content of this hash."""
+    return not path.is_symlink() and path.is_file() and sha256_of(path) == digest
 
 
 def _entry(folder: Path) -> StoredAdapter | None:
