@@ -47,8 +47,12 @@ def gpu_machine(*free_gib: float, total_gib: float = 80) -> Machine:
     return Machine(cores=8, physical_cores=8, memory_total_bytes=GIB, memory_available_bytes=GIB, gpus=gpus)
 
 
-def model_folder(folder: Path, *, weights_bytes: int = 2 * GIB, **config: Any) -> Path:
-    """A folder whose config and safetensors header say what a model is; its weights are a hole in a sparse file."""
+def model_folder(folder: Path, *, weights_bytes: int = 2 * GIB, rows: int = 0, **config: Any) -> Path:
+    """A folder whose config and safetensors header say what a model is; its weights are a hole in a sparse file.
+
+    Args:
+        rows: of the one matrix that the weights are; 0 = they are no matrix, so no linear layer.
+    """
     facts = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -61,7 +65,8 @@ def model_folder(folder: Path, *, weights_bytes: int = 2 * GIB, **config: Any) -
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(facts))
-    tensor = {"dtype": "BF16", "shape": [weights_bytes // 2], "data_offsets": [0, weights_bytes]}
+    shape = [rows, weights_bytes // 2 // rows] if rows else [weights_bytes // 2]
+    tensor = {"dtype": "BF16", "shape": shape, "data_offsets": [0, weights_bytes]}
     header = json.dumps({"w": tensor}).encode()
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)

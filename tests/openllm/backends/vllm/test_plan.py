@@ -173,3 +173,19 @@ def test_room_for_adapters_is_counted(tmp_path: Path) -> None:
     options = EngineOptions(dtype="float32", max_adapters=3, max_adapter_rank=8)
     assert plan.adapter_bytes(options, found) == (64 + 32) * 8 * (3 + 2) * 4
     assert plan.adapter_bytes(EngineOptions(), found) == 0
+
+
+def test_room_for_adapters_is_told_before_the_start(tmp_path: Path) -> None:
+    """Doctor and the start checks refuse for it what the engine would refuse, on a CPU and on a GPU."""
+    path = str(model_folder(tmp_path / "wide", rows=16384))  # 16384 x 65536
+    bare, roomy = (EngineOptions(model_path=path, max_adapters=n, max_adapter_rank=512) for n in (0, 30))
+    room = (16384 + 65536) * 512 * (30 + 2) * 2
+    assert launch.estimate(roomy, cpu_machine()).parts["adapters"] == room
+    assert "adapters" not in launch.estimate(bare, cpu_machine()).parts
+    for machine in (cpu_machine(free_gib=5), gpu_machine(4)):
+        assert launch.estimate(bare, machine).fits and made(Path(path), machine)
+        assert not launch.estimate(roomy, machine).fits
+        with pytest.raises(OutOfMemory):
+            plan.make(roomy, checkpoint.read(path), machine)
+    assert launch.estimate(roomy, cpu_machine(free_gib=12)).fits
+    assert plan.make(roomy, checkpoint.read(path), cpu_machine(free_gib=12))

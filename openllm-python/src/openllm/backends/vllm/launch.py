@@ -70,6 +70,8 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
         "cache": plan.cache_bytes_per_token(options, checkpoint) // ranks * context,
         "runtime": plan.RUNTIME_BYTES[kind],
     }
+    if adapters := plan.adapter_bytes(options, checkpoint):
+        parts["adapters"] = adapters
     try:
         made = plan.make(options, checkpoint, found)
         device, free = made.device, made.free_bytes
