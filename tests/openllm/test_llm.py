@@ -177,6 +177,29 @@ def test_a_failed_load_is_told_and_may_be_tried_again() -> None:
     llm.close()
 
 
+def test_a_failed_load_is_told_to_all_who_wait() -> None:
+    """Several prompts that wait for one load get its reason, as does the next call, which loads again."""
+    llm = LLM(backend="echo", embedded=True, engine_arg={"fail_load": "broken", "load_s": 0.1})
+    for _ in range(2):
+        with pytest.raises(openllm.OpenLLMError, match="broken"):
+            llm.generate(["a", "b", "c"])
+        assert llm._engine is None
+    llm.close()
+
+
+async def test_a_failed_load_is_told_to_each_call_that_waits() -> None:
+    """Calls at the same time each get the reason, and what was loaded is closed."""
+    llm = LLM(backend="echo", embedded=True, engine_arg={"fail_load": "broken", "load_s": 0.2})
+    calls = [asyncio.ensure_future(llm.agenerate(text)) for text in "abc"]
+    async with asyncio.timeout(5):
+        while (engine := llm._engine) is None:
+            await asyncio.sleep(0.005)
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert [str(error) for error in errors] == [str(errors[0])] * 3 and "broken" in str(errors[0])
+    assert engine.state == "closed"
+    await llm.aclose()
+
+
 def test_unknown_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that is not there is refused without starting anything."""
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
@@ -202,6 +225,7 @@ def test_adapters_by_name(tmp_path: Path) -> None:
         assert found.has_adapters
         assert found.generate("hello").text == "AAA"
         assert found.generate("hello", adapter_name="beta").text == "BBB"
+        assert [one.text for one in found.generate(["hello"] * 3, adapter_name="beta")] == ["BBB"] * 3
         assert found.generate("hello", SamplingParams(max_tokens=9), adapter_name="base").text == "hello"
         with pytest.raises(AdapterNotFound):
             found.generate("hello", adapter_name="nobody")

@@ -296,6 +296,7 @@ class LLM(ClassicCalls):
         await self._ready()
         engine, config = self._engine, self._config
         assert engine is not None and config is not None and self._adapters is not None
+        fields = dict(fields)  # the prompts of a list share theirs
         adapter = self._adapters.choose(fields.pop("adapter_name", None))
         default = None
         if sampling is None:
@@ -324,19 +325,23 @@ class LLM(ClassicCalls):
         return await engine.add(request)
 
     async def _ready(self) -> BackendInfo:
-        if self._engine is None:
-            async with self._background().starting:
-                if self._engine is None:
-                    self._engine = await self._load()
+        starting = self._background().starting
+        if (engine := self._engine) is None:
+            async with starting:
+                if (engine := self._engine) is None:
+                    engine = self._engine = await self._load()
         try:
-            return await self._engine.wait_ready()
+            return await engine.wait_ready()
         except OpenLLMError:
-            if self._engine.failure is not None:  # a next use tries again
-                engine, embedder, self._engine = self._engine, self._embedder, None
-                if embedder is not None:
-                    await embedder.aclose()
-                await engine.aclose()
-            raise
+            if (failure := engine.failure) is None:
+                raise
+            async with starting:
+                if self._engine is engine:  # the first of those who waited closes it; a next use tries again
+                    embedder, self._engine = self._embedder, None
+                    if embedder is not None:
+                        await embedder.aclose()
+                    await engine.aclose()
+            raise failure from None
 
     async def _load(self) -> Engine:
         from .compose import unknown_family
