@@ -1,6 +1,6 @@
 """Which adapters a server or an `openllm.LLM` begins with, and where it finds those it loads later.
 
-Called by `compose` and `llm`: reads `--adapter-id` and what was kept from the last start, looks at each folder and holds it
+Called by `compose` and `llm`, and by `openllm build` for a Bento: reads `--adapter-id` and what was kept from the last start, looks at each folder and holds it
 against the model before anything is loaded. Knows nothing of engines or requests.
 """
 
@@ -27,7 +27,7 @@ class Bound:
 
     Attributes:
         options: with `max_adapters` settled.
-        notes: one line for each kept adapter that cannot be served any more.
+        notes: one line for each kept adapter that is not served now; it stays kept.
     """
 
     options: EngineOptions
@@ -48,9 +48,13 @@ class StoreShelf:
         check(found, self._options)
         return found
 
-    def keep(self, names: list[str]) -> None:
+    def keep(self, name: str) -> None:
         """See `Shelf.keep`."""
-        self._store.keep(self._options.model_id, names)
+        self._store.keep(self._options.model_id, name)
+
+    def drop(self, name: str) -> None:
+        """See `Shelf.drop`."""
+        self._store.drop(self._options.model_id, name)
 
     def kept(self) -> list[str]:
         """What was loaded on request before this start."""
@@ -94,12 +98,15 @@ def bind(options: EngineOptions, store: StoreOptions, models: Collection[str] = 
         check(files, options)
         given.append(Given(name=name, files=files, default=name == first))
     notes: list[str] = []
-    if most > len(given):
+    if most:
         for name in StoreShelf(store, options).kept():
-            if name in named or name in models or len(given) >= most:
+            if name in named or name in models:
+                continue
+            if len(given) >= most:
+                notes.append(f"ignored: adapter {name}: no more than --max-adapters {most}")
                 continue
             try:
-                given.append(Given(name=name, files=StoreShelf(store, options).find(name), kept=True))
+                given.append(Given(name=name, files=StoreShelf(store, options).find(name)))
             except OpenLLMError as error:
                 notes.append(f"ignored: adapter {name}: {error.message}")
     return Bound(options=options, given=tuple(given), notes=tuple(notes))

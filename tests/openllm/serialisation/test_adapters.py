@@ -109,10 +109,16 @@ def test_split_at_the_last_colon(tmp_path: Path) -> None:
         split("org/x:../poet")
 
 
-def test_what_was_loaded_is_kept_by_model(store: AdapterStore) -> None:
-    """Each model has its own list; a file that is broken is no list."""
-    store.keep("one", ["a", "b"])
-    store.keep("two", ["c"])
-    assert (store.kept("one"), store.kept("two"), store.kept("three")) == (["a", "b"], ["c"], [])
+def test_what_was_loaded_is_kept_by_model(store: AdapterStore, tmp_path: Path) -> None:
+    """Each model has its own list, in the order of loading, until one is dropped or removed; a broken file is no list."""
+    for model, name in (("one", "a"), ("one", "b"), ("two", "b"), ("one", "c"), ("one", "a")):
+        store.keep(model, name)
+    assert (store.kept("one"), store.kept("two"), store.kept("three")) == (["a", "b", "c"], ["b"], [])
+    store.drop("one", "a")
+    store.drop("three", "a")
+    assert (store.kept("one"), store.kept("two")) == (["b", "c"], ["b"])
+    store.add("b", blank_adapter(tmp_path / "b"), "x")
+    store.remove("b")
+    assert (store.kept("one"), store.kept("two")) == (["c"], [])
     (store.root / "kept.json").write_text("{")
     assert store.kept("one") == []

@@ -166,6 +166,45 @@ async def test_loading_is_by_name_and_kept_for_the_next_start(tmp_path: Path) ->
         assert await said(http) == "hi"
 
 
+async def test_what_others_loaded_or_a_start_passed_over_stays_kept(tmp_path: Path) -> None:
+    """A second server of the model forgets nothing of the first; what there is no place for is told, and served again later."""
+    store = AdapterStore(StoreOptions(home=str(tmp_path / "store")))
+    for name in ("one", "two", "three"):
+        store.add(name, blank_adapter(tmp_path / name, echo=name.upper()), name)
+    options = {"allow_adapter_load": True}
+
+    async def change(http: httpx.AsyncClient, verb: str, name: str) -> None:
+        answer = await http.post(f"/v1/adapters/{verb}", json={"adapter_name": name})
+        assert answer.status_code == 200, answer.text
+
+    async def served(most: int) -> list[str]:
+        async with serving(tmp_path / "store", server=options, max_adapters=most) as http:
+            return [card["name"] for card in (await http.get("/v1/adapters")).json()["adapters"]]
+
+    async with (
+        serving(tmp_path / "store", server=options, max_adapters=3) as first,
+        serving(tmp_path / "store", server=options, max_adapters=3) as second,
+    ):
+        await change(first, "load", "one")
+        await change(second, "load", "two")
+        await change(first, "load", "three")
+    assert await served(3) == ["one", "two", "three"]
+    composed = build(
+        EngineOptions(backend="echo", max_adapters=1),
+        ServerOptions(),
+        launch=launch_embedded,
+        store=StoreOptions(home=str(tmp_path / "store")),
+    )
+    assert [note for note in composed.notes if "adapter" in note] == [
+        "ignored: adapter two: no more than --max-adapters 1",
+        "ignored: adapter three: no more than --max-adapters 1",
+    ]
+    async with serving(tmp_path / "store", server=options, max_adapters=1) as http:
+        await change(http, "unload", "one")
+        await change(http, "load", "three")
+    assert await served(3) == ["two", "three"]
+
+
 async def test_a_damaged_adapter_is_refused_and_the_others_go_on(tmp_path: Path) -> None:
     """Its files are compared with their hashes at each loading."""
     store = AdapterStore(StoreOptions(home=str(tmp_path / "store")))

@@ -12,6 +12,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -216,6 +218,9 @@ class AdapterStore:
         with self._store.lock(f"adapter-{name.lower()}"), self._store.staging() as trash:
             os.rename(self.root / name, trash / "removed")
             disk.sync_folder(self.root)
+        with self._changing_kept() as kept:  # no start looks for it any more
+            for names in kept.values():
+                names[:] = [other for other in names if other != name]
 
     # -- what was loaded ----------------------------------------------------------------------------------------------
 
@@ -224,12 +229,27 @@ class AdapterStore:
         found: Any = self._read_kept().get(model)
         return [str(name) for name in cast("list[Any]", found)] if isinstance(found, list) else []
 
-    def keep(self, model: str, names: list[str]) -> None:
-        """Remember them for the next start."""
+    def keep(self, model: str, name: str) -> None:
+        """Remember one for the next start."""
+        with self._changing_kept() as kept:
+            names = kept.setdefault(model, [])
+            if name not in names:
+                names.append(name)
+
+    def drop(self, model: str, name: str) -> None:
+        """Remember one no longer; the others stay, also those that another server of the model loaded."""
+        with self._changing_kept() as kept:
+            kept[model] = [other for other in kept.get(model, []) if other != name]
+
+    @contextmanager
+    def _changing_kept(self) -> Generator[dict[str, list[str]]]:
+        """Model -> names, to be changed in place and then written."""
         with self._store.lock("adapters-kept"):
+            kept = {model: self.kept(model) for model in self._read_kept()}
+            yield kept
             self.root.mkdir(parents=True, exist_ok=True)
             draft = self.root / ".kept.json"
-            disk.write(draft, json.dumps(self._read_kept() | {model: names}, indent=1).encode())
+            disk.write(draft, json.dumps(kept, indent=1).encode())
             os.replace(draft, self.root / "kept.json")
 
     def _read_kept(self) -> dict[str, Any]:

@@ -40,8 +40,12 @@ class Shelf(Protocol):
         """
         ...
 
-    def keep(self, names: list[str]) -> None:
-        """Remember what was loaded on request, for the next start."""
+    def keep(self, name: str) -> None:
+        """Remember one that was loaded on request, for the next start."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Remember one no longer."""
         ...
 
 
@@ -51,13 +55,11 @@ class Given:
 
     Attributes:
         default: requests that name none get it on `/v1/generate`.
-        kept: it was loaded on request once, and is remembered.
     """
 
     name: str
     files: AdapterFiles
     default: bool = False
-    kept: bool = False
 
 
 @attrs.define
@@ -67,7 +69,6 @@ class Served:
     name: str
     key: str
     files: AdapterFiles
-    kept: bool
 
 
 @attrs.frozen
@@ -111,14 +112,14 @@ class ServedAdapters:
         self._changing = asyncio.Lock()
         self._going: set[asyncio.Task[None]] = set()
         for one in given:
-            served = self._new(one.name, one.files, one.kept)
+            served = self._new(one.name, one.files)
             engine.expect(served.key, str(one.files.path))
             self._served[one.name] = served
             if one.default:
                 self.default = one.name
 
-    def _new(self, name: str, files: AdapterFiles, kept: bool) -> Served:
-        return Served(name, f"{name}#{next(self._numbers)}", files, kept)
+    def _new(self, name: str, files: AdapterFiles) -> Served:
+        return Served(name, f"{name}#{next(self._numbers)}", files)
 
     # -- for each request ---------------------------------------------------------------------------------------------
 
@@ -238,12 +239,12 @@ class ServedAdapters:
             files = await asyncio.to_thread(self._shelf.find, name)
             while self._going and len(self._served) + len(self._going) > self.max_adapters:
                 await asyncio.wait(self._going, return_when=asyncio.FIRST_COMPLETED)  # until there is a place for it
-            new = self._new(name, files, kept=True)
+            new = self._new(name, files)
             await self._engine.load(new.key, str(files.path))
             self._served[name] = new
             if old is not None:
                 self._let_go(old)
-            await self._remember()
+            await asyncio.to_thread(self._shelf.keep, name)
             return self.show()
 
     async def unload(self, name: str) -> AdapterList:
@@ -260,7 +261,8 @@ class ServedAdapters:
             if self.default == name:
                 self.default = None
             self._let_go(gone)
-            await self._remember()
+            if self._shelf is not None:
+                await asyncio.to_thread(self._shelf.drop, name)
             return self.show()
 
     def _let_go(self, served: Served) -> None:
@@ -272,7 +274,3 @@ class ServedAdapters:
         self._going.discard(task)
         if not task.cancelled():
             task.exception()  # the host went down, and the adapter with it
-
-    async def _remember(self) -> None:
-        if self._shelf is not None:
-            await asyncio.to_thread(self._shelf.keep, [s.name for s in self._served.values() if s.kept])
