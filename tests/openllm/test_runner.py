@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
+from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from tests.tiny_adapters import blank_adapter
 import openllm
 from openllm import LLM, AutoLLM, AutoModel, AutoVLLM, EmbeddingsOutput, Runner
 from openllm.engine.embedder import Second
+from openllm.runner import StreamMethod
 from openllm_core.config.classes import OPTConfig
 from openllm_core.errors import InvalidRequest, InvalidSetting
 
@@ -143,6 +147,61 @@ async def test_methods_have_run_and_async_run(runner: Runner) -> None:
     assert runner.generate.run("ab").text == (await runner.generate.async_run("ab")).text == runner.generate("ab").text
     texts = [item["text"] async for item in runner.generate_iterator.async_stream("abc", stream_interval=1)]
     assert texts[-1] == "abc" and len(texts) > 1
+
+
+async def test_cancelling_a_stream_aborts_the_request() -> None:
+    """Cancelled while the next item is made: the caller gets its own error, and the request its end, soon after."""
+    with Runner(backend="echo", embedded=True, engine_arg={"step_s": 0.02}) as slow:
+        engine = slow.llm._engine
+        assert engine is not None
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                async for item in slow.generate_iterator.async_stream("x" * 900, stream_interval=10):
+                    assert item["finish_reason"] is None
+        async with asyncio.timeout(5):
+            while engine.num_running:
+                await asyncio.sleep(0.01)
+
+
+async def test_cancelling_a_stream_does_not_wait_for_its_next_item() -> None:
+    """An item that takes long is waited for, and the iterator closed after it, where nobody is held up."""
+    waits, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield 1
+            waits.set()
+            go_on.wait(30)
+            yield 2
+        finally:
+            closed.set()
+
+    async def read() -> None:
+        async for _ in StreamMethod(items).async_stream():
+            pass
+
+    task = asyncio.create_task(read())
+    assert await asyncio.to_thread(waits.wait, 5)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=5)
+    assert done and task.cancelled() and not closed.is_set()
+    go_on.set()
+    assert await asyncio.to_thread(closed.wait, 5)
+
+
+async def test_leaving_a_stream_closes_it() -> None:
+    """At once: nothing is being made then."""
+    closed: list[bool] = []
+
+    def items() -> Iterator[int]:
+        try:
+            yield from range(3)
+        finally:
+            closed.append(True)
+
+    async with aclosing(StreamMethod(items).async_stream()) as stream:
+        assert await anext(stream) == 0
+    assert closed == [True]
 
 
 def test_the_batch_size_is_the_number_of_sequences_at_once() -> None:

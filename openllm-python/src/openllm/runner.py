@@ -7,7 +7,8 @@ the model at the first call. It must not import torch, transformers or bentoml.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
 
 from openllm_core.config.llm import LLMConfig
@@ -51,16 +52,28 @@ class Method(Generic[P, R]):
 class StreamMethod(Method[P, Iterator[R]]):
     """A method that yields; `async_stream` yields in a program with an event loop."""
 
-    async def async_stream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[R]:
-        """The same items; leaving early aborts the request."""
+    async def async_stream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R, None]:
+        """The same items; leaving early, or cancelling, aborts the request, at its next item at the latest."""
         items = await asyncio.to_thread(self._function, *args, **kwargs)
+        one_by_one = threading.Lock()  # a generator that runs cannot be closed
+
+        def step() -> R | object:
+            with one_by_one:
+                return next(items, _END)
+
+        def close() -> None:
+            with one_by_one:
+                getattr(items, "close", lambda: None)()
+
         try:
-            while (item := await asyncio.to_thread(next, items, _END)) is not _END:
+            while (item := await asyncio.to_thread(step)) is not _END:
                 yield item  # pyright: ignore[reportReturnType]
-        finally:
-            close = getattr(items, "close", None)
-            if close is not None:
-                await asyncio.to_thread(close)
+        except asyncio.CancelledError:  # `step` may go on for long in its thread, where `close` waits for it
+            asyncio.get_running_loop().run_in_executor(None, close)
+            raise
+        except GeneratorExit:
+            await asyncio.to_thread(close)
+            raise
 
 
 class Runner:
