@@ -15,6 +15,7 @@ from tests.openllm.backends.torch.drive import PROMPTS, request, tokens
 from tests.tiny_models import tiny_checkpoint
 
 from openllm.backends import checkpoint as checkpoint_module
+from openllm.backends.quantisation import Scheme, Stored
 from openllm.backends.torch import load, loading, quantised, tuning, verify
 from openllm.backends.torch.scheduler import Scheduler
 from openllm_core.errors import InvalidSetting, MissingDependency
@@ -119,3 +120,13 @@ def test_a_gptq_checkpoint_names_the_extra(checkpoints: Path, tmp_path: Path, mo
     with pytest.raises(MissingDependency, match="gptqmodel and optimum") as caught:
         load(EngineOptions(model_path=str(folder), device="cpu"), lambda text, share: None)
     assert caught.value.hint == 'pip install "openllm[gptq]"'
+
+
+def test_a_method_that_the_table_does_not_know_is_left_to_transformers(tmp_path: Path) -> None:
+    """compressed-tensors, fp8 and whatever else has no row: transformers reads it from config.json, and we add nothing."""
+    checkpoint = checkpoint_module.Checkpoint(
+        path=tmp_path, config={}, files=(), pickled=False, num_parameters=0, weight_bytes=0, dtype="bfloat16"
+    )
+    held = Stored(method="compressed-tensors", bits=None, group_size=None, config={"format": "pack-quantized"})
+    scheme = Scheme(name=held.method, made=False, stored=held, line="")
+    assert quantised.arguments(scheme, EngineOptions(device="cpu"), checkpoint, torch.float32) == {}

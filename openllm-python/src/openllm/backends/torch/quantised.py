@@ -40,7 +40,8 @@ def arguments(scheme: Scheme, options: EngineOptions, checkpoint: Checkpoint, co
     Args:
         compute: type that 4-bit weights are multiplied in.
     """
-    if "bitsandbytes" in (scheme.name, *quantisation.TABLE.get(scheme.name, {})["pt", "cpu"].packages):
+    cell = quantisation.TABLE.get(scheme.name, {}).get(("pt", "cpu"))
+    if cell is not None and "bitsandbytes" in cell.packages:
         # Each of its layers would say at each call that it casts its input to float16.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if scheme.made:
