@@ -147,6 +147,44 @@ def test_the_rule_lets_harmless_code_be(code: str):
     assert not list(dangers(ast.parse(code)))
 
 
+def unsafe_children(tree: ast.Module) -> Iterator[int]:
+    """Lines where this interpreter is given `-m` without `-P` before it."""
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.List, ast.Tuple, ast.Call)):
+            continue
+        words = node.args if isinstance(node, ast.Call) else node.elts
+        named = [dotted(word) for word in words]
+        if "sys.executable" not in named:
+            continue
+        flags = [word.value for word in words[named.index("sys.executable") :] if isinstance(word, ast.Constant)]
+        if "-m" in flags and "-P" not in flags[: flags.index("-m")]:
+            yield node.lineno
+
+
+def test_no_child_imports_from_the_working_directory():
+    """Each `python -m` of ours has `-P`: a folder of a downloaded model must not be imported in a package's place.
+
+    The benchmarks and the notebooks, which show the command a reader would type, run where their reader put them.
+    """
+    asked = [p for p in SOURCES if not {"bench", "notebooks"} & set(p.parts)]
+    assert [f"{shown(path)}:{line}" for path in asked for line in unsafe_children(tree_of(path))] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("[sys.executable, '-m', 'pip']", True),
+        ("run(sys.executable, '-m', 'pip')", True),
+        ("[sys.executable, '-P', '-m', 'pip']", False),
+        ("run(sys.executable, '-P', '-m', 'pip')", False),
+        ("['prlimit', sys.executable, '-m', 'pip', '-P']", True),
+    ],
+)
+def test_the_rule_on_children_sees_what_it_must(code: str, found: bool):
+    """A list and a call alike, wherever the interpreter stands; `-P` behind the module's name is the module's."""
+    assert bool(list(unsafe_children(ast.parse(code)))) is found
+
+
 def test_every_module_says_what_it_is_for():
     """A module with code starts with a docstring."""
     assert [shown(path) for path in SOURCES if tree_of(path).body and not ast.get_docstring(tree_of(path))] == []

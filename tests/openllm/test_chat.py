@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -234,6 +235,22 @@ async def test_a_worker_that_was_killed_is_replaced() -> None:
         assert await renderer.render([]) == "ok"
     finally:
         await renderer.aclose()
+
+
+async def test_the_worker_imports_nothing_from_the_folder_it_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cd that-model && openllm start .`: a package beside the weights is data and runs nowhere."""
+    for name in ("orjson", "jinja2", "openllm"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("open('ran', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    renderer = ChatRenderer("ok", {})
+    try:
+        assert await renderer.render([]) == "ok"
+    finally:
+        await renderer.aclose()
+    assert not (tmp_path / "ran").exists()
 
 
 async def test_the_worker_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

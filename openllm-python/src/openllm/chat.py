@@ -271,6 +271,7 @@ class ChatRenderer:
         self._kill()
         self._worker = worker = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-m",
             "openllm.chat",
             stdin=asyncio.subprocess.PIPE,

@@ -304,7 +304,7 @@ def _pack(facts: dict[str, Any], store: Store) -> None:
     environ.pop("BENTO_PATH", None)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "openllm.bundle.pack"],
+            [sys.executable, "-P", "-m", "openllm.bundle.pack"],
             input=json.dumps(facts),
             env=environ,
             capture_output=True,

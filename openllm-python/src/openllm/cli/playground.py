@@ -69,7 +69,7 @@ def _open(folder: Path, port: int) -> int:
             f"The notebooks are in {folder}; Jupyter, which opens them, is not installed.",
             hint='pip install "openllm[playground]"',
         )
-    command = [sys.executable, "-m", found, "--no-browser", "--port", str(port)]
+    command = [sys.executable, "-P", "-m", found, "--no-browser", "--port", str(port)]
     try:
         return subprocess.run(command, cwd=folder, check=False).returncode
     except KeyboardInterrupt:

