@@ -1,7 +1,7 @@
 """Which adapters a server or an `openllm.LLM` begins with, and where it finds those it loads later.
 
-Called by `compose` and `llm`, and by `openllm build` for a Bento: reads `--adapter-id` and what was kept from the last start, looks at each folder and holds it
-against the model before anything is loaded. Knows nothing of engines or requests.
+Called by `compose`, `llm` and `openllm build`: reads `--adapter-id` and what was kept from the last start, looks at each
+folder and holds it against the model before anything is loaded. Knows nothing of engines or requests.
 """
 
 from __future__ import annotations

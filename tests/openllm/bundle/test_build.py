@@ -16,6 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from tests.openllm.serialisation import small
+from tests.tiny_adapters import blank_adapter, write_safetensors
 
 import openllm
 from openllm.bundle import build, containers
@@ -46,16 +47,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(home: Path) -> Path:
-    return small.model_folder(home.parent / "tiny")
+    """One with the layer that adapters change."""
+    folder = small.model_folder(home.parent / "tiny", weights=False)
+    write_safetensors(folder / "model.safetensors", {"model.layers.0.self_attn.q_proj.weight": [32, 32]})
+    return folder
 
 
 @pytest.fixture(scope="module")
 def adapter(home: Path) -> Path:
     """A folder with the two files of an adapter, and one that nobody needs."""
-    folder = home.parent / "adapters" / "french"
-    folder.mkdir(parents=True)
-    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    (folder / "adapter_model.safetensors").write_bytes(small.safetensors())
+    folder = blank_adapter(home.parent / "adapters" / "french")
     (folder / "optimizer.pt").write_bytes(b"pickle")
     return folder
 
@@ -290,6 +291,39 @@ def test_refused_before_anything_is_built(
 ) -> None:
     """Wrong usage is 2, a wrong setting 78, both before the Bento is there."""
     done = invoke(home, str(model), "--bento-version", "never", *words)
+    assert (done.exit_code, done.stdout) == (code, ""), done.stderr
+    assert said in done.stderr
+    assert not (home / "bentos" / "tiny-service" / "never").exists()
+
+
+def test_adapters_whose_names_differ_in_case_only(home: Path, model: Path, packed: list[dict[str, Any]]) -> None:
+    """Each has a folder of its own, on file systems that know no case too."""
+    a, b = (blank_adapter(home.parent / "adapters" / name) for name in ("a", "b"))
+    words = ("--adapter-id", f"{a}:Fr", "--adapter-id", f"{b}:fr")
+    done = invoke(home, str(model), "--backend", "pt", "--bento-version", "two", *words)
+    assert (done.exit_code, packed[0]["tag"]) == (74, "tiny-service:two"), done.stderr
+    found = {adapter["name"]: adapter["path"].lower() for adapter in packed[0]["adapters"]}
+    assert [*found] == ["Fr", "fr"] and len({*found.values()}) == 2
+
+
+@pytest.mark.parametrize(
+    ("facts", "words", "code", "said"),
+    [
+        ({"size": 48}, (), 65, "was made for another model"),
+        ({"rank": 16}, ("--max-adapter-rank", "8"), 65, "has rank 16; this server takes 8 at most"),
+        ({"use_dora": True}, (), 65, "uses DoRA"),
+        (None, (), 65, "has no adapter_model.safetensors"),
+    ],
+)
+def test_an_adapter_that_cannot_be_served_is_refused(
+    home: Path, model: Path, tmp_path: Path, facts: dict[str, Any] | None, words: tuple[str, ...], code: int, said: str
+) -> None:
+    """As a start would: no Bento is made that never starts."""
+    made = blank_adapter(tmp_path / "bad", **(facts or {}))
+    if facts is None:
+        (made / "adapter_model.safetensors").unlink()
+    rest = ("--adapter-id", f"{made}:x", "--bento-version", "never")
+    done = invoke(home, str(model), "--backend", "pt", *rest, *words)
     assert (done.exit_code, done.stdout) == (code, ""), done.stderr
     assert said in done.stderr
     assert not (home / "bentos" / "tiny-service" / "never").exists()

@@ -25,7 +25,7 @@ from openllm.serialisation.manifest import sha256_of
 from openllm.serialisation.store import Progress, Store, StoreEntry
 from openllm.serialisation.tags import normalise
 from openllm_core.config.llm import LLMConfig
-from openllm_core.errors import CorruptModel, InvalidSetting, StoreError
+from openllm_core.errors import CorruptModel, StoreError
 from openllm_core.options import StoreOptions
 
 from . import base_images, containerfile, wheels
@@ -65,7 +65,7 @@ class BuildOrder:
         model_ids: official ids of its family, for another.
         backend: the one it runs on.
         settings, fields: what was given, as plain data; nothing secret and nothing that counts only when typed.
-        adapters: name -> folder.
+        adapters: name -> folder; each fits the model.
         features: extras of `openllm` asked for.
         version: of the Bento; None for the model's.
         base_image: what the container is built on; None for a slim Python.
@@ -176,7 +176,7 @@ def record_of(order: BuildOrder) -> BentoRecord:
         architecture=order.model.architecture,
         settings=order.settings,
         fields=order.fields,
-        adapters=tuple(_adapter(name, folder) for name, folder in order.adapters.items()),
+        adapters=tuple(_adapter(index, *named) for index, named in enumerate(order.adapters.items())),
         features=order.features,
         image={
             "base": order.base_image or f"python:{python}-slim",
@@ -188,20 +188,10 @@ def record_of(order: BuildOrder) -> BentoRecord:
     )
 
 
-def _adapter(name: str, folder: Path) -> BentoAdapter:
-    """Its files by their hashes.
-
-    Raises:
-        InvalidSetting: the folder is no adapter.
-    """
-    if not (folder / "adapter_config.json").is_file():
-        raise InvalidSetting(
-            f"{folder} is no adapter: it has no adapter_config.json.",
-            hint="--adapter-id takes the folder that holds adapter_config.json and adapter_model.safetensors.",
-            param="--adapter-id",
-        )
-    files = {name: sha256_of(folder / name) for name in ADAPTER_FILES if (folder / name).is_file()}
-    return BentoAdapter(name=name, path=f"adapters/{normalise(name)}", files=files)
+def _adapter(index: int, name: str, folder: Path) -> BentoAdapter:
+    """Its files by their hashes, in a folder that no other has: two names may differ in what a folder's cannot."""
+    files = {file: sha256_of(folder / file) for file in ADAPTER_FILES if (folder / file).is_file()}
+    return BentoAdapter(name=name, path=f"adapters/{index}-{normalise(name)}", files=files)
 
 
 def as_bentoml(bento: BuiltBento) -> Any:

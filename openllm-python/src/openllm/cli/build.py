@@ -6,7 +6,7 @@ Takes the flags of `openllm start` and writes those that were given into the Ben
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +170,7 @@ def make(asked: Asked, settings: Settings, model: str | None, model_id: str | No
     features = check_features(asked.enable_features)
     adapters = adapter_folders(asked, settings)
     entry, backend = import_first(asked, settings, model, model_id, out)
+    check_adapters(adapters, settings, entry)
     named = families.get(model) if model is not None and model_id is not None else None
     family = named or (families.get(entry.family) if entry.family else None)
     name = family.name if family is not None else None
@@ -296,6 +297,22 @@ def adapter_folders(asked: Asked, settings: Settings) -> dict[str, Path]:
             raise click.UsageError(f"--adapter-id: two adapters are called {name or 'default'}; write PATH:NAME.")
         found[name or "default"] = folder
     return found
+
+
+def check_adapters(folders: Mapping[str, Path], settings: Settings, entry: StoreEntry) -> None:
+    """Hold them against the model, as a start does.
+
+    Raises:
+        AdapterIncompatible: one is broken, of a kind that is not served, or of another model.
+        InvalidSetting: there are more than `--max-adapters`, or one has a name of the model's.
+    """
+    if not folders:
+        return
+    from openllm.adapters import bind
+
+    texts = tuple(f"{folder}:{name}" for name, folder in folders.items())
+    options = attrs.evolve(settings.engine, model_path=str(entry.path), model_id=entry.model_id, adapter_id=texts)
+    bind(options, settings.store, settings.server.served_model_name)
 
 
 def _is_relative(source: str, asked: Asked) -> bool:
