@@ -61,6 +61,7 @@ def second_options(options: EngineOptions) -> EngineOptions:
         embed_only=True,
         embedding_model=None,
         quantize=None,
+        quantization=None,
         adapter_id=(),
         max_adapters=0,
         engine_arg={},

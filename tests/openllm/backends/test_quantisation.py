@@ -13,6 +13,7 @@ import pytest
 from openllm.backends import checkpoint as checkpoints
 from openllm.backends import quantisation, registry
 from openllm.backends.quantisation import TABLE, Kind
+from openllm.embedding_model import second_options
 from openllm_core.errors import InvalidSetting, MissingDependency
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
@@ -180,6 +181,23 @@ def test_vllms_own_flag_is_refused_on_pt(tmp_path: Path) -> None:
     """--quantization is not silently ignored by pt."""
     with pytest.raises(InvalidSetting, match="vLLM's own"):
         quantisation.scheme_of("pt", "cpu", EngineOptions(quantization="fp8"), checkpoint(tmp_path), machine())
+
+
+def test_vllms_own_flag_is_refused_for_what_only_embeds_too(tmp_path: Path) -> None:
+    """The estimate tells it before anything is loaded, as for a model that generates."""
+    checkpoint(tmp_path)
+    asked = EngineOptions(model_path=str(tmp_path), quantization="fp8", embed_only=True)
+    with pytest.raises(InvalidSetting, match="vLLM's own"):
+        registry.get("pt").estimate(asked, machine())
+
+
+@pytest.mark.parametrize("asked", [{"quantization": "fp8"}, {"quantize": "int8"}])
+def test_a_second_engine_for_embeddings_loads_plain_weights(asked: dict[str, Any], tmp_path: Path) -> None:
+    """However the serving engine quantises while it loads, the pt engine that makes its embeddings does not."""
+    found = checkpoint(tmp_path)
+    alone = second_options(EngineOptions(model_path=str(tmp_path), backend="vllm", **asked))
+    assert quantisation.scheme_of("pt", "cpu", alone, found, machine()) is None
+    assert registry.get("pt").estimate(alone, machine()).need_bytes > 0
 
 
 def test_autogptqs_own_file_is_read(tmp_path: Path) -> None:

@@ -65,13 +65,13 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
     found = machine or detect.machine()
     checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
     gpus = detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device)
+    scheme = quantisation.scheme_of("pt", "cuda" if gpus else "cpu", options, checkpoint, found)
     if embeds_only(options, checkpoint):
         return _of_encoder(options, checkpoint, gpus, found)
     stored = DTYPE_BYTES.get(checkpoint.dtype, 4)
     computed = DTYPE_BYTES.get(options.dtype, stored)
     weights = checkpoint.num_parameters * computed or checkpoint.weight_bytes * computed // stored
     cache_type = computed if gpus or options.dtype != "auto" else 4  # the CPU mostly computes in float32
-    scheme = quantisation.scheme_of("pt", "cuda" if gpus else "cpu", options, checkpoint, found)
     if scheme is not None:
         weights = quantisation.weight_bytes(checkpoint, scheme, cache_type)
     per_token = checkpoint.kv_elements_per_token * cache_type
