@@ -12,6 +12,7 @@ import pytest
 from tests.openllm.serialisation.small import model_folder
 
 from openllm import doctor
+from openllm.backends import registry
 from openllm.backends.base import MemoryEstimate
 from openllm.backends.memory import largest_context, largest_slots, refuse_too_large, times
 from openllm.doctor import Finding, Situation, examine, exit_code
@@ -405,6 +406,24 @@ def test_the_second_engine_is_counted_beside_the_first(tmp_path: Path) -> None:
     assert fits.data["together_bytes"] > fits.data["need_bytes"] > 0
     short = only(embeddings(situation(tmp_path, **facts, machine=machine(free=fits.data["need_bytes"]))))
     assert (short.level, short.fix) == ("warn", "Name a small model by --embedding-model.")
+
+
+def test_the_embeddings_are_judged_with_the_backend_of_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same settings as the start's decide on the backend: a quantisation of the model's import is one of them."""
+    found = resolved_of(model_folder(tmp_path / "m", config=LLAMA))
+    asked: list[EngineOptions] = []
+
+    def choose(options: EngineOptions, architecture: str | None = None) -> tuple[str, str]:
+        asked.append(options)
+        return "pt", "because"
+
+    monkeypatch.setattr(registry, "choose", choose)
+    engine = EngineOptions(backend="auto")
+    here = situation(tmp_path, engine=engine, resolved=attrs.evolve(found, quantize="int8"))
+    assert only(embeddings(here)).level == "ok"
+    assert asked == [attrs.evolve(engine, model_path=str(found.path), model_id="m", quantize="int8")]
 
 
 @pytest.mark.parametrize(("offline", "level"), [(False, "note"), (True, "warn")])

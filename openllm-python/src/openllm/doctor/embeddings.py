@@ -27,9 +27,9 @@ def embeddings(situation: Situation) -> Iterator[Finding]:
     resolved = situation.resolved
     if resolved is None and not situation.needs_no_model:
         return
-    backend, _ = registry.choose(situation.engine, resolved.architecture if resolved else None)
-    path = str(resolved.path) if resolved else ""
-    options = attrs.evolve(situation.engine, backend=backend, model_path=path)
+    own = resolved.engine(situation.engine) if resolved else situation.engine
+    backend, _ = registry.choose(own, resolved.architecture if resolved else None)
+    options = attrs.evolve(own, backend=backend)
     maker = maker_of(options)
     if maker == "engine":
         yield Finding("embeddings", "ok", "made by the model itself, in its own engine")
