@@ -5,6 +5,7 @@ Called by `store.py`, `importing.py` and `archive.py`. Knows nothing of tags, fo
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -12,6 +13,7 @@ import os
 import shutil
 import stat
 import time
+import uuid
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from .manifest import MANIFEST_FILE, MODEL_FILE, FileRecord, sha256_of
 
 _BLOCK_BYTES = 1 << 20
 _RESUMABLE_S = 7 * 24 * 3600
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 KEPT = "keep-"
 """How staging folders begin that a later attempt may go on with."""
 
@@ -109,6 +112,36 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def put(folder: Path, target: Path) -> None:
+    """Rename a folder to `target`; what stands there stays until the new one is in, and is deleted then.
+
+    Raises:
+        OSError: the disk refused; what stood at `target` stands there still.
+    """
+    if not os.path.lexists(target):
+        os.rename(folder, target)
+    elif _exchange(folder, target):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        # Two steps, where the disk knows no better: a crash between them loses the old one, an error does not.
+        aside = folder.with_name(str(uuid.uuid4()))
+        os.rename(target, aside)
+        try:
+            os.rename(folder, target)
+        except OSError:
+            os.rename(aside, target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths of one disk change places in one step (Linux's renameat2); whether that could be done."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # not every C library has it
+    if renameat2 is None:
+        return False
+    return renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
 
 
 def folders(root: Path) -> list[Path]:

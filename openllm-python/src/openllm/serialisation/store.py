@@ -256,17 +256,13 @@ class Store:
         return entry
 
     def place(self, folder: Path, target: Path) -> None:
-        """Make a staged folder the version `target` of its name, by one rename; what stood there goes out of the way.
+        """Make a staged folder the version `target` of its name, by one rename; what stood there is deleted after it.
 
         The caller holds the lock of the name, and has fsynced what is in the folder.
         """
         parent = self._writable(target.parent)
         disk.sync_folder(parent.parent)
-        if os.path.lexists(target):
-            aside = folder.parent / str(uuid.uuid4())
-            os.rename(target, aside)
-            shutil.rmtree(aside, ignore_errors=True)
-        os.rename(folder, target)
+        disk.put(folder, target)
         disk.sync_folder(parent)
         _point_latest(parent, target.name)
 

@@ -15,7 +15,7 @@ import pytest
 from tests.openllm.serialisation import small
 from tests.openllm.serialisation.faults.injector import at_step, forked, kill
 
-from openllm.serialisation import archive, importing, manifest, removal
+from openllm.serialisation import archive, bento_record, disk, importing, manifest, removal
 from openllm.serialisation.store import Store
 from openllm_core.errors import OpenLLMError, StoreError
 
@@ -35,14 +35,16 @@ class Case:
 
     Attributes:
         act: does it, to a copy of the base store, which holds the model `old`.
-        before, after: models listed by id before it and after it; at any moment it is one or the other.
+        before, after: models and Bentos listed by id before it and after it; at any moment it is one or the other.
         least: steps it takes at least, so that an enumeration of nothing is seen.
+        given: is done to the copy first, undisturbed.
     """
 
     act: Callable[[Store, Path], None]
     before: list[str]
     after: list[str]
     least: int
+    given: Callable[[Store], None] = lambda store: None
 
 
 def import_folder(store: Store, here: Path) -> None:
@@ -63,11 +65,35 @@ def prune(store: Store, here: Path) -> None:
     store.tidy()
 
 
+def put_bento(store: Store, text: str) -> None:
+    """What `openllm build` does once BentoML has packed: seal it, and make it the version of its name."""
+    target = store.home / "bentos" / "tiny-service" / "v1"
+    with store.lock(target.parent.name), store.staging() as staged:
+        made = staged / "bento"
+        (made / bento_record.SOURCES).mkdir(parents=True)
+        record = bento_record.BentoRecord(tag="tiny-service:v1", model="pt-old:v1", model_id=text)
+        disk.write(made / bento_record.SOURCES / bento_record.RECORD_FILE, record.to_json())
+        list(disk.seal(made, {}))
+        store.place(made, target)
+
+
+def build(store: Store, here: Path) -> None:
+    put_bento(store, "a Bento")
+
+
+def overwrite(store: Store, here: Path) -> None:
+    put_bento(store, "another Bento")
+
+
 CASES = {
     "import of a folder": Case(import_folder, ["old"], ["new", "old"], 30),
     "import of an archive": Case(import_archive, ["old"], ["new", "old"], 30),
     "quantised twin": Case(quantise, ["old"], ["old", "old"], 20),
     "prune": Case(prune, ["old"], [], 10),
+    "build": Case(build, ["old"], ["old", "a Bento"], 10),
+    "build --overwrite": Case(
+        overwrite, ["old", "a Bento"], ["old", "another Bento"], 10, lambda store: put_bento(store, "a Bento")
+    ),
 }
 
 
@@ -88,10 +114,11 @@ def base(tmp_path: Path) -> Path:
 
 
 def listed(store: Store) -> list[str]:
-    """Ids of what is listed, each model proved whole by its hashes."""
+    """Ids of what is listed, models before Bentos, each model proved whole by its hashes."""
     for entry in store.entries():
         store.check(entry, hashes=True)
-    return [entry.model_id for entry in store.entries()]
+    bentos = [bento.record.model_id for bento in bento_record.entries(store)]
+    return [*(entry.model_id for entry in store.entries()), *bentos]
 
 
 def settle(case: Case, store: Store, here: Path) -> None:
@@ -114,6 +141,7 @@ def test_kill_at_every_step(tmp_path: Path, base: Path, name: str) -> None:
     for n in range(1, MOST_STEPS):
         home = shutil.copytree(base, tmp_path / "home")
         store = Store(small.options(home, lock_timeout=5.0))
+        case.given(store)
 
         def body(store: Store = store, n: int = n) -> None:
             with pytest.MonkeyPatch.context() as patch:
@@ -146,6 +174,7 @@ def test_an_io_error_at_every_step(
     for n in range(1, MOST_STEPS):
         home = shutil.copytree(base, tmp_path / "home")
         store = Store(small.options(home, lock_timeout=5.0))
+        case.given(store)
         with monkeypatch.context() as patch:
             seen = at_step(n, refuse, patch=patch)
             try:
@@ -163,6 +192,29 @@ def test_an_io_error_at_every_step(
             assert failures > case.least // 2
             return
     raise AssertionError("it never came to its end")
+
+
+def test_on_a_disk_that_cannot_exchange_what_was_there_comes_back(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where two folders cannot change places in one step, a new Bento that cannot be put in leaves the old one there."""
+    monkeypatch.setattr(disk, "_exchange", lambda one, other: False)
+    store = Store(small.options(base))
+    put_bento(store, "a Bento")
+    rename = os.rename
+
+    def refuse(source: Path, target: Path) -> None:
+        if source.name == "bento":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        with pytest.raises(StoreError):
+            put_bento(store, "another Bento")
+    assert listed(store) == ["old", "a Bento"]
+    put_bento(store, "another Bento")
+    assert listed(store) == ["old", "another Bento"]
 
 
 def test_a_file_that_cannot_be_written_whole_is_no_model(tmp_path: Path) -> None:
