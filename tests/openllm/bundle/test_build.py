@@ -157,9 +157,12 @@ def test_the_generated_service_loads(bento: BuiltBento) -> None:
 
 
 def test_a_bill_of_materials_lies_in_it(bento: BuiltBento) -> None:
-    """Model, adapter and packages."""
+    """Model, adapter and packages; of the adapter the files that it carries, not all that lay in the folder."""
     parts = json.loads((bento.path / "sbom.cdx.json").read_bytes())["components"]
     assert {"tiny", "fr", "openllm"} <= {part["name"] for part in parts}
+    (adapter,) = (part for part in parts if part["name"] == "fr")
+    files = {file["name"]: file["hashes"][0]["content"] for file in adapter["components"]}
+    assert files == bento.record.adapters[0].files
 
 
 def test_nothing_of_the_build_stays_behind(home: Path, first: Result) -> None:

@@ -318,7 +318,7 @@ def _add_documents(order: BuildOrder, record: BentoRecord, made: Path) -> None:
         name=name,
         version=version,
         models=[order.model.manifest],
-        adapters=order.adapters,
+        adapters={adapter.name: made / bento_record.SOURCES / adapter.path for adapter in record.adapters},
         requirements=[f"openllm[{','.join(extras)}]" if extras else "openllm", "bentoml"],
     )
     if order.template is not None:
