@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import struct
+import threading
+from array import array
 from typing import Any
 
 import pytest
@@ -11,6 +14,8 @@ from tests.openllm.engine.test_embedding import engine_of
 from tests.openllm.server.serving import serving
 
 from openllm.engine.embedder import Second
+from openllm.engine.embedding import shortened
+from openllm.service import embeddings as module
 from openllm_core.errors import ModelNotFound
 
 PATH = "/v1/embeddings"
@@ -53,6 +58,38 @@ async def test_dimensions_cut_and_normalise() -> None:
         assert cut == pytest.approx([whole[0] / length, whole[1] / length], abs=1e-6)
         refused = await served.post(PATH, request(dimensions=5))
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "dimensions")
+
+
+async def test_others_are_answered_while_vectors_are_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers by the million are not worked on in the loop that serves."""
+    begun, others = threading.Event(), threading.Event()
+
+    def slowly(vector: array[float], dimensions: int) -> array[float]:
+        begun.set()
+        assert others.wait(10)
+        return shortened(vector, dimensions)
+
+    monkeypatch.setattr(module, "shortened", slowly)
+    async with serving(embed=4) as served:
+        asked = asyncio.create_task(served.post(PATH, request(dimensions=2)))
+        assert await asyncio.to_thread(begun.wait, 10)
+        assert (await served.http.get("/readyz")).status_code == 200
+        others.set()
+        assert [len(item["embedding"]) for item in (await asked).json()["data"]] == [2, 2, 2]
+
+
+async def test_too_many_dimensions_are_refused_before_anything_is_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once an answer has shown how long the vectors are."""
+    async with serving(embed=4) as served:
+        assert (await served.post(PATH, ["a"])).status_code == 200
+        embedder = served.composed.service._embeddings._embedder
+
+        async def computed(inputs: Any) -> Any:
+            raise AssertionError("it was computed")
+
+        monkeypatch.setattr(embedder, "embed", computed)
+        refused = (await served.post(PATH, request(dimensions=5))).json()["error"]
+        assert (refused["code"], refused["param"]) == ("integer_above_max_value", "dimensions")
 
 
 async def test_token_ids_are_an_input_too() -> None:
@@ -160,6 +197,21 @@ async def test_the_embedding_models_own_name_is_accepted() -> None:
         for name in ("echo", "org/small"):
             answer = await served.post(PATH, request(model=name))
             assert (answer.status_code, answer.json()["model"]) == (200, "org/small")
+
+
+async def test_a_draining_server_finishes_the_embeddings_of_a_second_engine() -> None:
+    """A request under way there is answered within the grace, as streams are; a new one is refused."""
+    async with serving() as served:
+        embedder = served.composed.service._embeddings._embedder
+        embedder.second = Second(name="small", make=lambda: engine_of(embed=4, step_s=0.2))
+        assert (await served.post(PATH, ["a"])).status_code == 200
+        asked = asyncio.create_task(served.post(PATH, ["a"]))
+        await asyncio.sleep(0.05)
+        draining = asyncio.create_task(served.composed.service.drain(10))
+        await asyncio.sleep(0.01)
+        assert (await served.post(PATH, ["a"])).status_code == 503
+        await draining
+        assert (await asyncio.wait_for(asked, 1)).status_code == 200
 
 
 async def test_both_shapes_are_described() -> None:

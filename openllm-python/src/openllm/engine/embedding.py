@@ -133,8 +133,8 @@ def portions(lengths: Sequence[int]) -> list[list[int]]:
 def shortened(vector: array[float], dimensions: int) -> array[float]:
     """The leading numbers of a vector, made a vector of length one again."""
     kept = vector[:dimensions]
-    length = math.sqrt(math.fsum(x * x for x in kept))
-    return array("f", (x / length for x in kept)) if length > 0 else kept
+    length = math.hypot(*kept)
+    return array("f", [x / length for x in kept]) if length > 0 else kept
 
 
 def _split(data: bytes, count: int) -> list[array[float]]:

@@ -32,6 +32,7 @@ class EmbeddingService:
         self._embedder = embedder
         self._model = model
         self._deadline_s = options.server_timeout
+        self._widths: dict[str | None, int] = {}  # numbers of a vector, by who makes it, as answers have shown
 
     @property
     def available(self) -> bool:
@@ -50,7 +51,8 @@ class EmbeddingService:
             OpenLLMError: see `Embedder.embed`.
         """
         found = await self._embed(texts)
-        return EmbeddingsOutput(embeddings=[vector.tolist() for vector in found.vectors], num_tokens=found.num_tokens)
+        vectors = await asyncio.to_thread(lambda: [vector.tolist() for vector in found.vectors])
+        return EmbeddingsOutput(embeddings=vectors, num_tokens=found.num_tokens)
 
     async def openai(self, request: EmbeddingRequest) -> EmbeddingList:
         """Vectors as OpenAI's API gives them; errors as `plain`.
@@ -64,22 +66,12 @@ class EmbeddingService:
             raise UnknownServedModel(
                 f"The model {request.model[:200]!r} does not exist; this server serves {names}.", param="model"
             )
+        if (known := self._widths.get(maker)) is not None:
+            _check_dimensions(request, known)
         found = await self._embed(_inputs(request.input))
-        vectors = found.vectors
-        if request.dimensions is not None:
-            if request.dimensions > len(vectors[0]):
-                raise InvalidRequest(
-                    f"dimensions must be <= {len(vectors[0])}, the length of this model's vectors.",
-                    param="dimensions",
-                    code="integer_above_max_value",
-                )
-            vectors = [shortened(vector, request.dimensions) for vector in vectors]
-        as_text = request.encoding_format == "base64"
+        _check_dimensions(request, len(found.vectors[0]))
         return EmbeddingList(
-            data=[
-                Embedding(index=index, embedding=_as_base64(vector) if as_text else vector.tolist())
-                for index, vector in enumerate(vectors)
-            ],
+            data=await asyncio.to_thread(_items, found.vectors, request),
             model=self._embedder.name or request.model,
             usage=EmbeddingUsage(prompt_tokens=found.num_tokens, total_tokens=found.num_tokens),
         )
@@ -95,11 +87,13 @@ class EmbeddingService:
             )
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await self._embedder.embed(inputs)
+                found = await self._embedder.embed(inputs)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"The request was not finished within its deadline of {self._deadline_s:g} s."
             ) from None
+        self._widths[self._embedder.name] = len(found.vectors[0])
+        return found
 
 
 def _inputs(given: str | list[str] | list[int] | list[list[int]]) -> list[Input]:
@@ -108,6 +102,25 @@ def _inputs(given: str | list[str] | list[int] | list[list[int]]) -> list[Input]
         return [given]
     ids = [item for item in given if isinstance(item, int)]
     return [ids] if ids else [item for item in given if not isinstance(item, int)]
+
+
+def _check_dimensions(request: EmbeddingRequest, width: int) -> None:
+    if request.dimensions is not None and request.dimensions > width:
+        raise InvalidRequest(
+            f"dimensions must be <= {width}, the length of this model's vectors.",
+            param="dimensions",
+            code="integer_above_max_value",
+        )
+
+
+def _items(vectors: list[array[float]], request: EmbeddingRequest) -> list[Embedding]:
+    """Vectors as the request wants them; in a thread, since a long list takes the better part of a second."""
+    as_text = request.encoding_format == "base64"
+    items: list[Embedding] = []
+    for index, whole in enumerate(vectors):
+        vector = whole if request.dimensions is None else shortened(whole, request.dimensions)
+        items.append(Embedding(index=index, embedding=_as_base64(vector) if as_text else vector.tolist()))
+    return items
 
 
 def _as_base64(vector: array[float]) -> str:
