@@ -12,6 +12,7 @@ import pytest
 
 from openllm.engine import embedder as module
 from openllm.engine import embedding
+from openllm.engine.channel import AskVectors
 from openllm.engine.embedder import Embedder, Second
 from openllm.engine.engine import Engine
 from openllm.engine.supervisor import launch_embedded
@@ -153,6 +154,67 @@ def test_a_shortened_vector_has_length_one() -> None:
     assert list(embedding.shortened(array("f", [0, 0, 5]), 2)) == [0, 0]
 
 
+# -- a host that goes, a server that stops -----------------------------------------------------------------------------
+
+
+async def lose_host(engine: Engine) -> None:
+    """End the host's present life and wait until requests are refused for it."""
+    engine._supervisor._give_up(EngineUnavailable("killed"))
+    while engine.state == "ready":
+        await asyncio.sleep(0.001)
+
+
+async def test_a_host_lost_while_texts_are_tokenised_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for an answer of a host that never heard the question; the next host answers the next request."""
+    async with running(embed=4) as engine:
+        plain = engine._texts.ids_of_all
+
+        async def slow(texts: list[str]) -> list[list[int]]:
+            await lose_host(engine)
+            return await plain(texts)
+
+        monkeypatch.setattr(engine._texts, "ids_of_all", slow)
+        with pytest.raises(EngineUnavailable):
+            await asyncio.wait_for(engine.embed(["x"]), 5)
+        monkeypatch.undo()
+        await engine.wait_ready(10)
+        assert (await engine.embed(["x"])).num_tokens == 1
+
+
+async def test_a_question_between_two_hosts_is_refused() -> None:
+    """It would be dropped, and its answer never come."""
+    async with running(embed=4) as engine:
+        await lose_host(engine)
+        with pytest.raises(EngineUnavailable) as caught:
+            await asyncio.wait_for(engine._questions.ask(lambda number: AskVectors(number, [[1]])), 5)
+        assert caught.value.retry_after_s
+
+
+async def test_draining_lets_embeddings_finish() -> None:
+    """A request under way is answered before the drain ends; a new one is refused."""
+    async with running(embed=4, step_s=0.2) as engine:
+        under_way = asyncio.create_task(engine.embed(["x"]))
+        await asyncio.sleep(0.02)
+        draining = asyncio.create_task(engine.drain(10))
+        await asyncio.sleep(0)
+        with pytest.raises(ShuttingDown):
+            await engine.embed(["x"])
+        await draining
+        assert (await asyncio.wait_for(under_way, 0.1)).num_tokens == 1
+
+
+@pytest.mark.parametrize("end", ["drain", "close"])
+async def test_embeddings_that_outlive_the_end_are_told(end: str) -> None:
+    """After the grace, or when the engine is closed, each request under way fails at once."""
+    async with running(embed=4, step_s=0.1) as engine:
+        under_way = asyncio.create_task(engine.embed(["x"] * 200))
+        await asyncio.sleep(0.02)
+        await (engine.drain(0.05) if end == "drain" else engine.aclose())
+        with pytest.raises(ShuttingDown):
+            await asyncio.wait_for(under_way, 1)
+        assert engine.embeddings.waiting == 0
+
+
 # -- the second engine ------------------------------------------------------------------------------------------------
 
 
@@ -171,6 +233,31 @@ async def test_the_second_engine_starts_with_the_first_request_and_ends_with_the
     assert made[0].state == "closed"
     with pytest.raises(ShuttingDown):
         await embedder.embed(["x"])
+
+
+async def test_draining_lets_the_second_engine_finish() -> None:
+    """What it computes is answered; nothing new is taken."""
+    async with embedding_with(Second(name="small", make=lambda: engine_of(embed=4, step_s=0.2))) as embedder:
+        await embedder.embed(["x"])
+        under_way = asyncio.create_task(embedder.embed(["x"]))
+        await asyncio.sleep(0.02)
+        draining = asyncio.create_task(embedder.drain(10))
+        await asyncio.sleep(0)
+        with pytest.raises(ShuttingDown):
+            await embedder.embed(["x"])
+        await draining
+        assert (await asyncio.wait_for(under_way, 0.1)).num_tokens == 1
+
+
+async def test_whoever_waits_for_the_second_engine_is_told_of_the_end() -> None:
+    """A server that stops while it starts answers them, and says nothing of a failure."""
+    async with embedding_with(Second(name="small", make=lambda: engine_of(embed=4, load_s=0.5))) as embedder:
+        waits = asyncio.create_task(embedder.embed(["x"]))
+        await asyncio.sleep(0.05)
+        await embedder.drain(0.05)
+        await embedder.aclose()
+        with pytest.raises(ShuttingDown):
+            await asyncio.wait_for(waits, 1)
 
 
 async def test_whoever_leaves_during_the_start_leaves_it_to_the_others() -> None:

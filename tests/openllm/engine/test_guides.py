@@ -10,12 +10,13 @@ import pytest
 from tests.openllm.engine.conftest import MakeEngine, request, text_of
 
 from openllm.backends.base import TokenGuide
+from openllm.backends.echo.backend import EchoBackend
 from openllm.engine import guides
 from openllm.engine.channel import Answer, CheckGuide
 from openllm.engine.guides import Guides
 from openllm.engine.questions import Questions
 from openllm_core.config.guide import Guide
-from openllm_core.errors import EngineUnavailable, InvalidRequest, Overloaded
+from openllm_core.errors import EngineError, EngineUnavailable, InvalidRequest, Overloaded
 
 GOOD = Guide("choice", ("yes", "no"))
 BAD = Guide("grammar", "root ::= (((", "guided_grammar")
@@ -43,6 +44,20 @@ async def test_a_bad_guide_is_refused_while_every_slot_is_busy(make_engine: Make
     assert len(engine.dispatcher.sequences) == 7
     for task in running:
         task.cancel()
+
+
+async def test_a_check_that_breaks_is_told(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a backend raises over a guide fails that request alone, and at once; no verdict is kept."""
+
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("no such compiler")
+
+    engine = await make_engine(guides=True)
+    monkeypatch.setattr(EchoBackend, "check_guide", broken)
+    with pytest.raises(EngineError, match="no such compiler"):
+        await asyncio.wait_for(engine.add(request(guide=GOOD)), 5)
+    monkeypatch.undo()
+    assert await text_of(engine, guide=GOOD, max_tokens=3) == "yes"
 
 
 async def test_each_guide_is_asked_for_once() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from openllm.backends.base import TokenGuide
 from openllm.backends.registry import RegisteredBackend
+from openllm.engine.channel import Answer, AskIds, AskText, AskVectors, Channel, CheckGuide
 from openllm.engine.engine import Engine
+from openllm.engine.host import HostSession
 from openllm.engine.supervisor import launch_embedded
 from openllm.tokenizer import byte_tokenizer
-from openllm_core.errors import CorruptModel, OpenLLMError
+from openllm_core.errors import CorruptModel, EngineUnavailable, OpenLLMError
 from openllm_core.options import EngineOptions
 
 Load = Callable[..., Any]
@@ -85,3 +89,30 @@ async def test_a_backend_that_breaks_on_a_frame_fails_the_engine(monkeypatch: py
         return backend
 
     assert "RuntimeError: submit broke" in (await failure_of(monkeypatch, load)).message
+
+
+class Heard:
+    """A channel that keeps what is sent through it."""
+
+    def __init__(self) -> None:
+        self.frames: list[Any] = []
+
+    def send(self, frame: Any) -> None:
+        """Keep it."""
+        self.frames.append(frame)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [AskVectors(7, [[1]]), AskIds(7, "hi", True), AskText(7, [1]), CheckGuide(7, TokenGuide("choice", ["a"]))],
+    ids=lambda question: type(question).__name__,
+)
+async def test_a_host_without_a_model_answers_every_question(question: Any) -> None:
+    """It was meant for the host before: whoever asked hears that, and waits no longer."""
+    session, heard = HostSession(lambda status: None), Heard()
+    session.channel = cast("Channel", heard)
+    session.on_frame(question)
+    await asyncio.gather(*session._side_tasks)
+    (answer,) = heard.frames
+    assert isinstance(answer, Answer) and answer.number == 7
+    assert answer.error is not None and answer.error["code"] == EngineUnavailable.code

@@ -164,7 +164,7 @@ class Server:
         if self._watch is not None:
             self._watch.cancel()
         if self._composed is not None:
-            await self._composed.service.engine.drain(self._grace_s)
+            await self._composed.service.drain(self._grace_s)
             await self._composed.service.aclose()
 
     async def _report(self) -> None:

@@ -96,6 +96,12 @@ class Embedder:
         engine = await self._second_engine()
         return await engine.embed(inputs)
 
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new for the second engine; wait up to `grace_s` for what it computes; then end that."""
+        self._closed = True
+        if self._made is not None:
+            await self._made.drain(grace_s)
+
     async def aclose(self) -> None:
         """End the second engine. Idempotent."""
         self._closed = True
@@ -116,7 +122,13 @@ class Embedder:
         if self._starting is None and (self._made is None or self._made.state != "ready"):
             self._starting = asyncio.create_task(self._start())
         if self._starting is not None:
-            return await asyncio.shield(self._starting)  # whoever leaves leaves it to the others
+            starting = self._starting
+            try:
+                return await asyncio.shield(starting)  # whoever leaves leaves it to the others
+            except asyncio.CancelledError:
+                if starting.cancelled():
+                    raise ShuttingDown("The server is shutting down.") from None
+                raise
         assert self._made is not None
         return self._made
 
@@ -127,6 +139,8 @@ class Embedder:
                 self._made = await _in_thread(self.second.make)
                 await self._made.start()
             await self._made.wait_ready()
+        except ShuttingDown:  # ours; `aclose` ends the engine
+            raise
         except Exception as error:
             made, self._made = self._made, None
             if made is not None:

@@ -51,30 +51,42 @@ class Embeddings:
         waiting: texts of all of them.
     """
 
-    def __init__(self, texts: Texts, questions: Questions, retry_after_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        texts: Texts,
+        questions: Questions,
+        require_ready: Callable[[], BackendInfo],
+        retry_after_s: Callable[[], float],
+        on_change: Callable[[], None],
+    ) -> None:
         """Args:
         texts: makes token ids.
         questions: asks the host.
+        require_ready: the loaded model's facts; raises while no request is taken.
         retry_after_s: told to a request that is refused for load.
+        on_change: called when a request has ended.
         """
         self._texts = texts
         self._ask = questions.ask
+        self._require_ready = require_ready
         self._retry_after_s = retry_after_s
+        self._on_change = on_change
         self.waiting = 0
 
-    async def embed(self, inputs: Sequence[Input], info: BackendInfo) -> Embedded:
+    async def embed(self, inputs: Sequence[Input]) -> Embedded:
         """Vectors of texts or token ids, in their order.
 
         Args:
             inputs: at least one.
-            info: of the engine's model.
 
         Raises:
+            EngineLoading, EngineUnavailable, ShuttingDown: not ready to take it.
             UnsupportedFeature: the model has no embeddings of its own.
             Overloaded: too many texts wait already.
             InvalidRequest, ContextLengthExceeded: an input is empty, too long or no valid text; `param` is `input[i]`.
             OpenLLMError: the host failed on it, or went down.
         """
+        info = self._require_ready()
         if not info.capabilities.embed:
             raise UnsupportedFeature(f"The {info.backend} backend makes no embeddings of this model.", param="model")
         if self.waiting + len(inputs) > MAX_WAITING:
@@ -82,9 +94,11 @@ class Embeddings:
         self.waiting += len(inputs)
         try:
             ids = await self._ids(inputs, info)
+            self._require_ready()  # the host may have gone meanwhile
             return Embedded(await self._vectors(ids), sum(map(len, ids)))
         finally:
             self.waiting -= len(inputs)
+            self._on_change()
 
     async def _ids(self, inputs: Sequence[Input], info: BackendInfo) -> list[list[int]]:
         texts = {place: item for place, item in enumerate(inputs) if isinstance(item, str)}

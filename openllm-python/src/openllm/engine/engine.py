@@ -37,7 +37,7 @@ from .guides import Guides
 from .metrics import EngineMetrics
 from .neighbours import Neighbours
 from .process import launch_process
-from .questions import Questions
+from .questions import Question, Questions
 from .request import EngineRequest, new_request_id
 from .stream import RequestStream, error_of
 from .supervisor import Launcher, Supervisor, Watch
@@ -98,11 +98,13 @@ class Engine:
         self._queue_timeout_s = queue_timeout_s
         self._step_stall_s = step_stall_s
         self._supervisor = Supervisor(options, launch or launch_process, watch or Watch(restarts=restarts), self)
-        self._questions = Questions(self._supervisor.send)
+        self._questions = Questions(self._ask)
         self._texts = Texts(tokenizer, self._supervisor.send, self._questions)
         self._guides = Guides(self._questions)
         self.adapters = Adapters(self._questions, self.dispatcher.uses)
-        self.embeddings = Embeddings(self._texts, self._questions, self.retry_after_s)
+        self.embeddings = Embeddings(
+            self._texts, self._questions, self._require_ready, self.retry_after_s, self._change
+        )
         self._state: State = "loading"
         self._warm_up_id: str | None = None
         self._eos: frozenset[int] = frozenset()
@@ -158,18 +160,22 @@ class Engine:
             self._set_state("draining")
         try:
             async with asyncio.timeout(grace_s):
-                while self.dispatcher.sequences:
+                while self.dispatcher.sequences or self.embeddings.waiting:
                     await self._wait_change()
         except TimeoutError:
-            self.dispatcher.fail_all(lambda: ShuttingDown("The server shut down before this request was finished."))
+            self._end_all("The server shut down before this request was finished.")
 
     async def aclose(self) -> None:
         """End everything: streams with `ShuttingDown`, then the host and its whole process group. Idempotent."""
         self._set_state("closed")
-        self.dispatcher.fail_all(lambda: ShuttingDown("The engine was closed."))
+        self._end_all("The engine was closed.")
         await self._supervisor.aclose()
         self._texts.close()
         self.metrics.close()
+
+    def _end_all(self, message: str) -> None:
+        self.dispatcher.fail_all(lambda: ShuttingDown(message))
+        self._questions.fail(lambda: ShuttingDown(message))
 
     # -- load ---------------------------------------------------------------------------------------------------------
 
@@ -267,7 +273,7 @@ class Engine:
 
     async def embed(self, inputs: Sequence[Input]) -> Embedded:
         """Vectors of texts or token ids, in their order; see `Embeddings.embed`, and `add` for what is not ready."""
-        return await self.embeddings.embed(inputs, self._require_ready())
+        return await self.embeddings.embed(inputs)
 
     async def _wait_in_line(self, stream: RequestStream) -> None:
         left = stream.left_line = stream.loop.create_future()
@@ -299,6 +305,14 @@ class Engine:
 
     def _send(self, frame: Submit | Abort) -> None:
         self._supervisor.send(frame)
+
+    def _ask(self, question: Question) -> None:
+        """Send a question, whose answer somebody awaits: one that would be dropped is refused."""
+        if self._state == "closed":
+            raise ShuttingDown("The engine was closed.")
+        if not self._supervisor.has_host:
+            raise EngineUnavailable("The engine is being restarted.", retry_after_s=self.retry_after_s())
+        self._supervisor.send(question)
 
     # -- what a request's stream tells ----------------------------------------------------------------------------------
 

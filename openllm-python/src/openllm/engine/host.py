@@ -200,41 +200,49 @@ class HostSession:
 
     async def _check_guide(self, frame: CheckGuide) -> None:
         error: dict[str, Any] | None = None
-        if self._backend is not None:
-            try:
-                await self._backend.check_guide(frame.guide)
-            except OpenLLMError as refused:
-                error = _as_data(refused)
+        try:
+            await self._model().check_guide(frame.guide)
+        except Exception as refused:
+            error = _as_data(_as_openllm_error(refused))
         if self.channel is not None:
             self.channel.send(Answer(frame.number, error=error))
 
     async def _change_adapter(self, frame: LoadAdapter | UnloadAdapter) -> None:
         error: dict[str, Any] | None = None
         try:
-            if self._backend is None:
-                raise EngineUnavailable("There is no model yet.")
             if isinstance(frame, LoadAdapter):
-                await self._backend.load_adapter(frame.key, frame.folder)
+                await self._model().load_adapter(frame.key, frame.folder)
             else:
-                await self._backend.unload_adapter(frame.key)
+                await self._model().unload_adapter(frame.key)
         except Exception as refused:  # a broken adapter must not end a host that serves others
             error = _as_data(_as_openllm_error(refused))
         if self.channel is not None:
             self.channel.send(Answer(frame.number, error=error))
 
     async def _answer_ask(self, frame: AskIds | AskText) -> None:
-        if self._text is not None and self.channel is not None:
+        if self.channel is None:
+            return
+        if self._text is None:
+            closed = EngineUnavailable("The tokenizer is not open yet.")
+            self.channel.send(Answer(frame.number, error=closed.as_dict()))
+        else:
             self.channel.send(await self._text.answer(frame))
 
     async def _embed(self, frame: AskVectors) -> None:
-        if self._backend is None or self.channel is None:
+        if self.channel is None:
             return
         try:
-            vectors = await self._backend.embed(frame.batch)
+            vectors = await self._model().embed(frame.batch)
             data = array("f", itertools.chain.from_iterable(vectors)).tobytes()
             self.channel.send(Answer(frame.number, vectors=data))
         except Exception as error:  # one request's sake: the others go on
             self.channel.send(Answer(frame.number, error=_as_data(_as_openllm_error(error))))
+
+    def _model(self) -> Backend:
+        """The loaded one, for a question that may have been meant for the host before."""
+        if self._backend is None:
+            raise EngineUnavailable("There is no model yet.")
+        return self._backend
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -21,7 +21,7 @@ class Questions:
 
     def __init__(self, send: Callable[[ToHost], None]) -> None:
         """Args:
-        send: hands a frame to the present host.
+        send: hands a frame to the present host; raises where there is none, so that nobody waits for its answer.
         """
         self._send = send
         self._numbers = itertools.count(1)

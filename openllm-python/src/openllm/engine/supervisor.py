@@ -129,6 +129,11 @@ class Supervisor:
         """Process id of the present host; None when embedded or between two lives."""
         return self._life.pid if self._life is not None else None
 
+    @property
+    def has_host(self) -> bool:
+        """Whether somebody hears what is sent; a host that hears it may still be loading."""
+        return self._life is not None
+
     def start(self) -> None:
         """Begin the first life in the background."""
         self._task = asyncio.get_running_loop().create_task(self._supervise())

@@ -200,7 +200,7 @@ class _Server:
 
     async def _drain(self, tasks: set[asyncio.Task[None]]) -> None:
         """Let streams finish within the grace; the engine tells the rest, whose last bytes then leave."""
-        await self._service.engine.drain(self._options.drain_grace)
+        await self._service.drain(self._options.drain_grace)
         if tasks:
             await asyncio.wait(tasks, timeout=FLUSH_S)
 

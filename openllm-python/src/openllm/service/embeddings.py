@@ -39,6 +39,10 @@ class EmbeddingService:
         """Whether a request is likely to be answered."""
         return self._embedder.available
 
+    async def drain(self, grace_s: float) -> None:
+        """Wait up to `grace_s` for what the engine that was started for embeddings alone computes."""
+        await self._embedder.drain(grace_s)
+
     async def aclose(self) -> None:
         """End the engine that was started for embeddings alone."""
         await self._embedder.aclose()

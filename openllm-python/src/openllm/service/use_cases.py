@@ -144,6 +144,10 @@ class Service:
         await self.engine.start()
         await self._chat.start()
 
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new; wait up to `grace_s` for what runs; then end it."""
+        await asyncio.gather(self.engine.drain(grace_s), self._embeddings.drain(grace_s))
+
     async def aclose(self) -> None:
         """Stop the engine and what renders chats."""
         try:
