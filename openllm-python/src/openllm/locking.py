@@ -24,7 +24,7 @@ from openllm_core.settings import flag_of, settings_of
 
 from . import distributions
 from .backends import registry
-from .serialisation import ResolvedModel, hub, manifest
+from .serialisation import ResolvedModel, find_here, hub, manifest
 from .serialisation.adapters import AdapterStore, split
 from .serialisation.store import Progress
 from .tokenizer import config_facts
@@ -46,7 +46,8 @@ class Lock:
         revision: commit or wheel version; empty for a folder of one's own.
         files: SHA-256 of each file of the model, in hex, by its path in the folder.
         chat_template: SHA-256 of the template's text; empty when there is none.
-        adapters: the same as `files`, for each `--adapter-id` as it was given.
+        embedding_files: the same as `files`, of `--embedding-model`; empty without.
+        adapters: the same, for each `--adapter-id` as it was given; by its name where a Bento carries it.
         engine: name of the backend.
         python: version of Python.
         packages: version of each installed package that takes part.
@@ -59,6 +60,7 @@ class Lock:
     revision: str = ""
     files: Mapping[str, str] = attrs.field(factory=dict[str, str])
     chat_template: str = ""
+    embedding_files: Mapping[str, str] = attrs.field(factory=dict[str, str])
     adapters: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict[str, Mapping[str, str]])
     engine: str = ""
     python: str = ""
@@ -106,6 +108,7 @@ def _structure(data: dict[str, Any]) -> Lock:
     return Lock(
         **texts,
         files=_texts(data["files"]),
+        embedding_files=_texts(data["embedding_files"]),
         packages=_texts(data["packages"]),
         adapters=adapters,
         flags=flags,
@@ -148,18 +151,22 @@ def observe(
         AdapterNotFound, AdapterIncompatible: an adapter is not to be had.
     """
     known = _manifest(model.path)
-    engine = attrs.evolve(engine, quantize=engine.quantize or model.quantize)
+    carried = {text: name for text in engine.adapter_id if (name := _carried(text, store)) is not None}
+    own = tuple(text for text in engine.adapter_id if text not in carried)
+    flags = attrs.evolve(engine, quantize=engine.quantize or model.quantize, adapter_id=own)
+    encoder = find_here(engine.embedding_model, store) if engine.embedding_model is not None else None
     return Lock(
         model=_name(model, known, text),
         model_id=model.model_id,
         revision=_revision(model, known),
         files=_hashes(model.path, engine, progress),
+        embedding_files=_hashes(encoder, engine, progress) if encoder is not None else {},
         chat_template=_template(model),
-        adapters={text: _adapter(text, store) for text in engine.adapter_id},
+        adapters={carried.get(text, text): _adapter(text, store) for text in engine.adapter_id},
         engine=engine.backend,
         python=platform.python_version(),
         packages=distributions.versions([*distributions.ENGINE, *_brought_by(engine.backend)]),
-        flags=_flags(engine) | _flags(server),
+        flags=_flags(flags) | _flags(server),
         generation=_given(config),
     )
 
@@ -192,16 +199,18 @@ def _name(model: ResolvedModel, known: manifest.Manifest | None, text: str | Non
 
 def _hashes(folder: Path, engine: EngineOptions, progress: Progress | None) -> dict[str, str]:
     """The files that an import of the folder would take, which are those that a load may read."""
-    names = [path.name for path in folder.iterdir() if path.is_file()]
+    if folder.is_file():  # a GGUF file or an archive
+        return {folder.name: manifest.sha256_of(folder)}
+    names = hub.names_in(folder)
     chosen = hub.wanted(names, folder.name, trust=engine.trust_remote_code, allow_pickle=engine.converts_pickle)
-    paths = [folder / n for n in sorted(set(chosen)) if n not in (manifest.MANIFEST_FILE, manifest.MODEL_FILE)]
-    sizes = {path: path.stat().st_size for path in paths}
+    names = [name for name in sorted(set(chosen)) if name not in (manifest.MANIFEST_FILE, manifest.MODEL_FILE)]
+    sizes = {name: (folder / name).stat().st_size for name in names}
     done, found = 0, dict[str, str]()
-    for path in paths:
+    for name in names:
         if progress is not None:
-            progress(f"hashing {path.name}", done, sum(sizes.values()))
-        found[path.name] = manifest.sha256_of(path)
-        done += sizes[path]
+            progress(f"hashing {name}", done, sum(sizes.values()))
+        found[name] = manifest.sha256_of(folder / name)
+        done += sizes[name]
     return found
 
 
@@ -210,6 +219,13 @@ def _template(model: ResolvedModel) -> str:
     if template is None and model.family is not None and (of_family := families.find(model.family).chat_template):
         template = of_family.text
     return hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest() if template is not None else ""
+
+
+def _carried(text: str, store: StoreOptions) -> str | None:
+    """Name of an adapter that the Bento we serve carries; None for any other. Where the Bento lies differs by machine."""
+    source, name = split(text)
+    inside = store.bento_path and Path(source).is_relative_to(store.bento_path)
+    return name if inside else None
 
 
 def _adapter(text: str, store: StoreOptions) -> dict[str, str]:
@@ -259,6 +275,9 @@ def differences(locked: Lock, here: Lock) -> Iterator[tuple[str, str]]:
         if was != found:
             yield f"{name.replace('_', ' ')}: {_short(found)} here, {_short(was)} in the lock", mend
     yield from _of_files("file", locked.files, here.files, again)
+    encoder = locked.flags.get("embedding_model") or here.flags.get("embedding_model")
+    files = (locked.embedding_files, here.embedding_files)
+    yield from _of_files("embedding model, file", *files, mend=f"openllm import {encoder}")
     for name in sorted({*locked.adapters, *here.adapters}):
         files = (kind.get(name, {}) for kind in (locked.adapters, here.adapters))
         yield from _of_files(f"adapter {name}, file", *files, mend=f"Give the adapter {name} as it was locked.")

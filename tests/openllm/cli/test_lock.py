@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from tests.openllm.bundle import bentos
 from tests.openllm.serialisation import fake_hub, small
 
-from openllm import distributions, locking
+from openllm import distributions, locking, serialisation
 from openllm.cli.options import read_settings
 from openllm.serialisation import importing
 from openllm.serialisation.hub import HubId
@@ -156,6 +157,7 @@ def test_what_differs_on_another_machine_is_named(
         ("generation_config.json", b"{}", ["file generation_config.json: not in the lock"]),
         ("chat_template.jinja", b"x", ["chat template: ", "file chat_template.jinja: SHA-256"]),
         ("tokenizer_config.json", None, ["file tokenizer_config.json: not here"]),
+        ("1_Pooling/config.json", b"{}", ["file 1_Pooling/config.json: SHA-256"]),
         ("README.md", b"for people", []),
     ],
 )
@@ -163,6 +165,8 @@ def test_a_file_that_differs_is_named(
     run: Run, folder: Path, name: str, content: bytes | None, said: list[str]
 ) -> None:
     """Changed, added or gone, if a load would read it; what is for people alone does not count."""
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
     lock(run)
     if content is None:
         (folder / name).unlink()
@@ -240,6 +244,44 @@ def test_adapters_are_locked(run: Run) -> None:
     assert check(run)[1][0].startswith("adapter ./lora:legal, file adapter_model.safetensors: SHA-256")
 
 
+def test_a_sentence_encoder_is_locked(run: Run) -> None:
+    """The files of --embedding-model count as the model's do, how it pools among them."""
+    made = small.model_folder(Path("encoder"))
+    (made / "1_Pooling").mkdir()
+    (made / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    found = lock(run, "--embedding-model", "./encoder")
+    digest = hashlib.sha256((made / "1_Pooling" / "config.json").read_bytes()).hexdigest()
+    assert found["embedding_files"]["1_Pooling/config.json"] == digest
+    assert check(run) == (0, [])
+    (made / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    (made / "model.safetensors").write_bytes(small.safetensors(5))
+    code, texts = check(run)
+    assert code == 78 and [text.partition(": SHA-256")[0] for text in texts] == [
+        "embedding model, file 1_Pooling/config.json", "embedding model, file model.safetensors",
+    ]  # fmt: skip
+
+
+def test_a_lock_of_a_bento_holds_on_another_machine(
+    run: Run, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its adapters are known by their names: where the Bento lies is no part of the lock."""
+    entry = serialisation.import_model(str(folder), options=small.options(tmp_path / "bentoml"))
+    home = bentos.written(tmp_path / "bentoml", entry, adapters=(bentos.adapter("french"),))
+    made = home / "src" / "adapters" / "french"
+    made.mkdir(parents=True)
+    (made / "adapter_config.json").write_text("{}")
+    assert run("lock", "tiny-service:v1").exit_code == 0
+    data = json.loads(FILE.read_text())
+    assert [*data["adapters"]] == ["french"] and str(tmp_path) not in FILE.read_text()
+    assert check(run, "tiny-service:v1") == (0, [])
+    assert check(run) == (0, [])
+    (tmp_path / "bentoml").rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "elsewhere"))
+    assert check(run) == (0, [])
+    (tmp_path / "elsewhere/bentos/tiny-service/v1/src/adapters/french/adapter_config.json").write_text("{ }")
+    assert check(run)[1][0].startswith("adapter french, file adapter_config.json: SHA-256")
+
+
 def test_a_model_of_the_hub_is_locked_to_its_commit(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the lock names is fetched again at that commit, wherever the branch is by then."""
     store = Store(small.options(tmp_path / "bentoml"))
@@ -279,7 +321,7 @@ def test_a_file_that_is_no_lock_is_refused(run: Run, text: str) -> None:
     assert done.exit_code == 78 and "openllm lock" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("key", ["files", "flags", "packages", "adapters", "model", "generation"])
+@pytest.mark.parametrize("key", ["files", "embedding_files", "flags", "packages", "adapters", "model", "generation"])
 @pytest.mark.parametrize("value", [None, 1, [1], {"a": 1}])
 def test_a_lock_with_a_value_of_a_wrong_type_is_refused(key: str, value: object) -> None:
     """Whatever somebody wrote into it by hand, except a field of generation, which the model's family judges."""

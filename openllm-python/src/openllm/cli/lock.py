@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
@@ -12,10 +12,13 @@ import click
 from openllm.cli.bento import wanted
 from openllm.cli.generation import StartCommand, complete_id, complete_model, typed_fields
 from openllm.cli.locked import observed
-from openllm.cli.options import config_option, setting_options
+from openllm.cli.options import Settings, config_option, setting_options
 from openllm.cli.output import Output, output_option
 from openllm.cli.start import find_model
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
+
+if TYPE_CHECKING:
+    from openllm.serialisation.store import Progress
 
 
 @click.command("lock", cls=StartCommand)
@@ -55,6 +58,7 @@ def command(
     if resolved is None:
         raise click.UsageError("The echo backend without a model has nothing to lock.", ctx)
     with out.progress() as progress:
+        fetch_encoder(what.settings, progress)
         lock = observed(what.settings, resolved, what.model_id or what.model, progress)
     if what.bento is not None:
         lock = attrs.evolve(lock, model=what.bento.tag)
@@ -69,3 +73,22 @@ def command(
         out.say(f"{len(lock.files)} files, {len(lock.packages)} packages, {len(lock.flags)} flags.", dim=True)
         out.data(str(file))
         out.fact("Start it", f"openllm start --locked {file}")
+
+
+def fetch_encoder(settings: Settings, progress: Progress) -> None:
+    """Have the model of `--embedding-model` here, whose files are locked too.
+
+    Raises:
+        OpenLLMError: it cannot be had.
+    """
+    if settings.engine.embedding_model is None:
+        return
+    from openllm.serialisation import resolve
+
+    resolve(
+        settings.engine.embedding_model,
+        options=settings.store,
+        trust_remote_code=settings.engine.trust_remote_code,
+        allow_pickle_weights=settings.engine.converts_pickle,
+        progress=progress,
+    )
