@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import pytest
@@ -125,6 +127,41 @@ def test_a_dropped_download_goes_on_where_it_stopped(store: Store, site: Hub, mo
     site.requests.clear()
     fetch(store, site)
     assert not any(r.startswith("GET") and r.endswith("config.json") for r in site.requests)
+
+
+def test_imports_for_two_backends_at_once_fetch_it_once(
+    store: Store, site: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second import waits for the first, whatever backend each of them names, and takes what it stored."""
+    begun, go = Event(), Event()
+    download = hub.download
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        begun.set()
+        assert go.wait(20)
+        return download(*arguments, **options)
+
+    def second() -> Any:
+        recipe = importing.Recipe(backend="vllm")
+        try:
+            return importing.from_hub(
+                store, HubId("org/tiny"), trust=Trust(), recipe=recipe, endpoint=site.url, progress=told
+            )
+        finally:
+            go.set()
+
+    def told(text: str, done: int, of: int | None) -> None:
+        if text.startswith("waiting"):
+            go.set()
+
+    monkeypatch.setattr(hub, "download", slow)
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(fetch, store, site)
+        assert begun.wait(20)
+        other = pool.submit(second)
+        assert other.result().tag == one.result().tag
+    assert len(store.entries()) == 1
+    assert len([r for r in site.requests if r.startswith("GET") and r.endswith("model.safetensors")]) == 1
 
 
 def test_an_unreachable_hub_is_a_store_error(store: Store) -> None:

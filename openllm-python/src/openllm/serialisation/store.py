@@ -99,9 +99,14 @@ class Store:
             return next((e for e in same if e.tag.partition(":")[2] == version), None)
         return max(same, key=lambda e: e.created, default=None)
 
-    def find_id(self, model_id: str, revision: str = "") -> StoreEntry | None:
-        """The newest entry made from a hub id; a revision matches what was asked for or the commit (or its start)."""
+    def find_id(self, model_id: str, revision: str = "", quantize: str | None = None) -> StoreEntry | None:
+        """The newest entry made from a hub id; a revision matches what was asked for or the commit (or its start).
+
+        An id means the weights as they were published: an entry that was imported to be loaded quantised has a tag of its
+        own, and counts here only for who asks for the same `quantize`.
+        """
         same = [e for e in self.entries() if e.manifest.origin != "folder" and e.model_id.lower() == model_id.lower()]
+        same = [e for e in same if e.manifest.quantize in ("", quantize)]
         if revision:
             same = [e for e in same if _is_revision(e.manifest, revision)]
         return max(same, key=lambda e: e.created, default=None)
@@ -133,6 +138,8 @@ class Store:
     def lock(self, name: str, progress: Progress | None = None) -> Generator[None]:
         """Hold the one lock of a model's name, across processes and threads; freed by the kernel when its holder dies.
 
+        Names that differ in their backend alone have one lock: look-ups take one for the other.
+
         Raises:
             StoreBusy: not free within `lock_timeout` seconds.
             StoreError: the body, which writes under the lock, was refused by the disk.
@@ -141,7 +148,7 @@ class Store:
         fd = -1
         try:
             # The file is never removed: a waiter may hold it open, and a new one would be another lock.
-            fd = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fd = os.open(folder / f"{without_backend(name)}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             self._wait_for(fd, name, progress)
             os.ftruncate(fd, 0)
             os.pwrite(fd, str(os.getpid()).encode(), 0)
