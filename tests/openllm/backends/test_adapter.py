@@ -59,6 +59,8 @@ def test_a_sound_adapter_is_read(tmp_path: Path) -> None:
         ({"lora_alpha": None}, "without lora_alpha"),
         ({"lora_alpha": float("nan")}, "without lora_alpha"),
         ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern that is not served"),
+        ({"rank_pattern": {"[z-a]": 8}}, "rank_pattern that is not served"),
+        ({"lora_alpha": 10**400}, "without lora_alpha"),
         ({"alpha_pattern": [1]}, "alpha_pattern that is no object"),
     ],
 )
@@ -86,6 +88,27 @@ def test_tensors_that_do_not_belong(shapes: dict[str, list[int]], word: str, tmp
     """Nothing of a file is passed over in silence."""
     with pytest.raises(AdapterIncompatible, match=word):
         adapters.read(folder_with(tmp_path, shapes, adapter_config(4, ["q_proj"])))
+
+
+def test_a_rank_of_nothing(tmp_path: Path) -> None:
+    """Matrices without rows are no adapter, whatever the configuration says."""
+    shapes = {f"{STEM}.lora_A.weight": [0, 32], f"{STEM}.lora_B.weight": [32, 0]}
+    with pytest.raises(AdapterIncompatible, match="rank 0"):
+        adapters.read(folder_with(tmp_path, shapes, adapter_config(0, ["q_proj"])))
+
+
+def test_offsets_that_do_not_match_the_shapes(tmp_path: Path) -> None:
+    """The file is as long as its header says, but a tensor has other bytes than its shape needs, or another's."""
+    folder = blank_adapter(tmp_path / "a")
+    weights = folder / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    assert b"[0, 512]" in whole and b"[512, 1024]" in whole
+    for second in (b"[500, 1024]", b"[600, 1112]", b"[0, 512]", b"[-1, 1024]"):
+        text = whole[8 : -2 * 512].replace(b"[512, 1024]", second)
+        end = json.loads(text)[f"{STEM}.lora_B.weight"]["data_offsets"][1]
+        weights.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+        with pytest.raises(AdapterIncompatible, match="not a whole safetensors file"):
+            adapters.read(folder)
 
 
 def test_files_that_are_missing_broken_or_pickled(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from tests.tiny_adapters import blank_adapter
 
+from openllm.backends.echo.backend import EchoBackend
 from openllm.engine.engine import Engine
 from openllm.engine.pool import EnginePool
 from openllm.engine.request import EngineRequest
 from openllm.engine.supervisor import Watch, launch_embedded
 from openllm.tokenizer import byte_tokenizer
 from openllm_core.config.sampling import SamplingParams
-from openllm_core.errors import AdapterIncompatible, AdapterNotFound
+from openllm_core.errors import AdapterIncompatible, AdapterNotFound, EngineError
 from openllm_core.options import EngineOptions
 
 
@@ -73,6 +74,34 @@ async def test_a_refused_one_leaves_no_trace(tmp_path: Path) -> None:
         await made.adapters.load("bad#1", str(tmp_path))
     with pytest.raises(AdapterNotFound):
         await say(made, "bad#1")
+    assert await say(made, None) == "hi"
+    await made.aclose()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of device memory"), EngineError("it does not load")])
+async def test_one_that_breaks_the_loading_is_a_refused_one(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a framework raises, the host stays up: the start goes on with the other adapters, and a later load raises it."""
+    load = EchoBackend.load_adapter
+
+    async def broken(backend: EchoBackend, name: str, path: str) -> None:
+        if name.startswith("bad"):
+            raise error
+        await load(backend, name, path)
+
+    monkeypatch.setattr(EchoBackend, "load_adapter", broken)
+    folder = str(blank_adapter(tmp_path / "a", echo="AAA"))
+    made = engine()
+    made.adapters.expect("bad#1", folder)
+    made.adapters.expect("a#1", folder)
+    await made.start()
+    await made.wait_ready(20)
+    assert await say(made, "a#1") == "AAA"
+    with pytest.raises(AdapterIncompatible, match=str(error)):
+        await say(made, "bad#1")
+    with pytest.raises(EngineError, match=str(error)):
+        await made.adapters.load("bad#2", folder)
     assert await say(made, None) == "hi"
     await made.aclose()
 

@@ -25,6 +25,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 MAX_CONFIG_BYTES = 1 << 20
+MAX_ALPHA = 1e30  # far beyond what is trained with; also keeps out what is not finite
 FLOATS = ("F32", "F16", "BF16")
 _TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])(\.[A-Za-z0-9_]+)?\.weight")
 _PATTERN = re.compile(r"(\w|\.|-|\\\.|\||\[[\w-]+\]|\(\w+(\|\w+)*\)){1,512}")
@@ -211,7 +212,7 @@ def _refuse_kind(folder: Path, config: dict[str, Any]) -> None:
         if not isinstance(found, dict):
             raise _refused(folder, f"has a {patterns} that is no object")
         for pattern in cast("dict[str, Any]", found):
-            if not _PATTERN.fullmatch(pattern):
+            if not _PATTERN.fullmatch(pattern) or not _compiles(pattern):
                 raise _refused(folder, f"has a {patterns} that is not served: {pattern[:80]!r}")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_THE_BASE):
@@ -222,6 +223,14 @@ def _refuse_kind(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:  # a class of characters whose ends stand the wrong way round
+        return False
+    return True
+
+
 def _low_rank(
     folder: Path, config: dict[str, Any], layer: str, sides: dict[str, tuple[str, tuple[int, ...]]]
 ) -> LowRank:
@@ -230,10 +239,12 @@ def _low_rank(
     (_, (rank, inputs)), (_, (outputs, other)) = sides["A"], sides["B"]
     if rank != other:
         raise _refused(folder, f"is broken: the matrices of {layer[:120]} have rank {rank} and {other}")
+    if rank < 1:
+        raise _refused(folder, f"is broken: the matrices of {layer[:120]} have rank {rank}")
     said, alpha = _pattern(config, "rank_pattern", layer, "r"), _pattern(config, "alpha_pattern", layer, "lora_alpha")
     if said != rank:
         raise _refused(folder, f"is broken: {layer[:120]} has rank {rank}, its {CONFIG_FILE} says {said}")
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not math.isfinite(alpha):
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not abs(alpha) < MAX_ALPHA:
         raise _refused(folder, f"has a {CONFIG_FILE} without lora_alpha")
     return LowRank(inputs, outputs, rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 

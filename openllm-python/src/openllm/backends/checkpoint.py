@@ -269,11 +269,20 @@ def _safetensors_sizes(file: Path) -> dict[str, int]:
     return elements
 
 
+def _span(name: str, tensor: dict[str, Any]) -> tuple[int, int]:
+    """Where a tensor's bytes lie, which must be as many as its type and shape need."""
+    (start, stop), shape, element = tensor["data_offsets"], tensor["shape"], SAFETENSORS_BYTES.get(tensor["dtype"])
+    needed = stop - start if element is None else math.prod(shape) * element
+    if min([0, *shape]) < 0 or not 0 <= start <= stop or stop - start != needed:
+        raise ValueError(f"its {name[:120]} does not have the bytes that its shape needs")
+    return start, stop
+
+
 def safetensors_tensors(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name -> (dtype as stored, shape) of the tensors of one safetensors file.
 
     Raises:
-        CorruptModel: it is none, or not as long as its header says.
+        CorruptModel: it is none, or its bytes are not those that its header says.
     """
     try:
         size = file.stat().st_size
@@ -283,12 +292,17 @@ def safetensors_tensors(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                 raise ValueError("its header is longer than the file")
             header: dict[str, Any] = json.loads(stream.read(length))
         tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-        end = 0
+        spans: list[tuple[int, int]] = []
         for name, tensor in header.items():
             if name == "__metadata__":
                 continue
             tensors[name] = tensor["dtype"], tuple(tensor["shape"])
-            end = max(end, tensor["data_offsets"][1])
+            spans.append(_span(name, tensor))
+        end = 0
+        for start, stop in sorted(spans):
+            if start != end:
+                raise ValueError("its tensors do not lie one behind the other")
+            end = stop
         if 8 + length + end != size:
             raise ValueError(f"it has {size} bytes and should have {8 + length + end}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:

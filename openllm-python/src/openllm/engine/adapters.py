@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
-from openllm_core.errors import AdapterIncompatible, AdapterNotFound, EngineError, OpenLLMError
+from openllm_core.errors import AdapterIncompatible, AdapterNotFound, EngineUnavailable, OpenLLMError, ShuttingDown
 
 from .channel import LoadAdapter, UnloadAdapter
 from .questions import Questions
 
+HOST_GONE = (EngineUnavailable, ShuttingDown)
 POLL_S = 0.02  # how often it is looked whether an adapter's last request has ended
 
 
@@ -125,22 +126,22 @@ class Adapters:
     async def _give(self, then: Callable[[], None]) -> None:
         try:
             await self._load_missing()
-        except EngineError:
-            return  # the host went down; the next one is given them
+        except HOST_GONE:
+            return  # the next one is given them
         then()
 
     async def _load_missing(self) -> None:
         """Load what the present host lacks; what it refuses stands in `_failures` then.
 
         Raises:
-            EngineError: the host went down.
+            EngineUnavailable, ShuttingDown: the host went down.
         """
         while missing := [k for k in self._folders if k not in self._present and k not in self._failures]:
             key = missing[0]
             folder = self._folders[key]
             try:
                 await self._questions.ask(lambda number, key=key, folder=folder: LoadAdapter(number, key, folder))
-            except EngineError:
+            except HOST_GONE:
                 raise
             except OpenLLMError as error:
                 self._failures[key] = error

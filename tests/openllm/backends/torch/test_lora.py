@@ -18,6 +18,7 @@ from tests.tiny_models import tiny_checkpoint
 
 from openllm.backends.base import BackendRequest
 from openllm.backends.torch.backend import TorchBackend
+from openllm.backends.torch.lora import AdapterMixer
 from openllm.backends.torch.scheduler import Scheduler
 from openllm.testing import Drive, Outcome
 from openllm_core.errors import AdapterIncompatible, UnsupportedFeature
@@ -203,6 +204,28 @@ def test_the_backend_loads_and_unloads_while_it_runs(checkpoints: Path, tmp_path
         await drive.ended()
 
     asyncio.run(test())
+
+
+async def test_what_the_framework_raises_is_an_adapter_that_does_not_load(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device without room for one adapter is no fault of the engine, which goes on."""
+
+    def full(mixer: AdapterMixer, matrix: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    path = tiny_checkpoint("llama", checkpoints)
+    folder, _ = saved_by_peft(path, tmp_path / "one", 1, r=2, target_modules=["q_proj"])
+    backend = TorchBackend.load(
+        EngineOptions(model_path=str(path), device="cpu", max_adapters=2), lambda text, share: None
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterMixer, "_placed", full)
+        with pytest.raises(AdapterIncompatible, match=r"does not load: CUDA out of memory\.$"):
+            await backend.load_adapter("one", str(folder))
+    await backend.load_adapter("one", str(folder))
+    await backend.check_health()
+    await backend.aclose()
 
 
 async def test_without_adapters_none_is_loaded(checkpoints: Path, tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from openllm_core.errors import EngineUnavailable, InvalidRequest, OutOfMemory, UnsupportedFeature
+from openllm_core.errors import (
+    AdapterIncompatible,
+    EngineUnavailable,
+    InvalidRequest,
+    OpenLLMError,
+    OutOfMemory,
+    UnsupportedFeature,
+)
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
@@ -141,8 +148,14 @@ class TorchBackend:
             AdapterIncompatible: it is broken, or does not fit this model.
         """
         mixer = self._mixer()
-        adapter = await asyncio.to_thread(mixer.read, name, path)
-        await self._between_steps(lambda: mixer.add(name, adapter))
+        try:
+            adapter = await asyncio.to_thread(mixer.read, name, path)
+            await self._between_steps(lambda: mixer.add(name, adapter))
+        except OpenLLMError:
+            raise
+        except Exception as error:  # a framework's own: also a device without room for it
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise AdapterIncompatible(f"The adapter does not load: {why[:500]}", param="adapter_name") from error
 
     async def unload_adapter(self, name: str) -> None:
         """Forget an adapter; sequences that use it finish first."""
