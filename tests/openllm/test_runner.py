@@ -17,9 +17,10 @@ from tests.tiny_adapters import blank_adapter
 import openllm
 from openllm import LLM, AutoLLM, AutoModel, AutoVLLM, EmbeddingsOutput, Runner
 from openllm.engine.embedder import Second
+from openllm.engine.embedding import MAX_WAITING
 from openllm.runner import StreamMethod
 from openllm_core.config.classes import OPTConfig
-from openllm_core.errors import InvalidRequest, InvalidSetting
+from openllm_core.errors import ContextLengthExceeded, InvalidRequest, InvalidSetting
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,32 @@ def test_flags_of_a_model_with_adapters(tmp_path: Path, runner: Runner) -> None:
     found = with_one.peft_adapters
     assert found["success"] and found["result"]["poet"]["peft_type"] == "LORA"
     assert runner.peft_adapters["success"] is False and runner.peft_adapters["error_msg"]
+
+
+def test_a_program_embeds_as_many_texts_as_it_has() -> None:
+    """The bound of a server is for a crowd: one caller's list has none, and a refusal names its place in that list."""
+    with LLM(backend="echo", embedded=True, engine_arg={"embed": 2}) as llm:
+        texts = [f"{i}" for i in range(MAX_WAITING + 1)]
+        found = llm.embed(texts)
+        assert found.num_tokens == sum(map(len, texts)) and len(found.embeddings) == len(texts)
+        for place in (0, 5000, MAX_WAITING):
+            assert found.embeddings[place] == llm.embed(texts[place]).embeddings[0]
+        texts[5000] = ""
+        with pytest.raises(InvalidRequest, match=r"input\[5000\] is an empty text") as caught:
+            llm.embed(texts)
+        assert caught.value.param == "input[5000]"
+        texts[5000] = "x" * 5000
+        with pytest.raises(ContextLengthExceeded, match=r"input\[5000\] has 5000 tokens") as caught:
+            llm.embed(texts)
+        assert caught.value.param == "input[5000]"
+
+
+async def test_many_lists_of_a_program_at_once_wait_for_each_other() -> None:
+    """Together they are more than a server would take."""
+    async with LLM(backend="echo", embedded=True, engine_arg={"embed": 2}) as llm:
+        lists = [[f"{i}"] * 2000 for i in range(10)]
+        found = await asyncio.gather(*(llm.aembed(texts) for texts in lists))
+        assert [len(one.embeddings) for one in found] == [2000] * 10
 
 
 async def test_embedding_in_a_program_with_a_loop() -> None:

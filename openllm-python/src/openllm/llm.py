@@ -248,7 +248,7 @@ class LLM(ClassicCalls):
             return EmbeddingsOutput(embeddings=[], num_tokens=0)
         await self._ready()
         assert self._embedder is not None
-        found = await self._embedder.embed(texts)
+        found = await self._embedder.embed_all(texts)
         return EmbeddingsOutput(embeddings=[vector.tolist() for vector in found.vectors], num_tokens=found.num_tokens)
 
     # -- training -----------------------------------------------------------------------------------------------------

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import threading
 import time
+from array import array
 from collections.abc import Callable, Sequence
 
 import attrs
 
 from openllm_core.errors import (
     EngineUnavailable,
+    InvalidRequest,
     MissingDependency,
     OpenLLMError,
     OutOfMemory,
@@ -24,7 +27,7 @@ from openllm_core.errors import (
     StoreError,
 )
 
-from .embedding import Embedded, Input
+from .embedding import MAX_WAITING, Embedded, Input
 from .engine import Engine
 from .pool import AnyEngine
 
@@ -32,6 +35,8 @@ log = logging.getLogger("openllm.engine.embedder")
 
 RETRY_S = 30.0
 """After a second engine could not be had, requests are refused for so long before it is tried again."""
+SLICE_TEXTS = 2048
+"""Texts of a program's own list that wait at once."""
 
 
 @attrs.frozen(kw_only=True)
@@ -66,6 +71,7 @@ class Embedder:
         self._failure: str | None = None
         self._failed_at = 0.0
         self._closed = False
+        self._slices = asyncio.Semaphore(MAX_WAITING // SLICE_TEXTS)
 
     @property
     def own(self) -> bool:
@@ -110,6 +116,20 @@ class Embedder:
             await asyncio.gather(self._starting, return_exceptions=True)
         if self._made is not None:
             await self._made.aclose()
+
+    async def embed_all(self, inputs: Sequence[Input]) -> Embedded:
+        """`embed` for a program, whose list may be longer than a server takes: in slices, each waiting for its turn."""
+        vectors: list[array[float]] = []
+        num_tokens = 0
+        for start in range(0, len(inputs), SLICE_TEXTS):
+            try:
+                async with self._slices:
+                    found = await self.embed(inputs[start : start + SLICE_TEXTS])
+            except InvalidRequest as error:
+                raise _moved(error, start) from None
+            vectors += found.vectors
+            num_tokens += found.num_tokens
+        return Embedded(vectors, num_tokens)
 
     async def _second_engine(self) -> Engine:
         if self._made is not None and self._made.failure is not None:
@@ -167,6 +187,15 @@ class Embedder:
         self._failed_at = time.monotonic()
         self._failure = f"The embeddings of {name} cannot be had now: {why}"
         return EngineUnavailable(self._failure, retry_after_s=RETRY_S)
+
+
+def _moved(error: InvalidRequest, start: int) -> InvalidRequest:
+    """The refusal of a slice's input, with the place of that input in the whole list."""
+    if (named := re.fullmatch(r"input\[(\d+)\]", error.param or "")) is None:
+        return error
+    param = f"input[{start + int(named[1])}]"
+    message = error.message.replace(named[0], param)
+    return type(error)(message, hint=error.hint, code=error.wire_code, param=param)
 
 
 async def _in_thread(make: Callable[[], Engine]) -> Engine:
