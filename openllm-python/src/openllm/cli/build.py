@@ -239,7 +239,9 @@ def import_first(
             progress=progress,
         )
     out.fact("Model", entry.model_id, f"stored as {entry.tag}")
-    backend, why = registry.choose(settings.engine, entry.architecture)
+    quantize = settings.engine.quantize or entry.manifest.quantize or None
+    engine = attrs.evolve(settings.engine, model_path=str(entry.path), quantize=quantize)
+    backend, why = registry.choose(engine, entry.architecture)
     out.fact("Backend", backend, why)
     return entry, backend
 
