@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.openllm.serialisation import small
 
-from openllm.serialisation import fetch, formats, hub, import_model, importing, resolve
+from openllm.serialisation import Recipe, fetch, formats, hub, import_model, importing, resolve
 from openllm.serialisation.lookup import locate
 from openllm.serialisation.manifest import Manifest
 from openllm.serialisation.store import Progress, Store, StoreEntry
@@ -154,6 +154,36 @@ def test_a_stored_id_is_served_without_asking_the_hub(store: Store, here: Path) 
     for text in ("org/x", "org/x:main", "org--x", "pt-org--x:abc"):
         found = resolve(text, options=small.options(store.home, offline=True))
         assert found.path == entry.path and found.served_name == "org/x" and entry.tag in found.how
+
+
+@pytest.mark.parametrize("text", [DEFAULT, "org/x"])
+@pytest.mark.parametrize("offline", [{"fast": True}, {"offline": True}], ids=["fast", "offline"])
+def test_an_id_means_the_plain_weights_beside_quantised_ones(
+    store: Store, here: Path, no_index: list[str], text: str, offline: dict[str, bool]
+) -> None:
+    """After `import ID --quantize int8` start and build, with and without --fast, take the same entry for the id, the plain
+    one; the quantised one is had by its tag, or by asking for it again."""
+    plain = add(store, "pt-org--x:abc", "org/x") if text == "org/x" else import_model(text, options=store.options)
+    small_one = importing.quantised(store, plain, "int8")
+    away = small.options(store.home, **offline)
+    for options in (away, store.options):
+        found = resolve(text, options=options)
+        assert (found.path, found.quantize) == (plain.path, None)
+    assert import_model(text, options=away).tag == plain.tag
+    assert import_model(text, options=away, recipe=Recipe(quantize="int8")).tag == small_one.tag
+    assert resolve(small_one.tag, options=away).quantize == "int8"
+    assert store.get(text).tag == plain.tag
+
+
+def test_quantised_weights_alone_are_found_by_who_asks_for_them(store: Store, here: Path) -> None:
+    """With the plain entry gone, the id is not in the store, and the id with the same --quantize is."""
+    plain = add(store, "pt-org--x:abc", "org/x")
+    small_one = importing.quantised(store, plain, "int8")
+    store.remove(plain.path)
+    away = small.options(store.home, offline=True)
+    with pytest.raises(ModelNotFound):
+        resolve("org/x", options=away)
+    assert import_model("org/x", options=away, recipe=Recipe(quantize="int8")).tag == small_one.tag
 
 
 def test_the_hubs_own_cache_is_used(store: Store, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

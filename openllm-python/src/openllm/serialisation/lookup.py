@@ -260,7 +260,7 @@ def _refuse_offline(store: Store, hub_id: hub.HubId | str) -> None:
 def _indexed(store: Store, model: fetch.IndexModel, progress: Progress | None, recipe: Recipe) -> StoreEntry:
     """A model of the package index; with --fast only if it is here."""
     if store.options.fast:
-        known = store.find_id(model.model_id)
+        known = store.find_id(model.model_id, quantize=recipe.quantize)
         if known is not None:
             return known
         _refuse_offline(store, model.model_id)
@@ -282,7 +282,7 @@ def _bring(store: Store, located: Located, trust: Trust, recipe: Recipe, progres
     if (indexed := _of_index(hub_id)) is not None:
         return _indexed(store, indexed, progress, recipe)
     if store.options.offline or store.options.fast:
-        known = store.find_id(hub_id.id, hub_id.revision)
+        known = store.find_id(hub_id.id, hub_id.revision, recipe.quantize)
         if known is not None:
             return known
         cached = importing.cached_hub(hub_id, trust)
