@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import builtins
+import json
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
 from tests.openllm.finetune.conftest import MakeLLM
+from tests.openllm.serialisation import small
 
+import openllm
 from openllm_core.errors import (
+    CorruptModel,
     FineTuneStrategyNotSupportedError,
     InvalidSetting,
     MissingDependency,
+    OpenLLMError,
+    OutOfMemory,
     UnsupportedFeature,
 )
 
@@ -104,6 +112,43 @@ def test_what_cannot_be_trained_over_is_refused(make_llm: MakeLLM) -> None:
     with pytest.raises(UnsupportedFeature, match="gptq") as caught:
         make_llm("llama", quantize="gptq").prepare_for_training()
     assert "int4" in str(caught.value.hint)
+
+
+def test_weights_that_are_quantised_already_are_not_quantised_again(make_llm: MakeLLM, tmp_path: Path) -> None:
+    """`--quantize int4` over a GPTQ checkpoint is refused before anything is loaded; the hint says what to do."""
+    folder = shutil.copytree(make_llm("llama").resolved().path, tmp_path / "tiny-gptq")
+    config = json.loads((folder / "config.json").read_bytes())
+    stored = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": stored}))
+    llm = openllm.LLM(str(folder), store=small.options(tmp_path / "home"), device="cpu", quantize="int4")
+    with pytest.raises(InvalidSetting, match="gptq, 4 bits, groups of 32 already") as caught:
+        llm.prepare_for_training()
+    assert caught.value.param == "quantize"
+    assert "Leave --quantize out" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), OutOfMemory, "2.00 GiB"),
+        (MemoryError(), OutOfMemory, "Memory ran out"),
+        (ImportError("no module named 'tiktoken'"), MissingDependency, "tiktoken"),
+        (ValueError("a setting of the checkpoint that nothing knows"), CorruptModel, "nothing knows"),
+        (OSError("it has no file named model.safetensors"), CorruptModel, "no file named"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_no_bug_of_ours(
+    make_llm: MakeLLM, monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: type[OpenLLMError], told: str
+) -> None:
+    """Whatever transformers raises over a checkpoint or a full GPU becomes one error with its reason."""
+    llm = make_llm("llama")
+
+    def load_model(**given: Any) -> Any:
+        raise raised
+
+    monkeypatch.setattr(llm, "load_model", load_model)
+    with pytest.raises(expected, match=told):
+        llm.prepare_for_training()
 
 
 def test_wrong_kinds_and_settings_are_named(make_llm: MakeLLM) -> None:

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from tests.openllm.finetune.conftest import MakeLLM, greedy, write_lines
 
 import openllm
-from openllm.finetune import Outcome, TrainingOptions, finetune, merge_adapter
-from openllm_core.errors import InvalidDataset, InvalidSetting, UnsupportedFeature
+from openllm.finetune import Outcome, TrainingOptions, finetune, merge_adapter, training
+from openllm_core.errors import InvalidDataset, InvalidSetting, OutOfMemory, UnsupportedFeature
 
 ROWS = [{"prompt": "the quick", "completion": " brown fox"}, {"prompt": "she sells", "completion": " sea shells"}]
 FAST = TrainingOptions(max_steps=40, learning_rate=2e-2, batch_size=2, rank=8, alpha=16, gradient_checkpointing=False)
@@ -103,6 +103,25 @@ def test_a_run_goes_on_only_as_it_began(make_llm: MakeLLM, tmp_path: Path) -> No
     assert outcome.trained.resumed_from == 20
     assert "Going on from checkpoint-20." in told
     assert not (out / "checkpoints").exists()
+
+
+def test_what_the_hint_says_helps_after_memory_ran_out(
+    make_llm: MakeLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that is too small is told with the flags that help, and the same folder takes the command with them."""
+    llm, out = make_llm(), tmp_path / "out"
+
+    class Full:
+        def train(self, **given: Any) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_trainer", lambda *given: Full())
+        with pytest.raises(OutOfMemory, match="while training: CUDA out of memory") as caught:
+            run(llm, out)
+    assert "--batch-size 1" in str(caught.value.hint)
+    smaller = TrainingOptions(max_steps=2, batch_size=1, gradient_checkpointing=False)
+    assert run(llm, out, options=smaller).trained.steps == 2
 
 
 def test_a_bad_line_is_told_before_anything_is_made(make_llm: MakeLLM, tmp_path: Path) -> None:

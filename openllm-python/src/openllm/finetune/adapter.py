@@ -12,6 +12,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openllm.backends import checkpoint as checkpoints
+from openllm.backends import quantisation
 from openllm.serialisation.formats import INDEX_FILE, inspect
 from openllm_core.errors import UnsupportedFeature
 
@@ -74,8 +76,7 @@ def merge_adapter(llm: StoredModel, adapter: Path, out: Path) -> Path:
 def refuse_quantised(llm: StoredModel) -> None:
     """Raise UnsupportedFeature where a model's own files are quantised."""
     found = llm.resolved()
-    quantised = (inspect(found.path).config or {}).get("quantization_config")
-    if quantised:
+    if quantisation.stored(checkpoints.read(found.path, allow_pickle=True)):
         raise UnsupportedFeature(
             f"{found.model_id} is stored quantised: there are no plain weights to merge an adapter into.",
             hint="Leave --merge out and serve it with --adapter-id, or fine-tune the model it was made of.",

@@ -10,13 +10,17 @@ import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
+from openllm.backends import checkpoint as checkpoints
+from openllm.backends import quantisation
 from openllm_core.config.fine_tune import FineTuneConfig, PeftType, strategies
 from openllm_core.errors import FineTuneStrategyNotSupportedError, InvalidSetting, OpenLLMError, UnsupportedFeature
 from openllm_core.families import registry as families
 
+from .failures import first_line, memory_told
 from .untyped import library, quietly
 
 if TYPE_CHECKING:
+    from openllm.backends.checkpoint import Checkpoint
     from openllm.stored import StoredModel
 
 GENERAL: dict[str, dict[str, Any]] = {
@@ -45,9 +49,11 @@ def prepare_for_training(
 
     Raises:
         FineTuneStrategyNotSupportedError: no such type of adapter.
-        InvalidSetting: peft refuses the settings.
+        InvalidSetting: peft refuses the settings, or weights that are stored quantised shall be quantised again.
         UnsupportedFeature: the model's weights are, or shall be, quantised in a way nothing can be trained over.
-        MissingDependency: peft or bitsandbytes is not installed.
+        CorruptModel: transformers cannot load the model's files.
+        MissingDependency: peft, bitsandbytes or a package that the model needs is not installed.
+        OutOfMemory: the model does not fit; the hint names the settings that need less.
     """
     found = llm.resolved()
     spec = families.find(found.family) if found.family else None
@@ -56,13 +62,15 @@ def prepare_for_training(
     config = _configure(strategy, settings)
     peft = library("peft")
     scheme = llm.engine_options.quantize or found.quantize
-    with quietly():
-        model = load_base(llm, scheme)
+    checkpoint = checkpoints.read(found.path, allow_pickle=True)  # nothing of its weights is loaded here
+    _refuse_twice(checkpoint, scheme, found.model_id)
+    with quietly(), memory_told("loading the model"):
+        model = load_base(llm, scheme, checkpoint)
         _open_gradients(model, scheme, use_gradient_checkpointing)
         try:
             model = peft.get_peft_model(model, config)
         except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
-            raise InvalidSetting(f"peft cannot add this adapter to {found.model_id}: {_line(error)}") from error
+            raise InvalidSetting(f"peft cannot add this adapter to {found.model_id}: {first_line(error)}") from error
         model.train()
         tokenizer = llm.load_tokenizer()
     if tokenizer.pad_token_id is None:
@@ -70,13 +78,14 @@ def prepare_for_training(
     return model, tokenizer
 
 
-def load_base(llm: StoredModel, scheme: str | None) -> Any:
+def load_base(llm: StoredModel, scheme: str | None, checkpoint: Checkpoint) -> Any:
     """The model without an adapter, frozen, on the device and in the precision it is trained in.
 
     Args:
         scheme: None for the weights as they are, else int8 or int4.
+        checkpoint: what the model's files say of themselves.
     """
-    from openllm.backends.torch.loading import DTYPES, choose_device
+    from openllm.backends.torch.loading import DTYPES, LOAD_ERRORS, choose_device, is_out_of_memory, load_error
 
     options = llm.engine_options
     device = choose_device(options)
@@ -90,10 +99,28 @@ def load_base(llm: StoredModel, scheme: str | None) -> Any:
     if scheme is not None:
         compute = DTYPES["bfloat16"] if dtype == "auto" else dtype
         arguments["quantization_config"] = _quantisation(scheme, compute)
-    model = llm.load_model(**arguments)
+    try:
+        model = llm.load_model(**arguments)
+    except OpenLLMError:
+        raise
+    except LOAD_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        raise load_error(error, checkpoint) from error
     model.requires_grad_(False)
     model.config.use_cache = False
     return model
+
+
+def _refuse_twice(checkpoint: Checkpoint, scheme: str | None, model_id: str) -> None:
+    stored = quantisation.stored(checkpoint)
+    if scheme is None or stored is None or (stored.method == "bitsandbytes" and scheme == f"int{stored.bits}"):
+        return
+    raise InvalidSetting(
+        f"--quantize {scheme}: the weights of {model_id} are {stored} already.",
+        hint="Leave --quantize out, or give the model they were made from.",
+        param="quantize",
+    )
 
 
 def _quantisation(scheme: str, compute: Any) -> Any:
@@ -139,7 +166,7 @@ def _configure(strategy: FineTuneConfig, settings: dict[str, Any]) -> Any:
     except (TypeError, ValueError) as error:
         wrong = _unknown(strategy, settings)
         raise InvalidSetting(
-            f"peft has no setting {wrong[0]!r} for {strategy.adapter_type.to_str()}." if wrong else _line(error),
+            f"peft has no setting {wrong[0]!r} for {strategy.adapter_type.to_str()}." if wrong else first_line(error),
             param=wrong[0] if wrong else None,
         ) from error
 
@@ -147,8 +174,3 @@ def _configure(strategy: FineTuneConfig, settings: dict[str, Any]) -> Any:
 def _unknown(strategy: FineTuneConfig, settings: dict[str, Any]) -> list[str]:
     cls: Any = library("peft.mapping").PEFT_TYPE_TO_CONFIG_MAPPING[strategy.adapter_type.value]
     return [name for name in settings if name not in inspect.signature(cls).parameters]
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -142,7 +142,8 @@ def _claim(output: Path, record: dict[str, Any], overwrite: bool) -> None:
         before = json.loads((output / RECORD).read_bytes())
         if "result" in before:
             raise _taken(f"{output} holds a finished adapter.")
-        changed = _differences(before, record)
+        # What a run that trained nothing began with binds nobody: it may have failed over just that.
+        changed = _differences(before, record) if last_checkpoint(output / CHECKPOINTS) is not None else []
         if changed:
             raise _taken(f"{output} holds a run begun otherwise: {'; '.join(changed)}.")
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -17,6 +17,7 @@ import attrs
 
 from .dataset import Example
 from .encoding import Row, encode
+from .failures import memory_told
 from .options import TrainingOptions
 from .untyped import library, quietly
 
@@ -65,6 +66,7 @@ def train(
 
     Raises:
         InvalidDataset: the model cannot learn from an example; names its line.
+        OutOfMemory: a step does not fit; the hint names the settings that need less.
     """
     options = options or TrainingOptions()
     tokenizer.padding_side = "right"
@@ -79,7 +81,8 @@ def train(
         where = {"output_dir": str(folder or nowhere), "save_strategy": "steps" if folder else "no"}
         arguments = _arguments(model, options, steps, where)
         trainer = _trainer(model, tokenizer, encoded.rows, arguments, progress, say)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with memory_told("training"):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Trained(
         steps=trainer.state.global_step,

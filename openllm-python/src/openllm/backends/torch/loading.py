@@ -21,6 +21,7 @@ from openllm_core.errors import (
     MissingDependency,
     NoSuitableDevice,
     OpenLLMError,
+    OutOfMemory,
     UnsupportedFeature,
 )
 from openllm_core.options import EngineOptions
@@ -35,6 +36,8 @@ from .tuning import Choice
 from .untyped import from_pretrained
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LOAD_ERRORS = (ImportError, ValueError, KeyError, OSError, RuntimeError, MemoryError)
+"""What `from_pretrained` raises over a checkpoint that it cannot load."""
 
 
 def choose_device(options: EngineOptions) -> torch.device:
@@ -67,6 +70,7 @@ def load_module(
     Raises:
         CorruptModel: a tensor is missing, of another shape than the config says, or unreadable.
         MissingDependency: the format needs a package that is not installed.
+        OutOfMemory: the weights do not fit.
         UnsafeConfiguration: the model brings code and `trust_remote_code` was not given.
         UnsupportedFeature: transformers does not know the architecture.
     """
@@ -90,19 +94,33 @@ def load_module(
             module, info = from_pretrained(auto, str(checkpoint.path), **arguments)
     except OpenLLMError:
         raise
-    except ImportError as error:
-        raise MissingDependency(f"This model needs a package that is not installed: {_first_line(error)}") from error
-    except (ValueError, KeyError) as error:
-        if "model type" in str(error) or "Unrecognized" in str(error):
-            raise UnsupportedFeature(
-                f"transformers {transformers.__version__} does not know {checkpoint.architecture or 'this architecture'}.",
-                hint="A newer transformers may: pip install -U transformers",
-            ) from error
-        raise CorruptModel(f"{checkpoint.path} cannot be loaded: {_first_line(error)}") from error
-    except (OSError, RuntimeError) as error:
-        raise CorruptModel(f"{checkpoint.path} cannot be loaded: {_first_line(error)}") from error
+    except LOAD_ERRORS as error:
+        raise load_error(error, checkpoint) from error
     _refuse_incomplete(checkpoint, module, info)
     return module
+
+
+def load_error(error: BaseException, checkpoint: Checkpoint) -> OpenLLMError:
+    """What `from_pretrained` raised over a checkpoint (one of `LOAD_ERRORS`), as an error with its reason."""
+    if is_out_of_memory(error):
+        return OutOfMemory(
+            f"Memory ran out while loading the model: {_first_line(error)}",
+            hint="Use a smaller model, a smaller --dtype, or --quantize int4.",
+        )
+    if isinstance(error, ImportError):
+        return MissingDependency(f"This model needs a package that is not installed: {_first_line(error)}")
+    if isinstance(error, (ValueError, KeyError)) and ("model type" in str(error) or "Unrecognized" in str(error)):
+        return UnsupportedFeature(
+            f"transformers {transformers.__version__} does not know {checkpoint.architecture or 'this architecture'}.",
+            hint="A newer transformers may: pip install -U transformers",
+        )
+    return CorruptModel(f"{checkpoint.path} cannot be loaded: {_first_line(error)}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch ran out of memory, of a GPU or of the machine; on a CPU its error has no class of its own."""
+    words = ("not enough memory", "can't allocate memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in words)
 
 
 def _auto_class(checkpoint: Checkpoint) -> Any:
