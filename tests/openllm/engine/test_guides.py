@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.openllm.engine.conftest import MakeEngine, request, text_of
+from tests.tiny_adapters import blank_adapter
 
 from openllm.backends.base import TokenGuide
 from openllm.backends.echo.backend import EchoBackend
 from openllm.engine import guides
 from openllm.engine.channel import Answer, CheckGuide
+from openllm.engine.engine import Engine
 from openllm.engine.guides import Guides
 from openllm.engine.questions import Questions
+from openllm.engine.supervisor import launch_embedded
+from openllm.tokenizer import byte_tokenizer
 from openllm_core.config.guide import Guide
 from openllm_core.errors import EngineError, EngineUnavailable, InvalidRequest, Overloaded
+from openllm_core.options import EngineOptions
 
 GOOD = Guide("choice", ("yes", "no"))
 BAD = Guide("grammar", "root ::= (((", "guided_grammar")
@@ -58,6 +64,32 @@ async def test_a_check_that_breaks_is_told(make_engine: MakeEngine, monkeypatch:
         await asyncio.wait_for(engine.add(request(guide=GOOD)), 5)
     monkeypatch.undo()
     assert await text_of(engine, guide=GOOD, max_tokens=3) == "yes"
+
+
+async def test_an_adapter_is_held_while_the_guide_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that is replaced meanwhile stays until the request that was given it has ended."""
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*_: Any) -> None:
+        began.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(EchoBackend, "check_guide", slow)
+    options = EngineOptions(backend="echo", max_adapters=1, engine_arg={"guides": True})
+    engine = Engine(options, byte_tokenizer(), launch=launch_embedded)
+    await engine.start()
+    await engine.wait_ready(20)
+    await engine.adapters.load("beta#1", str(blank_adapter(tmp_path / "beta")))
+    asked = asyncio.create_task(text_of(engine, guide=GOOD, max_tokens=3, adapter="beta#1"))
+    await began.wait()
+    gone = asyncio.create_task(engine.adapters.unload("beta#1"))
+    await asyncio.sleep(0.05)
+    assert not gone.done()
+    go_on.set()
+    assert await asked == "yes"
+    await gone
+    assert not engine.adapters.present("beta#1")
+    await engine.aclose()
 
 
 async def test_each_guide_is_asked_for_once() -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.openllm.server.serving import URL, chat_body, text_body
 from tests.tiny_adapters import blank_adapter
 
+from openllm.chat import ChatRenderer
 from openllm.compose import build
 from openllm.engine.supervisor import launch_embedded
 from openllm.serialisation.adapters import AdapterStore
@@ -203,6 +204,29 @@ async def test_what_others_loaded_or_a_start_passed_over_stays_kept(tmp_path: Pa
         await change(http, "unload", "one")
         await change(http, "load", "three")
     assert await served(3) == ["two", "three"]
+
+
+async def test_a_chat_outlives_a_reload_while_it_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is served throughout, so nobody is told that it is not there; the new version answers."""
+    store = AdapterStore(StoreOptions(home=str(tmp_path)))
+    store.add("beta", blank_adapter(tmp_path / "b", echo="BBB"), "b")
+    render = ChatRenderer.render
+
+    async def slow(self: ChatRenderer, *arguments: Any, **variables: Any) -> str:
+        await asyncio.sleep(0.6)
+        return await render(self, *arguments, **variables)
+
+    monkeypatch.setattr(ChatRenderer, "render", slow)
+    async with serving(tmp_path, "beta:beta", server={"allow_adapter_load": True}, max_adapters=2) as http:
+        asked = asyncio.create_task(http.post("/v1/chat/completions", json=chat_body() | {"model": "beta"}))
+        await asyncio.sleep(0.05)
+        store.add("beta", blank_adapter(tmp_path / "b2", echo="NEW"), "b2")
+        assert (await http.post("/v1/adapters/load", json={"adapter_name": "beta"})).status_code == 200
+        await asyncio.sleep(0.05)
+        assert not asked.done()
+        answer = await asked
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["choices"][0]["message"]["content"] == "NEW"
 
 
 async def test_a_damaged_adapter_is_refused_and_the_others_go_on(tmp_path: Path) -> None:

@@ -222,17 +222,17 @@ class Engine:
         count = request.sampling.n
         admission.check_features(request, info)
         admission.check_length(request, info, self.tokenizer)
-        await self._guides.check(admission.token_guide(request.sampling.guide))
-        self._reserve(count)
-        try:
-            with self.adapters.admitting(request.adapter):
+        with self.adapters.admitting(request.adapter):
+            await self._guides.check(admission.token_guide(request.sampling.guide))
+            self._reserve(count)
+            try:
                 ids = await self._texts.ids(request, info)
                 sampling = admission.token_sampling(request, len(ids), info, self._eos)
                 self._require_ready()
-        finally:
-            self.dispatcher.release(count)
-        stream = RequestStream(request, ids, self)
-        self.dispatcher.enter(stream, sampling)
+            finally:
+                self.dispatcher.release(count)
+            stream = RequestStream(request, ids, self)
+            self.dispatcher.enter(stream, sampling)
         stream.admitted_at = admitted_at
         stream.start_deadline()
         self._pump()

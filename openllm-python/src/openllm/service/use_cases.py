@@ -267,12 +267,13 @@ class Service:
 
     async def chat_stream(self, request: ChatCompletionRequest) -> Answer:
         """Chat completion as a stream."""
-        adapter = self.adapters.choose_by_model(request.model, request.adapter_name)
+        self.adapters.choose_by_model(request.model, request.adapter_name)  # what is not there is said at once
         check_stream_options(request)
         sampling = check_sampling(sampling_from_openai(request, defaults=self.model.config, backend=self.model.backend))
         messages = plain_messages(request.messages)
         self.ready()  # before the work of rendering
         prompt = await self._chat.render(messages)
+        adapter = self.adapters.choose_by_model(request.model, request.adapter_name)  # a reload may have come meanwhile
         special = self._chat.add_special_tokens
         made = self._engine_request(prompt, sampling, adapter, add_special_tokens=special)
         stream = await self._add(made, prompt="messages")
