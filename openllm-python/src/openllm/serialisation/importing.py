@@ -290,6 +290,7 @@ def _convert(source: Path, files: Mapping[str, Path], out: Path, progress: Progr
         return
     for name, path in files.items():
         if not name.endswith((*formats.PICKLE_SUFFIXES, ".bin.index.json")):
+            (out / name).parent.mkdir(exist_ok=True, parents=True)
             disk.copy(path, out / name)
     formats.convert_pickle(source, out, progress)
     _add_tokenizer(out)

@@ -13,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.openllm.serialisation import small
+from tests.tiny_models import sentence_encoder
 
-from openllm.serialisation import formats, pickled, sandbox
+from openllm.serialisation import formats, importing, pickled, sandbox
+from openllm.serialisation.store import Store
 from openllm_core.errors import CorruptModel, OpenLLMError, UnsafeConfiguration
 
 
@@ -46,6 +48,20 @@ def test_names_numbers_and_sharing_survive(tmp_path: Path, old: bool) -> None:
     found = load_file(out / "model.safetensors")
     assert sorted(found) == sorted(weights)
     assert all(torch.equal(found[name], weights[name]) and found[name].dtype == weights[name].dtype for name in weights)
+
+
+def test_a_sentence_encoder_keeps_its_folders(tmp_path: Path) -> None:
+    """Its pooling is described in a folder of its own, which lies beside the converted weights as beside the pickle."""
+    source = sentence_encoder(tmp_path / "m")
+    weights = load_file(source / "model.safetensors")
+    (source / "model.safetensors").unlink()
+    torch.save(weights, source / "pytorch_model.bin")
+    store = Store(small.options(tmp_path / "home"))
+    entry = importing.from_folder(store, source, trust=importing.Trust(pickle_weights=True))
+    assert load_file(entry.path / "model.safetensors").keys() == weights.keys()
+    pooling = "1_Pooling/config.json"
+    assert (entry.path / pooling).read_bytes() == (source / pooling).read_bytes()
+    assert pooling in {record.path for record in entry.manifest.files}
 
 
 def test_shards_keep_their_division(tmp_path: Path) -> None:
