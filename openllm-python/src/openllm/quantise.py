@@ -28,7 +28,6 @@ from openllm_core.errors import CorruptModel, InvalidDataset, InvalidSetting, Op
 from openllm_core.options import StoreOptions
 
 BITS = (2, 3, 4, 8)
-SERVED_BITS = 4  # what vLLM's kernels on a CPU read, and the best tested of gptqmodel's
 LEAST_WORKERS = 4  # gptqmodel's pool of threads deadlocks or fails with fewer (7.6.0, two cores)
 SAMPLE_CHARACTERS = 2048
 MOST_SAMPLES = 256

@@ -17,6 +17,7 @@ from openllm.embedding_model import second_options
 from openllm_core.errors import InvalidSetting, MissingDependency
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
+from openllm_core.resources.detect import Gpu
 
 ALL_FLAGS = frozenset({"sse2", "avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"})
 SHAPES = {
@@ -131,6 +132,47 @@ def test_auto_takes_a_backend_that_can_read_the_checkpoint(
     backend, why = registry.choose(EngineOptions(model_path=str(tmp_path)), "LlamaForCausalLM")
     assert backend == expected
     assert ("AVX-512" in why) == (expected == "pt")
+
+
+NO_KERNEL: list[tuple[Kind, dict[str, Any], str]] = [
+    ("cpu", {"quant_method": "gptq", "bits": 2, "group_size": 64}, "gptq with 2 bits"),
+    ("cpu", {"quant_method": "gptq", "bits": 8, "group_size": 64}, "gptq with 8 bits"),
+    ("cuda", {"quant_method": "gptq", "bits": 3, "group_size": 64}, "gptq with 3 bits"),
+    ("cuda", {"quant_method": "gptq", "bits": 4, "sym": False}, "gptq with zero points"),
+    ("cuda", {"quant_method": "awq", "w_bit": 8, "q_group_size": 32}, "awq with 8 bits"),
+]
+
+
+@pytest.mark.usefixtures("everything_installed")
+@pytest.mark.parametrize(("kind", "quantised", "what"), NO_KERNEL)
+def test_bits_that_vllm_has_no_kernel_for(
+    kind: Kind, quantised: dict[str, Any], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused before vLLM loads anything, naming the pt backend, and --backend auto goes there by itself."""
+    found = checkpoint(tmp_path, quantised)
+    gpu = Gpu(index=0, uuid="GPU-0", name="T4", memory_total_bytes=1 << 34, memory_free_bytes=1 << 34)
+    here = attrs.evolve(machine(), gpus=(gpu,) if kind == "cuda" else ())
+    options = EngineOptions(model_path=str(tmp_path))
+    with pytest.raises(InvalidSetting, match=f"{what} does not exist for the vllm backend on a") as caught:
+        quantisation.scheme_of("vllm", kind, options, found, here)
+    assert caught.value.hint == "Use --backend pt."
+    assert quantisation.scheme_of("pt", kind, options, found, here) is not None
+    assert quantisation.against_vllm(options, here) == f"vLLM has no {what} here"
+
+
+@pytest.mark.parametrize(
+    ("kind", "quantised"),
+    [
+        ("cuda", {"quant_method": "gptq", "bits": 8, "group_size": 64, "sym": True}),
+        ("cpu", {"quant_method": "gptq", "group_size": 64}),
+        ("cpu", {"quant_method": "awq", "w_bit": 4, "q_group_size": 32, "zero_point": True, "sym": False}),
+    ],
+    ids=["8 bits on a GPU", "bits not said", "AWQ, which always has zero points"],
+)
+def test_bits_that_vllm_has_a_kernel_for(kind: Kind, quantised: dict[str, Any], tmp_path: Path) -> None:
+    """What its kernels read, and what a checkpoint does not say, is left to vLLM."""
+    found = checkpoint(tmp_path, quantised)
+    assert quantisation.scheme_of("vllm", kind, EngineOptions(), found, machine()) is not None
 
 
 def test_what_is_not_quantised_is_left_alone(tmp_path: Path) -> None:

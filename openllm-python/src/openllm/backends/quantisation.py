@@ -42,6 +42,8 @@ class Cell:
         by: what runs it, for the start line; empty where nothing does.
         packages: modules it needs beside the backend's own.
         extra: of `openllm`, that brings them.
+        bits: of a stored weight, that it reads; empty where any.
+        symmetric: it reads only weights without zero points.
         cpu_flags: of an x86 CPU, without which it does not run.
         instead: what does run, for the refusal.
     """
@@ -49,6 +51,8 @@ class Cell:
     by: str = ""
     packages: tuple[str, ...] = ()
     extra: str = ""
+    bits: tuple[int, ...] = ()
+    symmetric: bool = False
     cpu_flags: tuple[str, ...] = ()
     instead: str = ""
 
@@ -60,6 +64,7 @@ _NF4 = Cell(by="bitsandbytes nf4", packages=_BITSANDBYTES, extra="fine-tune")
 _GPTQ = Cell(by="gptqmodel", packages=("gptqmodel", "optimum"), extra="gptq")
 _AWQ = Cell(by="gptqmodel", packages=("gptqmodel",), extra="gptq")
 _ON_PT = "Use --backend pt."
+_VLLM_CPU = Cell(by="vLLM's 4-bit CPU kernel", bits=(4,), cpu_flags=_CPU_KERNELS, instead=_ON_PT)
 
 TABLE: dict[str, dict[tuple[str, Kind], Cell]] = {
     "int8": {
@@ -77,14 +82,14 @@ TABLE: dict[str, dict[tuple[str, Kind], Cell]] = {
     "gptq": {
         ("pt", "cpu"): _GPTQ,
         ("pt", "cuda"): _GPTQ,
-        ("vllm", "cpu"): Cell(by="vLLM's 4-bit CPU kernel", cpu_flags=_CPU_KERNELS, instead=_ON_PT),
-        ("vllm", "cuda"): Cell(by="vLLM's GPTQ kernels"),
+        ("vllm", "cpu"): attrs.evolve(_VLLM_CPU, symmetric=True),
+        ("vllm", "cuda"): Cell(by="vLLM's GPTQ kernels", bits=(4, 8), symmetric=True, instead=_ON_PT),
     },
     "awq": {
         ("pt", "cpu"): _AWQ,
         ("pt", "cuda"): _AWQ,
-        ("vllm", "cpu"): Cell(by="vLLM's 4-bit CPU kernel", cpu_flags=_CPU_KERNELS, instead=_ON_PT),
-        ("vllm", "cuda"): Cell(by="vLLM's AWQ kernels"),
+        ("vllm", "cpu"): _VLLM_CPU,
+        ("vllm", "cuda"): Cell(by="vLLM's AWQ kernels", bits=(4,), instead=_ON_PT),
     },
     "bitsandbytes": {  # checkpoints that were saved quantised, as bases for QLoRA often are
         ("pt", "cpu"): Cell(by="bitsandbytes", packages=_BITSANDBYTES, extra="fine-tune"),
@@ -194,7 +199,7 @@ def scheme_of(
         return None
     cell = TABLE.get(name, {}).get((backend, kind))
     if cell is not None:
-        _refuse(name, backend, kind, cell, machine)
+        _refuse(name, backend, kind, cell, found, machine)
     by = f"; {cell.by}" if cell else ""
     what = f"{found} (the checkpoint's{by})" if found else f"{name} (made while loading{by})"
     return Scheme(name=name, made=found is None, stored=found, line=f"quantisation: {what}")
@@ -227,10 +232,10 @@ def _asked(options: EngineOptions, found: Stored | None, model: str) -> str | No
     return asked
 
 
-def _refuse(name: str, backend: str, kind: Kind, cell: Cell, machine: detect.Machine) -> None:
+def _refuse(name: str, backend: str, kind: Kind, cell: Cell, found: Stored | None, machine: detect.Machine) -> None:
     place = f"the {backend} backend on {'a CPU' if kind == 'cpu' else 'a GPU'}"
-    if not cell.by:
-        raise InvalidSetting(f"{name} does not exist for {place}.", hint=cell.instead, param="--quantize")
+    if lacking := _lacking_kernel(name, cell, found):
+        raise InvalidSetting(f"{lacking} does not exist for {place}.", hint=cell.instead, param="--quantize")
     if lacking := _lacking_flags(cell, machine):
         raise InvalidSetting(
             f"{name} on {place} needs AVX-512, which this CPU does not have ({', '.join(lacking)}).",
@@ -242,6 +247,17 @@ def _refuse(name: str, backend: str, kind: Kind, cell: Cell, machine: detect.Mac
         raise MissingDependency(
             f"{name} on {place} needs {' and '.join(missing)}.", hint=f'pip install "openllm[{cell.extra}]"'
         )
+
+
+def _lacking_kernel(name: str, cell: Cell, found: Stored | None) -> str | None:
+    """What nothing runs in this cell; None where something does, as far as the checkpoint tells."""
+    if not cell.by:
+        return name
+    if found is not None and cell.bits and found.bits not in (None, *cell.bits):
+        return f"{name} with {found.bits} bits"
+    if found is not None and cell.symmetric and found.config.get("sym") is False:
+        return f"{name} with zero points"
+    return None
 
 
 def _lacking_flags(cell: Cell, machine: detect.Machine) -> list[str]:
@@ -264,35 +280,36 @@ def extra_for(backend: str, kind: Kind, path: str | Path, quantize: str | None) 
     Args:
         quantize: asked for; what the folder says of itself comes first.
     """
-    cell = TABLE.get(_stored_method(str(path)) or quantize or "", {}).get((backend, kind))
+    found = _stored_in(str(path))
+    cell = TABLE.get((found.method if found else quantize) or "", {}).get((backend, kind))
     return cell.extra if cell is not None else ""
 
 
 def against_vllm(options: EngineOptions, machine: detect.Machine | None = None) -> str | None:
     """Why `--backend auto` had better not take vLLM for these weights; None when nothing is known against it."""
-    name = _stored_method(options.model_path) or options.quantize
-    row = TABLE.get(name or "")
+    found = _stored_in(options.model_path)
+    name = (found.method if found else options.quantize) or ""
+    row = TABLE.get(name)
     if row is None:
         return None
-    found = machine or detect.machine()
-    cell = row["vllm", _kind(options, found)]
-    if not cell.by:
-        return f"vLLM has no {name} here"
-    return f"vLLM's {name} needs AVX-512, which this CPU does not have" if _lacking_flags(cell, found) else None
+    machine = machine or detect.machine()
+    cell = row["vllm", _kind(options, machine)]
+    if lacking := _lacking_kernel(name, cell, found):
+        return f"vLLM has no {lacking} here"
+    return f"vLLM's {name} needs AVX-512, which this CPU does not have" if _lacking_flags(cell, machine) else None
 
 
 def _kind(options: EngineOptions, machine: detect.Machine) -> Kind:
     return "cuda" if detect.visible_gpus(machine, "auto" if options.device == "cuda" else options.device) else "cpu"
 
 
-def _stored_method(path: str) -> str | None:
-    """Of a folder that may be no whole model."""
+def _stored_in(path: str) -> Stored | None:
+    """What a folder that may be no whole model says."""
     try:
         config: Any = json.loads((Path(path) / "config.json").read_bytes()) if path else {}
     except (OSError, ValueError):
         return None
-    found = _stored(cast("dict[str, Any]", config), Path(path)) if path and isinstance(config, dict) else None
-    return found.method if found is not None else None
+    return _stored(cast("dict[str, Any]", config), Path(path)) if path and isinstance(config, dict) else None
 
 
 # -- sizes --------------------------------------------------------------------------------------------------------
