@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,19 @@ def test_formats(run: Run, file: Path, calls: list[dict[str, Any]]) -> None:
     }
     assert run(*words, "-o", "porcelain", "-q").stdout == "out/merged\n"
     assert calls[0]["llm"].engine_options.quantize == "int4"
+
+
+@pytest.mark.parametrize(
+    ("device", "visible"), [("1", "1"), ("cuda:1", "1"), ("cpu", "-1"), ("auto", "2,3"), ("cuda", "2,3")]
+)
+def test_the_device_is_the_only_one_that_training_sees(
+    run: Run, file: Path, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, device: str, visible: str
+) -> None:
+    """`--device` names what torch will see of the machine; without one, what was visible stays so."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    done = run("finetune", "--dataset", str(file), "--output", "out", "--device", device)
+    assert done.exit_code == 0, done.stderr
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 
 def test_a_bad_line_ends_it_with_65(run: Run, file: Path) -> None:

@@ -107,6 +107,25 @@ def test_an_adapter_over_quantised_weights(make_llm: MakeLLM, scheme: str) -> No
     assert all("lora_" in key for key in changed)
 
 
+@pytest.mark.parametrize("scheme", [None, "int4"])
+def test_the_device_is_the_one_asked_for(
+    make_llm: MakeLLM, monkeypatch: pytest.MonkeyPatch, scheme: str | None
+) -> None:
+    """Quantised weights are put where `device` says; left alone, bitsandbytes would take a GPU that is there."""
+    llm = make_llm("llama", quantize=scheme)
+    given: dict[str, Any] = {}
+    real = llm.load_model
+
+    def load_model(**arguments: Any) -> Any:
+        given.update(arguments)
+        return real(**arguments)
+
+    monkeypatch.setattr(llm, "load_model", load_model)
+    model, _ = llm.prepare_for_training()
+    assert given.get("device_map") == (None if scheme is None else {"": "cpu"})
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+
+
 def test_what_cannot_be_trained_over_is_refused(make_llm: MakeLLM) -> None:
     """GPTQ and AWQ name what can."""
     with pytest.raises(UnsupportedFeature, match="gptq") as caught:

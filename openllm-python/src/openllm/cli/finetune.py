@@ -18,6 +18,7 @@ from openllm.cli.options import config_option, read_settings, setting_options
 from openllm.cli.output import Output
 from openllm.finetune.options import TrainingOptions
 from openllm_core.options import EngineOptions, StoreOptions
+from openllm_core.resources.visible_devices import HIP_VARIABLE
 from openllm_core.settings import read
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ ENGINE_SETTINGS = (
     *("quantize", "dtype", "device"),
     *("serialisation", "allow_pickle_weights", "trust_remote_code"),
 )
+DEVICES = ("CUDA_VISIBLE_DEVICES", HIP_VARIABLE)  # environment variables that say which GPUs torch sees
 RESOLVED = ("model_path", "model_id", "family")  # fields of EngineOptions that LLM finds for itself
 
 
@@ -98,6 +100,7 @@ def command(
 
     settings = read_settings(typed, config)
     options = read(TrainingOptions, explicit=typed).options
+    _show_device(settings.engine)
     engine = {k: v for k, v in attrs.asdict(settings.engine, recurse=False).items() if k not in RESOLVED}
     llm = LLM(model or settings.model, model_id=model_id or settings.model_id, store=settings.store, **engine)
     out = Output(format_, session)
@@ -126,6 +129,14 @@ def command(
         out.say(f"Loss {trained.first_loss:.3f} → {trained.last_loss:.3f} in {trained.steps} steps.")
         out.say(f"Serve it:  {start_line(outcome, model or settings.model, model_id or settings.model_id)}", dim=True)
         out.data(str(outcome.adapter))
+
+
+def _show_device(options: EngineOptions) -> None:
+    """Let torch, which is not imported yet, see the asked-for device alone; the training happens in this process."""
+    from openllm.backends import registry
+
+    variables = registry.get("pt").environment(options)
+    os.environ.update({name: variables[name] for name in DEVICES if name in variables})
 
 
 def start_line(outcome: Outcome, model: str | None, model_id: str | None) -> str:

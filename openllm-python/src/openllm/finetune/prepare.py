@@ -96,6 +96,8 @@ def load_base(llm: StoredModel, scheme: str | None, checkpoint: Checkpoint) -> A
     arguments: dict[str, Any] = {"dtype": dtype}
     if device.type != "cpu":
         arguments["device_map"] = {"": device}
+    elif scheme is not None:
+        arguments["device_map"] = {"": "cpu"}  # bitsandbytes takes a GPU that is there unless told where to go
     if scheme is not None:
         compute = DTYPES["bfloat16"] if dtype == "auto" else dtype
         arguments["quantization_config"] = _quantisation(scheme, compute)
