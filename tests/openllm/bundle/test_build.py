@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import runpy
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,9 @@ import openllm
 from openllm.backends import registry
 from openllm.bundle import build, containers
 from openllm.cli import cli
-from openllm.serialisation.bento_record import BuiltBento, read
+from openllm.serialisation import find_here
+from openllm.serialisation.bento_record import BuiltBento, read, users
+from openllm.serialisation.store import Store
 from openllm_core.errors import InvalidSetting, StoreError
 from openllm_core.options import EngineOptions
 
@@ -216,6 +219,28 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(build, "_pack", refuse)
     return found
+
+
+def test_a_sentence_encoder_goes_along(
+    home: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--embedding-model is a model of the Bento too: in the store by its tag, listed, wherever its folder was."""
+    monkeypatch.chdir(tmp_path)
+    folder = small.model_folder(Path("encoder"))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    words = ("--embedding-model", "./encoder", "--bento-version", "embeds", "-o", "json")
+    done = invoke(home, str(model), "--backend", "pt", *words)
+    assert done.exit_code == 0, done.stderr
+    made = read(home / "bentos" / "tiny-service" / "embeds")
+    tag = made.record.settings["embedding_model"]
+    assert [found["tag"] for found in json.loads(done.stdout)["models"]] == [made.record.model, tag]
+    shutil.rmtree(folder)
+    stored = find_here(tag, small.options(home))
+    assert stored is not None and (stored / "1_Pooling" / "config.json").is_file()
+    parts = json.loads((made.path / "sbom.cdx.json").read_bytes())["components"]
+    assert {"tiny", "encoder"} <= {part["name"] for part in parts}
+    assert made.tag in users(Store(small.options(home)))[tag]
 
 
 def test_a_family_that_was_named_stays_named(home: Path, model: Path, packed: list[dict[str, Any]]) -> None:

@@ -61,6 +61,7 @@ class BuildOrder:
 
     Attributes:
         model: of the store.
+        encoder: of the store, the sentence encoder that makes its embeddings; None where none was asked for.
         family: name of the one it is served as; None for none of ours.
         config: generation defaults of its family, for a label.
         model_ids: official ids of its family, for another.
@@ -83,6 +84,7 @@ class BuildOrder:
     model_ids: tuple[str, ...] = ()
     settings: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     fields: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    encoder: StoreEntry | None = None
     adapters: Mapping[str, Path] = attrs.field(factory=dict[str, Path])
     features: tuple[str, ...] = ()
     version: str | None = None
@@ -175,7 +177,7 @@ def record_of(order: BuildOrder) -> BentoRecord:
         model_id=order.model.model_id,
         family=order.family,
         architecture=order.model.architecture,
-        settings=order.settings,
+        settings={**order.settings, **({"embedding_model": order.encoder.tag} if order.encoder is not None else {})},
         fields=order.fields,
         adapters=tuple(_adapter(index, *named) for index, named in enumerate(order.adapters.items())),
         features=order.features,
@@ -258,7 +260,7 @@ def _facts(order: BuildOrder, record: BentoRecord, staged: Path, target: Path) -
         "name": name,
         "version": version,
         "labels": labels(order),
-        "models": [record.model],
+        "models": [*record.models],
         "envs": envs,
         "description": _description(record),
         "target": str(target),
@@ -319,7 +321,7 @@ def _add_documents(order: BuildOrder, record: BentoRecord, made: Path) -> None:
         made,
         name=name,
         version=version,
-        models=[order.model.manifest],
+        models=[*{entry.tag: entry.manifest for entry in (order.model, order.encoder) if entry is not None}.values()],
         adapters={adapter.name: made / bento_record.SOURCES / adapter.path for adapter in record.adapters},
         requirements=[f"openllm[{','.join(extras)}]" if extras else "openllm", "bentoml"],
     )

@@ -171,11 +171,13 @@ def make(asked: Asked, settings: Settings, model: str | None, model_id: str | No
     adapters = adapter_folders(asked, settings)
     entry, backend = import_first(asked, settings, model, model_id, out)
     check_adapters(adapters, settings, entry)
+    encoder = import_encoder(settings, out)
     named = families.get(model) if model is not None and model_id is not None else None
     family = named or (families.get(entry.family) if entry.family else None)
     name = family.name if family is not None else None
     order = BuildOrder(
         model=entry,
+        encoder=encoder,
         family=name,
         config=configure(name, settings.fields, settings.file_fields),
         backend=backend,
@@ -244,6 +246,28 @@ def import_first(
     backend, why = registry.choose(engine, entry.architecture)
     out.fact("Backend", backend, why)
     return entry, backend
+
+
+def import_encoder(settings: Settings, out: Output) -> StoreEntry | None:
+    """The model of `--embedding-model` in the store, which the Bento takes along; None where none is named.
+
+    Raises:
+        OpenLLMError: it cannot be had.
+    """
+    if settings.engine.embedding_model is None:
+        return None
+    from openllm.serialisation import import_model
+
+    with out.progress() as progress:
+        entry = import_model(
+            settings.engine.embedding_model,
+            options=settings.store,
+            trust_remote_code=settings.engine.trust_remote_code,
+            allow_pickle_weights=settings.engine.converts_pickle,
+            progress=progress,
+        )
+    out.fact("Embeddings", entry.model_id, f"stored as {entry.tag}")
+    return entry
 
 
 def given(settings: Settings) -> dict[str, Any]:

@@ -78,6 +78,12 @@ class BentoRecord:
         data = {"format": FORMAT, **attrs.asdict(self)}
         return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode("ascii")
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Tags of the stored models it needs: its own, and its sentence encoder where it has one."""
+        encoder = self.settings.get("embedding_model")
+        return tuple(dict.fromkeys([self.model, *([str(encoder)] if encoder else [])]))
+
     def asked(self) -> dict[str, Any]:
         """What makes two Bentos the same: everything but what depended on the day, as versions of packages do."""
         data = json.loads(self.to_json())
@@ -234,8 +240,9 @@ def entries(store: Store) -> Iterator[BuiltBento]:
 
 
 def users(store: Store) -> dict[str, tuple[str, ...]]:
-    """Tag of a stored model -> tags of the Bentos that serve it."""
+    """Tag of a stored model -> tags of the Bentos that need it."""
     found: dict[str, tuple[str, ...]] = {}
     for bento in entries(store):
-        found[bento.record.model] = (*found.get(bento.record.model, ()), bento.tag)
+        for tag in bento.record.models:
+            found[tag] = (*found.get(tag, ()), bento.tag)
     return found
