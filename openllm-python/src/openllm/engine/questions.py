@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from openllm_core.errors import OpenLLMError, from_dict
 
-from .channel import Answer, AskIds, AskText, AskVectors, CheckGuide, LoadAdapter, ToHost, UnloadAdapter
+from .channel import Answer, AskIds, AskText, AskVectors, CheckGuide, LoadAdapter, UnloadAdapter
 
 Question = AskIds | AskText | AskVectors | CheckGuide | LoadAdapter | UnloadAdapter
 
@@ -19,7 +19,7 @@ Question = AskIds | AskText | AskVectors | CheckGuide | LoadAdapter | UnloadAdap
 class Questions:
     """Questions under way."""
 
-    def __init__(self, send: Callable[[ToHost], None]) -> None:
+    def __init__(self, send: Callable[[Question], None]) -> None:
         """Args:
         send: hands a frame to the present host; raises where there is none, so that nobody waits for its answer.
         """
