@@ -147,5 +147,67 @@ def test_another_base_and_too_high_a_rank(tmp_path: Path) -> None:
     with pytest.raises(AdapterIncompatible, match="has no layer"):
         adapters.check_fits(found, base(tmp_path, name="transformer.h.0.attn.c_attn.weight"), 64)
     adapters.check_fits(found, base(tmp_path, name="layers.0.self_attn.q_proj.weight"), 64)  # a prefix left out
-    quantised = base(tmp_path, name="model.layers.0.self_attn.q_proj.qweight", quantization_config={"bits": 4})
-    adapters.check_fits(found, quantised, 64)
+
+
+def test_a_layer_that_the_base_lacks(tmp_path: Path) -> None:
+    """One is enough, also where the others fit; a head that shares the embedding's weights is there without a name."""
+    shapes = {f"{STEM}.lora_{side}.weight": size for side, size in (("A", [4, 32]), ("B", [32, 4]))}
+    deeper = {name.replace("layers.0", "layers.30"): size for name, size in shapes.items()}
+    found = adapters.read(folder_with(tmp_path, shapes | deeper, adapter_config(4, ["q_proj"])))
+    with pytest.raises(AdapterIncompatible, match=r"base-model has no layer model\.layers\.30\.self_attn\.q_proj"):
+        adapters.check_fits(found, base(tmp_path), 16)
+    block = blank_adapter(tmp_path / "block", layer="model.layers.0.self_attn")
+    with pytest.raises(AdapterIncompatible, match=r"has no layer model\.layers\.0\.self_attn"):
+        adapters.check_fits(adapters.read(block), base(tmp_path), 16)
+    head = {f"base_model.model.lm_head.lora_{side}.weight": size for side, size in (("A", [4, 32]), ("B", [96, 4]))}
+    (tmp_path / "made").rename(tmp_path / "other")
+    found = adapters.read(folder_with(tmp_path, shapes | head, adapter_config(4, ["q_proj", "lm_head"])))
+    adapters.check_fits(found, base(tmp_path, hidden_size=32, vocab_size=96), 16)
+    adapters.check_fits(found, base(tmp_path), 16)
+    with pytest.raises(AdapterIncompatible, match="its lm_head is 96 x 32, base-model has 100 x 32"):
+        adapters.check_fits(found, base(tmp_path, hidden_size=32, vocab_size=100), 16)
+
+
+@pytest.mark.parametrize(
+    ("parts", "config"),
+    [
+        ({"qweight": [4, 48], "scales": [1, 48]}, {"quant_method": "gptq", "bits": 4}),
+        ({"qweight": [3, 48], "scales": [1, 48], "g_idx": [32]}, {"quant_method": "gptq", "bits": 4}),
+        ({"qweight": [32, 6], "scales": [1, 48]}, {"quant_method": "awq", "w_bit": 4}),
+        ({"weight": [48, 32], "SCB": [48]}, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+    ],
+)
+def test_a_quantised_base_is_held_against_it(
+    parts: dict[str, list[int]], config: dict[str, Any], tmp_path: Path
+) -> None:
+    """The sizes that its packed layers stand for are compared, and one of another model is refused as ever."""
+    stem = "model.layers.0.self_attn.q_proj"
+    checkpoint = base(tmp_path, quantization_config=config)
+    write_safetensors(checkpoint.path / "model.safetensors", {f"{stem}.{name}": size for name, size in parts.items()})
+
+    def adapter(inputs: int, outputs: int, layer: int = 0) -> adapters.AdapterFiles:
+        name = STEM.replace("layers.0", f"layers.{layer}")
+        folder = tmp_path / f"{layer}-{inputs}-{outputs}"
+        folder.mkdir()
+        shapes = {f"{name}.lora_A.weight": [4, inputs], f"{name}.lora_B.weight": [outputs, 4]}
+        return adapters.read(folder_with(folder, shapes, adapter_config(4, ["q_proj"])))
+
+    adapters.check_fits(adapter(32, 48), checkpoint, 16)
+    for inputs, outputs in ((24, 48), (32, 40)):
+        with pytest.raises(AdapterIncompatible, match=f"is {outputs} x {inputs}, base-model has 48 x 32"):
+            adapters.check_fits(adapter(inputs, outputs), checkpoint, 16)
+    with pytest.raises(AdapterIncompatible, match="has no layer"):
+        adapters.check_fits(adapter(32, 48, layer=1), checkpoint, 16)
+
+
+@pytest.mark.parametrize("part", ["weight_packed", "codes", "weight.absmax"])
+def test_a_base_packed_in_a_way_of_its_own(part: str, tmp_path: Path) -> None:
+    """A layer is known by its name where its sizes cannot be told; the backend compares those."""
+    stem = "model.layers.0.self_attn.q_proj"
+    checkpoint = base(tmp_path, quantization_config={"quant_method": "other"})
+    shapes = {f"{stem}.{part}": [512, 1]} | ({f"{stem}.weight": [512, 1]} if part == "weight.absmax" else {})
+    write_safetensors(checkpoint.path / "model.safetensors", shapes)
+    adapters.check_fits(adapters.read(blank_adapter(tmp_path / "a")), checkpoint, 16)
+    other = blank_adapter(tmp_path / "b", layer="model.layers.1.self_attn.q_proj")
+    with pytest.raises(AdapterIncompatible, match="has no layer"):
+        adapters.check_fits(adapters.read(other), checkpoint, 16)

@@ -19,12 +19,14 @@ import attrs
 
 from openllm_core.errors import AdapterIncompatible, CorruptModel
 
+from . import quantisation
 from .checkpoint import Checkpoint, safetensors_tensors
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 MAX_CONFIG_BYTES = 1 << 20
+HEADS = ("lm_head", "embed_out")  # may share the embedding's weights, and then are not stored
 MAX_ALPHA = 1e30  # far beyond what is trained with; also keeps out what is not finite
 FLOATS = ("F32", "F16", "BF16")
 _TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])(\.[A-Za-z0-9_]+)?\.weight")
@@ -146,37 +148,62 @@ def check_fits(adapter: AdapterFiles, checkpoint: Checkpoint, max_rank: int) -> 
     base: dict[str, tuple[int, ...]] = {}
     for file in checkpoint.files:
         base |= {name: shape for name, (_, shape) in safetensors_tensors(file).items()}
-    known = 0
+    found = quantisation.stored(checkpoint)
+    bits = found.bits if found is not None else None
     for name, layer in adapter.layers.items():
-        shape = _shape_in_base(base, name)
+        shape = _shape_in_base(base, name, bits)
+        if shape is None and name.rpartition(".")[2] in HEADS:
+            shape = _tied_head(checkpoint)
         if shape is None:
-            continue
-        known += 1
+            raise _refused(
+                adapter.path,
+                f"was made for another model: {checkpoint.path.name} has no layer {name[:120]}" + _trained_on(adapter),
+            )
         if len(shape) == 2 and set(shape) != {layer.inputs, layer.outputs}:
             raise _refused(
                 adapter.path,
                 f"was made for another model: its {name} is {layer.outputs} x {layer.inputs}, "
                 f"{checkpoint.path.name} has {shape[0]} x {shape[1]}" + _trained_on(adapter),
             )
-    quantised = checkpoint.config.get("quantization_config") is not None
-    if not known and not quantised:
-        raise _refused(
-            adapter.path,
-            f"was made for another model: {checkpoint.path.name} has no layer {next(iter(adapter.layers))}"
-            + _trained_on(adapter),
-        )
 
 
 def _trained_on(adapter: AdapterFiles) -> str:
     return f" (trained on {adapter.base[:96]})" if adapter.base else ""
 
 
-def _shape_in_base(base: dict[str, tuple[int, ...]], layer: str) -> tuple[int, ...] | None:
-    """Shape of a layer's weight; some checkpoints leave the model's own prefix out of their names."""
-    found = base.get(f"{layer}.weight")
-    if found is None and "." in layer:
-        found = base.get(f"{layer.partition('.')[2]}.weight")
-    return found
+def _shape_in_base(base: dict[str, tuple[int, ...]], layer: str, bits: int | None) -> tuple[int, ...] | None:
+    """Shape of a layer's weight, () where it is packed in a way we do not know; None where there is no such layer.
+
+    Args:
+        base: names and shapes; some checkpoints leave the model's own prefix out of their names.
+        bits: of a quantised weight.
+    """
+    for name in (layer, layer.partition(".")[2]):
+        if (weight := base.get(f"{name}.weight")) is not None:
+            return () if f"{name}.weight.absmax" in base else weight  # bitsandbytes lays 4-bit weights out in one row
+        packed, scales = base.get(f"{name}.qweight"), base.get(f"{name}.scales")
+        if packed is not None and scales is not None and len(packed) == len(scales) == 2 and bits:
+            return _unpacked(packed, scales[1], base.get(f"{name}.g_idx"), bits)
+        if name and any(other.rpartition(".")[0] == name for other in base):
+            return ()
+    return None
+
+
+def _unpacked(packed: tuple[int, ...], outputs: int, groups: tuple[int, ...] | None, bits: int) -> tuple[int, ...]:
+    """[out, in] of a layer whose weights stand in 32-bit words: GPTQ packs along the inputs, AWQ along the outputs.
+
+    Args:
+        groups: shape of GPTQ's group of each input, where it is stored.
+    """
+    if packed[1] == outputs:
+        return outputs, groups[0] if groups else packed[0] * 32 // bits
+    return (outputs, packed[0]) if packed[1] * 32 == outputs * bits else ()
+
+
+def _tied_head(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Shape of a head that is not stored, since it is the embedding; () where the configuration does not say."""
+    sizes = [checkpoint.text_config.get(name) for name in ("vocab_size", "hidden_size")]
+    return tuple(size for size in sizes if isinstance(size, int))
 
 
 def _config(folder: Path) -> dict[str, Any]:
