@@ -6,6 +6,8 @@ Reads the sample texts, chooses groups that divide the model's layers, runs gptq
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -23,11 +25,13 @@ from openllm.backends import quantisation
 from openllm.finetune import read_dataset
 from openllm.serialisation import ResolvedModel
 from openllm.serialisation.importing import made_model
+from openllm.serialisation.manifest import sources_of
 from openllm.serialisation.store import Progress, Store, StoreEntry
-from openllm_core.errors import CorruptModel, InvalidDataset, InvalidSetting, OpenLLMError, from_dict
+from openllm_core.errors import CorruptModel, InvalidDataset, InvalidSetting, MissingDependency, OpenLLMError, from_dict
 from openllm_core.options import StoreOptions
 
 BITS = (2, 3, 4, 8)
+GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)  # -1: a whole row; what the kernels that read GPTQ have
 LEAST_WORKERS = 4  # gptqmodel's pool of threads deadlocks or fails with fewer (7.6.0, two cores)
 SAMPLE_CHARACTERS = 2048
 MOST_SAMPLES = 256
@@ -81,6 +85,18 @@ def _paragraphs(text: str) -> list[str]:
     return samples
 
 
+def need_gptqmodel() -> None:
+    """Refuse before a model is fetched.
+
+    Raises:
+        MissingDependency: gptqmodel is not installed.
+    """
+    if importlib.util.find_spec("gptqmodel") is None:
+        raise MissingDependency(
+            "GPTQ checkpoints are made by gptqmodel, which is not installed.", hint='pip install "openllm[gptq]"'
+        )
+
+
 def fitting_group(path: Path, asked: int) -> int:
     """The largest group up to `asked` that divides the rows of every layer; -1, a whole row, where none does.
 
@@ -126,7 +142,7 @@ def quantise(
     """
     store = Store(options)
     groups = f"{how.group_size}g" if how.group_size > 0 else "row"
-    version = f"{model.tag.rpartition(':')[2] or 'made'}-{how.bits}bit-{groups}"
+    version = f"{model.tag.rpartition(':')[2] or 'made'}-{how.bits}bit-{groups}-{_digest(store, model, how)}"
     with made_model(store, f"{model.model_id}-GPTQ", version, model, progress) as place:
         if place.entry is None:
             order = {
@@ -139,6 +155,15 @@ def quantise(
             }
             _run(order, model.served_name, progress)
         return place.publish()
+
+
+def _digest(store: Store, model: ResolvedModel, how: Calibration) -> str:
+    """What sets a checkpoint apart beside its settings: the samples, and the files of a folder that may be trained on."""
+    known = store.find(model.tag)
+    stored = known is not None and known.path == model.path  # it never changes; a copy of it has other times
+    files = {} if stored else {path.name: path for path in checkpoints.read(model.path).files}
+    facts = [list(how.texts), [attrs.astuple(record) for record in sources_of(files)]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
 
 def _run(order: dict[str, Any], name: str, progress: Progress | None) -> None:

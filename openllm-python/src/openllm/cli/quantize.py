@@ -60,13 +60,15 @@ def command(
     The checkpoint goes into the store beside the model, under the model's name with -GPTQ behind it. It needs
     `pip install "openllm[gptq]"`, and minutes. The pt backend serves it, and vllm on GPUs and on CPUs with AVX-512.
     """
-    from openllm.quantise import BITS, Calibration, fitting_group, quantise, sample_texts
+    from openllm.quantise import BITS, GROUPS, Calibration, fitting_group, need_gptqmodel, quantise, sample_texts
     from openllm.serialisation import list_models, resolve
 
     if bits not in BITS:
         raise InvalidSetting(f"--bits {bits} is not one of {', '.join(map(str, BITS))}.", param="--bits")
-    if group_size != -1 and group_size < 16:
-        raise InvalidSetting(f"--group-size {group_size} is neither -1 nor 16 or more.", param="--group-size")
+    if group_size not in GROUPS:
+        known = ", ".join(map(str, GROUPS))
+        raise InvalidSetting(f"--group-size {group_size} is not one of {known}.", param="--group-size")
+    need_gptqmodel()
     texts = sample_texts(calibration)
     settings = read_settings(typed, config)
     out = Output(output, session)
