@@ -37,6 +37,7 @@ FORCED = {"alpha": 1000, "beta": 2000, "gamma": 3000}
 RELOADED = 4000  # what gamma forces in every second version
 WANTED, WANTED_TIMES = ("base", *FORCED, "load", "switched"), 4  # what must have happened, and how often at least
 STEADY = ("alpha", "beta")
+WAYS, CHAT = 4, 3  # /v1/generate_stream, /v1/completions by `model` and by `adapter_name`, /v1/chat/completions
 PROMPTS = ("The capital of France is", "One, two, three,", "Once upon a time there was a", "def main():")
 
 
@@ -79,7 +80,7 @@ def load(server: ServerProcess, name: str, verb: str = "load") -> httpx.Response
 
 
 async def ask(http: httpx.AsyncClient, name: str | None, prompt: str, way: int) -> tuple[list[Any], int, str]:
-    """One answer's tokens (ids, or texts on OpenAI's route), the status, and the adapter that says it gave it; through one of three routes."""
+    """One answer's tokens (ids, or texts on OpenAI's routes), the status, and the adapter that says it gave it; in one of WAYS ways."""
     sampling = {"max_new_tokens": 6, "temperature": 0.0, "ignore_eos": True}
     if way == 0:
         body: dict[str, Any] = {"prompt": prompt, "adapter_name": name or "base", "llm_config": sampling}
@@ -87,13 +88,19 @@ async def ask(http: httpx.AsyncClient, name: str | None, prompt: str, way: int) 
             lines = [line[6:] async for line in answer.aiter_lines() if line.startswith("data: {")]
             ids = [i for line in lines for i in json.loads(line).get("token_ids", [])]
             return ids, answer.status_code, answer.headers.get("x-openllm-adapter", "")
-    body = {"prompt": prompt, "max_tokens": 6, "temperature": 0, "ignore_eos": True, "logprobs": 0}
-    body |= {"model": name or "smol"} if way == 1 else {"model": "smol", "adapter_name": name or "base"}
-    answer = await http.post("/v1/completions", json=body)
+    body = {"max_tokens": 6, "temperature": 0, "ignore_eos": True}
+    body |= {"model": "smol", "adapter_name": name or "base"} if way == 2 else {"model": name or "smol"}
+    if way == CHAT:
+        body |= {"messages": [{"role": "user", "content": prompt}], "logprobs": True}
+        answer = await http.post("/v1/chat/completions", json=body)
+    else:
+        body |= {"prompt": prompt, "logprobs": 0}
+        answer = await http.post("/v1/completions", json=body)
     found = answer.json()
     if answer.status_code != 200:
         return [], answer.status_code, ""
-    said = found["choices"][0]["logprobs"]["tokens"]
+    logprobs = found["choices"][0]["logprobs"]
+    said = [token["token"] for token in logprobs["content"]] if way == CHAT else logprobs["tokens"]
     return said, 200, found["model"] if found["model"] != "smol" else ""
 
 
@@ -105,10 +112,11 @@ async def hammer(
     wrong: list[str] = []
     limits = httpx.Limits(max_connections=CLIENTS + 4)
     async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as http:
-        plain = {p: (await ask(http, None, p, 0))[0] for p in PROMPTS}
-        words = {p: (await ask(http, None, p, 1))[0] for p in PROMPTS}
+        plain = {(p, way): (await ask(http, None, p, way))[0] for p in PROMPTS for way in range(WAYS)}
+        absent, absences = False, 0  # whether gamma may be missing now, and how often it has been
 
         end = time.monotonic() + SECONDS
+        unloading_from = end - SECONDS / 2  # until then gamma is served throughout
 
         def going() -> bool:  # a busy machine gets longer
             now = time.monotonic()
@@ -118,18 +126,19 @@ async def hammer(
             rng = random.Random(number)
             while going():
                 name = rng.choice([None, "alpha", "beta", "gamma"])
-                prompt, way = rng.choice(PROMPTS), rng.randrange(3)
+                prompt, way = rng.choice(PROMPTS), rng.randrange(WAYS)
+                before = (absent, absences)
                 ids, status, by = await ask(http, name, prompt, way)
-                if status == 404 and name == "gamma":
+                if status == 404 and name == "gamma" and before != (False, absences):
                     tally["unloaded"] += 1
                     continue
                 if status != 200 or by != (name or ""):
-                    wrong.append(f"{name}: {status}, by {by!r}")
+                    wrong.append(f"{name} by way {way}: {status}, by {by!r}")
                     continue
                 tally[name or "base"] += 1
                 allowed = {RELOADED, FORCED["gamma"]} if name == "gamma" else {FORCED[name]} if name else set()
                 if name is None:
-                    good = ids[:1] == (plain if way == 0 else words)[prompt][:1]
+                    good = ids[:1] == plain[prompt, way][:1]
                 elif way == 0:
                     good = len(ids) == 6 and len(set(ids)) == 1 and ids[0] in allowed
                 else:
@@ -146,15 +155,20 @@ async def hammer(
                 await asyncio.sleep(0.02)
 
         async def reloader() -> None:
+            nonlocal absent, absences
             version = 0
             while going():
                 version += 1
                 shelf.add("gamma", adapters["gamma-2" if version % 2 else "gamma"], "gamma")
-                for verb in ("load", "unload", "load") if version % 3 == 0 else ("load",):
+                unloads = version % 3 == 0 and time.monotonic() > unloading_from
+                for verb in ("load", "unload", "load") if unloads else ("load",):
+                    if verb == "unload":
+                        absent, absences = True, absences + 1
                     answer = await http.post(f"/v1/adapters/{verb}", json={"adapter_name": "gamma"})
                     tally[verb] += 1
                     if answer.status_code != 200:
                         wrong.append(f"{verb}: {answer.text[:200]}")
+                    absent = verb == "unload"
                 await asyncio.sleep(0.1)
 
         await asyncio.gather(*(client(n) for n in range(CLIENTS)), *(switcher(n) for n in range(8)), reloader())
@@ -164,7 +178,7 @@ async def hammer(
 def test_no_answer_by_the_wrong_adapter(
     server: ServerProcess, store: dict[str, str], adapters: dict[str, Path]
 ) -> None:
-    """64 clients on three routes, 8 that switch the default, one that reloads and unloads: no answer by another adapter."""
+    """64 clients in four ways, 8 that switch the default, one that reloads and unloads: no answer by another adapter."""
     shelf = AdapterStore(StoreOptions(home=store["BENTOML_HOME"]))
     assert load(server, "gamma").status_code == 200
     model = next(Path(store["BENTOML_HOME"]).glob("models/pt-*smollm2*/*/tokenizer.json"))
