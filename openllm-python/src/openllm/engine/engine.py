@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry
 
 from openllm_core.errors import (
     DeadlineExceeded,
-    EngineError,
     EngineLoading,
     EngineUnavailable,
     OpenLLMError,
@@ -39,7 +38,7 @@ from .neighbours import Neighbours
 from .process import launch_process
 from .questions import Question, Questions
 from .request import EngineRequest, new_request_id
-from .stream import RequestStream, error_of
+from .stream import RequestStream, error_of, stopped_by
 from .supervisor import Launcher, Supervisor, Watch
 from .text import Texts
 
@@ -144,14 +143,14 @@ class Engine:
                         raise ShuttingDown("The engine is shutting down.")
                     if self.failure is not None:
                         raise self.failure
-                    await self._wait_change()
+                    await self._changed.wait()
         except TimeoutError:
             raise EngineLoading(f"The model is not ready after {timeout_s:g} s: {self.progress[0]}.") from None
 
     async def wait_failed(self) -> OpenLLMError:
         """Return the final error once the engine has failed for good; never returns otherwise."""
         while self.failure is None:
-            await self._wait_change()
+            await self._changed.wait()
         return self.failure
 
     async def drain(self, grace_s: float) -> None:
@@ -161,7 +160,7 @@ class Engine:
         try:
             async with asyncio.timeout(grace_s):
                 while self.dispatcher.sequences or self.embeddings.waiting:
-                    await self._wait_change()
+                    await self._changed.wait()
         except TimeoutError:
             self._end_all("The server shut down before this request was finished.")
 
@@ -412,14 +411,14 @@ class Engine:
         """The host is gone: fail what it had begun, put back once what it had not."""
         self._warm_up_id = None
         self.adapters.host_lost()
-        self._questions.fail(lambda: self._unavailable(error, retry_in_s))
-        self.dispatcher.host_lost(lambda: self._unavailable(error, retry_in_s))
+        self._questions.fail(lambda: stopped_by(error, retry_in_s))
+        self.dispatcher.host_lost(lambda: stopped_by(error, retry_in_s))
         if retry_in_s is None:
             self.failure = error
             if self._state not in ("draining", "closed"):
                 self._set_state("failed")
             self._pass_on()
-            self.dispatcher.fail_all(lambda: self._unavailable(error, None))
+            self.dispatcher.fail_all(lambda: stopped_by(error, None))
         else:
             self.metrics.restarts += 1
             self.progress = ("restarting", None)
@@ -432,12 +431,6 @@ class Engine:
         if self.neighbours is not None and self._state in ("restarting", "failed"):
             self.neighbours.take_over(self)
 
-    def _unavailable(self, error: OpenLLMError, retry_in_s: float | None) -> EngineError:
-        retry = None if retry_in_s is None else max(1.0, retry_in_s)
-        return EngineUnavailable(
-            f"The engine stopped while working on this request: {error.message}", retry_after_s=retry
-        )
-
     # -- small parts --------------------------------------------------------------------------------------------------
 
     def _set_state(self, state: State) -> None:
@@ -448,9 +441,6 @@ class Engine:
         """Wake whoever waits for the engine's state or for requests to end."""
         self._changed.set()
         self._changed = asyncio.Event()
-
-    async def _wait_change(self) -> None:
-        await self._changed.wait()
 
     def _gauges(self) -> dict[str, float]:
         return {

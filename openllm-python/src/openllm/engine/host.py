@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import itertools
@@ -29,6 +28,7 @@ from openllm_core.errors import EngineError, EngineUnavailable, MissingDependenc
 
 from ..backends import registry
 from ..backends.base import Backend
+from ..lifetime import die_with_parent
 from ..python_tokenizer import PythonTokenizer
 from . import watchdog
 from .cause import fix_for
@@ -57,7 +57,6 @@ from .channel import (
 )
 from .text import HostText
 
-PR_SET_PDEATHSIG = 1
 EXIT_FAILED = 70  # the reason went over the channel
 
 
@@ -304,14 +303,6 @@ def _as_data(error: OpenLLMError) -> dict[str, Any]:
     """For a frame, which is UTF-8: what a path that is no text brought into a message is escaped."""
     data = error.as_dict()
     return {k: v.encode(errors="backslashreplace").decode() if isinstance(v, str) else v for k, v in data.items()}
-
-
-def die_with_parent(parent_pid: int | None) -> None:
-    """Ask the kernel to kill this process when the one that started it ends (Linux); checked for the race."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if parent_pid is not None and os.getppid() != parent_pid:
-        os._exit(0)
 
 
 async def _serve(descriptor: int) -> int:

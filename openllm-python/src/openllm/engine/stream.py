@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Protocol
 
-from openllm_core.errors import EngineError, OpenLLMError, RequestAborted, from_dict
+from openllm_core.errors import EngineError, EngineUnavailable, OpenLLMError, RequestAborted, from_dict
 from openllm_core.schema import Delta, LogprobEntry, Usage
 
 from ..backends.base import BackendRequest, SequenceDelta, TokenLogprob
@@ -311,3 +311,14 @@ def error_of(delta: SequenceDelta) -> OpenLLMError:
     if delta.finish_reason == "abort":
         return RequestAborted("The backend dropped the request.")
     return EngineError("The backend failed this request without saying why.")
+
+
+def stopped_by(error: OpenLLMError, retry_in_s: float | None) -> EngineUnavailable:
+    """What a request is told whose host went down.
+
+    Args:
+        error: that ended the host.
+        retry_in_s: until another is started; None where none will be.
+    """
+    retry = None if retry_in_s is None else max(1.0, retry_in_s)
+    return EngineUnavailable(f"The engine stopped while working on this request: {error.message}", retry_after_s=retry)
