@@ -6,7 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +46,14 @@ def options(tmp_path: Path) -> StoreOptions:
 def program(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the process that makes a checkpoint run this instead; `order` and `out` are there."""
     head = "import json, pathlib, shutil, sys\norder = json.load(open(sys.argv[1])); out = pathlib.Path(order['out'])\n"
-    real = quantise.subprocess.Popen
+    real = subprocess.Popen
 
     def popen(command: list[str], **rest: Any) -> Any:
-        return real([sys.executable, "-c", head + text, command[-1]], **rest)
+        return real(
+            [sys.executable, "-c", head + text, next(word for word in command if word.endswith("order.json"))], **rest
+        )
 
-    monkeypatch.setattr(quantise.subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "Popen", popen)
 
 
 COPY = """
@@ -119,6 +125,60 @@ def test_a_failure_leaves_nothing_behind(
     store = Store(options)
     assert store.entries() == []
     assert not list(store.models.glob(".staging/*/*"))
+
+
+def test_what_is_written_meanwhile_lies_on_the_stores_disk(
+    model: Path, options: StoreOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gigabytes do not belong into /tmp: the process' temporary folder is one of the store, and goes with it."""
+    program("import os, tempfile; raise SystemExit(f'{tempfile.gettempdir()} {os.getcwd()}')", monkeypatch)
+    with pytest.raises(CorruptModel) as caught:
+        quantise.quantise(resolve(str(model), options=options), HOW, options)
+    temporary, working = caught.value.message.partition(": ")[2].split()
+    staging = Store(options).home / ".staging"
+    assert Path(temporary).parent == Path(working).parent == staging
+    assert not list(staging.glob("*/"))
+
+
+RUN = """
+import sys
+from openllm import quantise
+from openllm.serialisation import resolve
+from openllm_core.options import StoreOptions
+options = StoreOptions(home=sys.argv[2])
+how = quantise.Calibration(bits=4, group_size=32, texts=("some text",))
+quantise.quantise(resolve(sys.argv[1], options=options), how, options)
+"""
+SLEEP = """
+import os, pathlib, time
+pathlib.Path(os.environ["PID_FILE"] + ".new").write_text(str(os.getpid()))
+os.replace(os.environ["PID_FILE"] + ".new", os.environ["PID_FILE"])
+time.sleep(60)
+"""
+
+
+def test_a_killed_command_leaves_no_process_and_no_files(model: Path, options: StoreOptions, tmp_path: Path) -> None:
+    """After kill -9 the process that works for it ends too, and the next use of the store frees what both wrote."""
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow/gptqmodel.py").write_text(SLEEP)
+    file = tmp_path / "pid"
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path / "shadow"), "PID_FILE": str(file)}
+    command = [sys.executable, "-c", RUN, str(model), str(options.home)]
+    with subprocess.Popen(command, env=environ) as killed:
+        wait_for(file.exists)
+        killed.send_signal(signal.SIGKILL)
+    worker = Path(f"/proc/{file.read_text()}/cmdline")
+    wait_for(lambda: not worker.exists() or b"gptq" not in worker.read_bytes())
+    with Store(options).staging() as own:
+        assert list(own.parent.glob("*/")) == [own]
+
+
+def wait_for(ready: Callable[[], bool]) -> None:
+    """Until it is so; within half a minute."""
+    end = time.monotonic() + 30
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("asked", "fits"), [(128, 32), (32, 32), (16, 16), (-1, -1)])

@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections import deque
 from pathlib import Path
 from threading import Thread
@@ -153,7 +152,7 @@ def quantise(
                 "texts": list(how.texts),
                 "trust_remote_code": trust_remote_code,
             }
-            _run(order, model.served_name, progress)
+            _run(store, order, model.served_name, progress)
         return place.publish()
 
 
@@ -166,20 +165,21 @@ def _digest(store: Store, model: ResolvedModel, how: Calibration) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
 
-def _run(order: dict[str, Any], name: str, progress: Progress | None) -> None:
+def _run(store: Store, order: dict[str, Any], name: str, progress: Progress | None) -> None:
     """Run gptqmodel's process to its end."""
     if progress is not None:
         progress(f"quantising {name}: loading", 0, None)
-    with tempfile.TemporaryDirectory(prefix="openllm-quantise-") as scratch:
-        file = Path(scratch) / "order.json"
+    # Layers it is done with lie on the disk until all are: on the store's, where they are freed after a kill -9 too.
+    with store.staging() as scratch:
+        file = scratch / "order.json"
         file.write_text(json.dumps(order))
         # -P: a file named torch.py in the working directory must not be taken for torch.
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "openllm.backends.torch.gptq", str(file)],
+            [sys.executable, "-P", "-m", "openllm.backends.torch.gptq", str(file), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(),
+            env=_environment() | {"TMPDIR": str(scratch)},
             cwd=scratch,
             text=True,
             encoding="utf-8",

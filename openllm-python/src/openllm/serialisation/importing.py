@@ -356,14 +356,14 @@ def made_model(
     Args:
         model_id: of the new model.
         version: of its tag.
-        source: the model it is made of; needs about as much room.
+        source: the model it is made of; needs about as much room, and as much again while it is made.
     """
     name = tag_name(PLAIN.backend, model_id)
     tag = f"{name}:{normalise(version)}"
     with store.lock(name, progress), store.staging() as out:
         known = store.find(tag)
         if known is None:
-            store.need_space(sum(fetch.file_sizes(source.path)), model_id)
+            store.need_space(2 * sum(fetch.file_sizes(source.path)), model_id)
         publish = partial(_publish, store, out, tag, model_id, origin="made", source=source.tag or source.model_id)
         yield MadeModel(out, known, publish)
 

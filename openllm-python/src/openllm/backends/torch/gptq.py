@@ -1,7 +1,7 @@
-"""The process that makes a GPTQ checkpoint: `python -m openllm.backends.torch.gptq ORDER.json`, started by `openllm.quantise`.
+"""The process that makes a GPTQ checkpoint: `python -m openllm.backends.torch.gptq ORDER.json PARENT`, started by `openllm.quantise`.
 
 Loads a model folder with gptqmodel, quantises it on sample texts (Frantar et al. 2023, arXiv:2210.17323), writes the
-checkpoint to a folder. A line of JSON on stdout tells each finished layer; an error is the last one, with exit code 1.
+checkpoint to a folder; it dies with its parent. A line of JSON on stdout tells each finished layer; an error is the last one, with exit code 1.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from openllm.lifetime import die_with_parent
 from openllm_core.errors import CorruptModel, MissingDependency, OpenLLMError, ResourceError
 
 MACHINES_OWN = (
@@ -68,6 +69,7 @@ def _without_machine(path: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Carry out one order; the exit code."""
+    die_with_parent(int(arguments[1]) if len(arguments) > 1 else None)
     stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # gptqmodel prints tables; stdout is for the parent
 
