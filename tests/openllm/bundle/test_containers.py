@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from tests.openllm.bundle.containers import Engines, make_bento
+from tests.openllm.serialisation.faults.injector import forked, kill
 
+from openllm.bundle import containers
+from openllm.bundle.bentos import get
 from openllm.bundle.containers import containerize
 from openllm.bundle.engines import ContainerBuildFailed, ContainerEngine, find_engine
+from openllm.serialisation import removal
+from openllm.serialisation.store import Store
 from openllm_core.errors import InvalidSetting, ModelNotFound, ResourceError
 from openllm_core.options import StoreOptions
 
@@ -97,6 +105,58 @@ def test_without_an_engine_the_context_stays(engines: Engines, store: StoreOptio
     with pytest.raises(ResourceError):
         containerize("tiny-service:v1", store=store)  # once more, over what lies there
     assert sorted(path.name for path in context.parent.parent.iterdir()) == ["tiny-service"]
+
+
+def test_a_context_that_was_being_written_is_cleaned_up(store: StoreOptions) -> None:
+    """What kill -9 left of one is gone at the next build: it would keep the files of models that were deleted."""
+
+    def body() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "write_text", lambda *args, **kwargs: kill())  # once the files are linked
+            containers.keep_context(get("tiny-service:v1", store), store)
+
+    home = Path(store.home)
+    weights = home / "models/pt-tiny/v1/model.safetensors"
+    assert forked(body) == -signal.SIGKILL
+    assert weights.stat().st_nlink == 2
+    kept = containers.keep_context(get("tiny-service:v1", store), store)
+    assert weights.stat().st_nlink == 2 and (kept / "models/pt-tiny/v1/model.safetensors").samefile(weights)
+
+
+def test_two_at_once_keep_one_context(store: StoreOptions) -> None:
+    """The second waits for the first and writes the context again; both name a whole one."""
+    bento = get("tiny-service:v1", store)
+    with ThreadPoolExecutor(8) as pool:
+        kept = set(pool.map(lambda _: containers.keep_context(bento, store), range(40)))
+    assert kept == {Path(store.home) / "containers/tiny-service/v1"}
+    assert (kept.pop() / "Containerfile").is_file()
+    assert (Path(store.home) / "models/pt-tiny/v1/model.safetensors").stat().st_nlink == 2
+
+
+def test_a_context_goes_with_its_bento(store: StoreOptions) -> None:
+    """`prune --include-bentos` frees what a kept context holds; another version's stays, and so does what is no context."""
+    home = Path(store.home)
+    make_bento(home, version="v2")
+    for version in ("v1", "v2"):
+        containers.keep_context(get(f"tiny-service:{version}", store), store)
+    (home / "containers/openllm/wheels").mkdir(parents=True)
+    (item,) = removal.find(Store(store), "tiny-service:v1", include_bentos=True)
+    removal.remove(Store(store), item)
+    assert [path.name for path in (home / "containers/tiny-service").iterdir()] == ["v2"]
+    assert (home / "containers/openllm/wheels").is_dir()
+
+
+def test_a_context_without_its_bento_is_found(store: StoreOptions) -> None:
+    """`prune` lists a context whose Bento BentoML deleted, and deletes it; one whose Bento is there is no leftover."""
+    home = Path(store.home)
+    containers.keep_context(get("tiny-service:v1", store), store)
+    assert [item.kind for item in removal.find(Store(store))] == []
+    shutil.rmtree(home / "bentos")
+    (item,) = removal.find(Store(store))
+    assert (item.kind, item.tag, item.note) == ("context", "tiny-service:v1", "its Bento is gone")
+    removal.remove(Store(store), item)
+    assert list((home / "containers").iterdir()) == [] and removal.find(Store(store)) == []
+    assert (home / "models/pt-tiny/v1/model.safetensors").stat().st_nlink == 1
 
 
 def test_where_the_disk_has_no_links(store: StoreOptions, engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,16 @@ def test_prune_takes_bentos_only_when_asked(run: Run, home: Path) -> None:
     assert not old.exists() and other.exists()
 
 
+def test_prune_takes_a_build_context_whose_bento_is_gone(run: Run, home: Path) -> None:
+    """It is no model: `models verify` passes over it."""
+    bento(home, "tiny-service", {"start_name": "llama", "bundler": "openllm.bundle"})
+    (home / "bentos").rename(home / "containers")
+    done = run("models", "verify")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert run("prune", "-y").stdout == "tiny-service:v1 deleted from context store.\n"
+    assert not (home / "containers" / "tiny-service" / "v1").exists()
+
+
 def test_prune_clears_what_earlier_releases_stored_and_leaves_other_programs_alone(run: Run, home: Path) -> None:
     """Entries without our manifest go by their label; those of other frameworks stay."""
     old, foreign = home / "models" / "pt-old" / "v1", home / "models" / "sklearn-x" / "v1"

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import Literal
 
 import attrs
 
+from openllm.serialisation.removal import CONTEXTS
+from openllm.serialisation.store import Store
 from openllm_core.errors import InvalidSetting, ResourceError
 from openllm_core.options import StoreOptions
 
 from . import containerfile, registry, wheels
-from .containers import contexts
 from .engines import find_engine
 
 Device = Literal["cpu", "cuda"]
@@ -187,19 +187,19 @@ def build_container(
     names = [get_base_container_name(name) for name in chosen]
     targets = {base: get_base_container_tag(version_strategy, device=device, base=base) for base in (False, True)}
     arguments = {"DEVICE": device, "OPENLLM_VERSION": installed_version("openllm"), "PYTHON_VERSION": PYTHON}
-    kept = contexts(store or StoreOptions())
+    models = Store(store or StoreOptions())
     try:
         found = find_engine(engine)
     except ResourceError as error:
-        folder = write_context(kept / "openllm")
+        folder = write_context(models.home / CONTEXTS / "openllm")
         words = " ".join(f"--build-arg {name}={value}" for name, value in arguments.items())
         raise ResourceError(
             str(error),
             hint=f"The context lies in {folder}; where an engine is: docker build --target server {words} .",
             code=error.wire_code,
         ) from error
-    with tempfile.TemporaryDirectory(dir=kept, prefix=".building-") as scratch:
-        context = write_context(Path(scratch) / "context")
+    with models.staging() as scratch:
+        context = write_context(scratch / "context")
         for base, tag in targets.items():
             images = [f"{name}:{tag}" for name in names]
             say(f"building {images[0]} with {found.name}")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from openllm.serialisation import disk
+from openllm.serialisation.removal import CONTEXTS
+from openllm.serialisation.store import Store
 from openllm_core.errors import OpenLLMError, ResourceError, StoreError
 from openllm_core.options import StoreOptions
 
@@ -21,9 +23,6 @@ from . import containerfile
 from .bentos import Bento
 from .bentos import get as get_bento
 from .engines import find_engine
-
-CONTEXTS = "containers"
-"""Folder of the store's root that keeps a context nobody could build here."""
 
 Say = Callable[[str], None]
 
@@ -67,8 +66,8 @@ def containerize(
             hint=f"The context lies in {kept}; where an engine is: docker build --tag {name} --file Containerfile .",
             code=error.wire_code,
         ) from error
-    with tempfile.TemporaryDirectory(dir=contexts(options), prefix=".building-") as folder:
-        context = Path(folder) / "context"
+    with Store(options).staging() as scratch:
+        context = scratch / "context"
         write_context(bento, context, options)
         say(f"building {name} with {found.name}")
         found.build(context, context / containerfile.NAME, [name])
@@ -104,15 +103,18 @@ def keep_context(bento: Bento, options: StoreOptions) -> Path:
     """Write a Bento's build context where it stays.
 
     Returns:
-        `containers/<name>/<version>` of the store's root; what was there is replaced.
+        `containers/<name>/<version>` of the store's root; what was there is replaced. It goes with its Bento.
+
+    Raises:
+        StoreBusy, StoreError, ModelNotFound: see `Store.lock` and `write_context`.
     """
-    kept = contexts(options) / bento.name / bento.version
-    with tempfile.TemporaryDirectory(dir=contexts(options), prefix=".writing-") as folder:
-        context = Path(folder) / "context"
+    store = Store(options)
+    kept = store.home / CONTEXTS / bento.name / bento.version
+    with store.lock(bento.name), store.staging() as scratch:
+        context = scratch / "context"
         write_context(bento, context, options)
-        kept.parent.mkdir(exist_ok=True)
-        shutil.rmtree(kept, ignore_errors=True)
-        context.rename(kept)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        disk.put(context, kept)
     return kept
 
 
@@ -146,10 +148,3 @@ def link_or_copy(source: str, target: str) -> str:
     except OSError:
         shutil.copy2(source, target)
     return target
-
-
-def contexts(options: StoreOptions) -> Path:
-    """The folder for contexts that stay; made when missing."""
-    root = Path(options.home).expanduser().resolve() / CONTEXTS
-    root.mkdir(parents=True, exist_ok=True)
-    return root

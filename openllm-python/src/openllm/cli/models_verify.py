@@ -24,7 +24,7 @@ def command(session: Session, model: str | None, output: str) -> int:
 
     store = Store(read_settings().store)
     out = Output(output, session)
-    found = removal.find(store, model)
+    found = [item for item in removal.find(store, model) if item.kind == "model"]
     problems: dict[str, str] = {}
     with out.progress() as progress:
         for number, item in enumerate(found):

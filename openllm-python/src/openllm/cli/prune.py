@@ -21,8 +21,9 @@ from openllm_core.errors import OpenLLMError
 def command(session: Session, model: str | None, yes: bool, include_bentos: bool, output: str) -> None:
     """Delete the stored models named MODEL (a tag, an id or a family), or all of them.
 
-    Each is asked for, unless -y. Also finds what an earlier release stored and what is incomplete. A server that runs such
-    a model goes on; its next start needs it again. A model that a Bento serves stays, unless the Bento goes too.
+    Each is asked for, unless -y. Also finds what an earlier release stored, what is incomplete, and build contexts whose
+    Bento is gone. A server that runs such a model goes on; its next start needs it again. A model that a Bento serves
+    stays, unless the Bento goes too.
     """
     from openllm.serialisation import removal
     from openllm.serialisation.store import Store

@@ -6,7 +6,9 @@ that have no manifest of ours.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +24,9 @@ from .tags import normalise, without_backend
 
 EARLIER = "stored by an earlier release"
 INCOMPLETE = "incomplete"
+ORPHAN = "its Bento is gone"
+CONTEXTS = "containers"
+"""Folder of the store's root for build contexts, `<name>/<version>` of their Bento; they link the files of its models."""
 _YAML_LIMIT = 4 << 20
 
 
@@ -30,8 +35,8 @@ class Removable:
     """One folder of the store that may go.
 
     Attributes:
-        kind: `model` or `bento`.
-        note: what is special about it: an earlier release made it, it is incomplete; empty else.
+        kind: `model`, `bento`, or `context` for what is left to build a container from.
+        note: what is special about it: an earlier release made it, it is incomplete, its Bento is gone; empty else.
         names: what a user may call it, lower case with dashes.
         needed_by: tags of the Bentos that serve this model.
     """
@@ -51,7 +56,8 @@ def find(store: Store, text: str | None = None, *, include_bentos: bool = False)
     Raises:
         ModelNotFound: nothing here is named so, and it is no family either.
     """
-    found = [*(_bentos(store) if include_bentos else ()), *_models(store)]
+    bentos = _bentos(store.home / "bentos", "bento") if include_bentos else ()
+    found = [*bentos, *_orphans(store), *_models(store)]
     if text is None:
         return found
     wanted = _plain(text)
@@ -66,8 +72,24 @@ def find(store: Store, text: str | None = None, *, include_bentos: bool = False)
 
 
 def remove(store: Store, item: Removable) -> None:
-    """Delete it: unlisted at once, freed then; a server that runs it goes on with the files it has open."""
-    store.remove(item.path)
+    """Delete it: unlisted at once, freed then; a server that runs it goes on with the files it has open.
+
+    A Bento's build context goes with it: its links would keep the models' files on the disk.
+    """
+    if item.kind != "context":
+        store.remove(item.path)
+    if item.kind != "model":
+        _remove_context(store, store.home / CONTEXTS / item.path.parent.name / item.path.name)
+
+
+def _remove_context(store: Store, folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    with store.lock(folder.parent.name), store.staging() as trash:
+        os.rename(folder, trash / "removed")
+        if not disk.folders(folder.parent):
+            with suppress(OSError):  # somebody keeps a file of his own there
+                folder.parent.rmdir()
 
 
 def check_unneeded(item: Removable, going: Iterable[Removable] = ()) -> None:
@@ -154,17 +176,25 @@ def _unusable(tag: str, folder: Path) -> Removable | None:
     return Removable(kind="model", tag=tag, path=folder, size_bytes=size, note=EARLIER, names=names)
 
 
-def _bentos(store: Store) -> Iterator[Removable]:
-    models = {bento.path: bento.record.model for bento in bento_record.entries(store)}
-    for name in disk.folders(store.home / "bentos"):
+def _bentos(root: Path, kind: str, note: str = "") -> Iterator[Removable]:
+    """Ours among the Bentos below a folder, or the contexts, which hold what their Bento holds."""
+    for name in disk.folders(root):
         for folder in disk.folders(name):
             labels = _labels(folder / "bento.yaml")
             ours = labels.get("bundler") == "openllm.bundle" or {"_type", "_framework"} <= set(labels)
             if ours:
                 tag = f"{name.name}:{folder.name}"
                 names = _names(tag, labels.get("start_name"), labels.get("base_name_or_path"))
-                names |= _names(models[folder]) if folder in models else frozenset()
-                yield Removable(kind="bento", tag=tag, path=folder, size_bytes=_size(folder), names=names)
+                with suppress(CorruptModel):
+                    names |= _names(bento_record.read(folder).record.model)
+                yield Removable(kind=kind, tag=tag, path=folder, size_bytes=_size(folder), note=note, names=names)
+
+
+def _orphans(store: Store) -> Iterator[Removable]:
+    """Contexts whose Bento is gone: `bentoml delete` leaves them."""
+    for item in _bentos(store.home / CONTEXTS, "context", ORPHAN):
+        if not store.home.joinpath("bentos", *item.tag.split(":")).exists():
+            yield item
 
 
 def _labels(path: Path) -> dict[str, str]:
