@@ -7,20 +7,22 @@ Called by `compose` for a server, by `openllm.LLM` for a program, and by the che
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from openllm_core.options import EngineOptions, StoreOptions
 
 from .backends import registry as backends
-from .engine.embedder import Embedder, Second
-from .engine.engine import Engine
-from .engine.pool import AnyEngine
-from .engine.supervisor import Launcher
 from .serialisation import find_here, open_tokenizer, resolve
 from .serialisation.fetch import EMBEDDING_MODEL
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .engine.embedder import Embedder
+    from .engine.engine import Engine
+    from .engine.pool import AnyEngine
+    from .engine.supervisor import Launcher
 
 BACKEND = "pt"
 """Runs every second engine: it needs nothing that OpenLLM does not bring along."""
@@ -86,6 +88,9 @@ def embedder_of(
     """
     maker = maker_of(options)
     alone = second_options(options)
+
+    from .engine.embedder import Embedder, Second  # here: the checks of a start need none of it, and it takes time
+    from .engine.engine import Engine
 
     def same_model() -> Engine:
         return Engine(_where_it_fits(alone), tokenizer, launch=launch)
