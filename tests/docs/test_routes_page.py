@@ -61,14 +61,18 @@ async def opened(folder: Path, key: str | None = None) -> tuple[str, dict[str, A
 
 
 async def test_every_route_can_be_tried(jsdom: Path):
-    """The page comes up without an error, asks this server alone, and each example succeeds as it stands."""
+    """The page comes up without an error, asks this server alone, and each example succeeds as it stands.
+
+    Those about adapters tell how to start a server that has some: this one has none.
+    """
     address, seen = await opened(jsdom)
     assert seen["errors"] == []
     assert seen["state"] == "The model answers."
     assert seen["dangling"] == seen["raw"] == []
     assert [url for url in seen["loaded"] if not url.startswith(address + "/")] == []
     refused = {route: text for route, (text, _) in seen["answers"].items() if not text.startswith("200 OK")}
-    assert refused == {}
+    assert {route for route in refused if "/v1/adapters" not in route} == set()
+    assert len(refused) == 4 and all("--adapter-id" in text for text in refused.values())
     assert all(stopped for _, stopped in seen["answers"].values())
     assert "Hello there." in seen["answers"]["POST /v1/chat/completions"][0]
 
