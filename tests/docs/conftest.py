@@ -47,7 +47,7 @@ class PageRun:
         words = snippet.code.replace("python3 tools/dev.py start", "openllm start").split()
         assert words[:2] == ["openllm", "start"], snippet.code
         log = self.folder / "server.log"
-        self.server = self.stack.enter_context(openllm_start(log, *words[2:], environ=self.environ))
+        self.server = self.stack.enter_context(openllm_start(log, *words[2:], environ=self.environ, cwd=self.folder))
         self.environ["OPENLLM_ENDPOINT"] = self.server.url
 
     def run(self, snippet: Snippet) -> None:

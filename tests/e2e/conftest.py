@@ -80,13 +80,17 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def openllm_start(
-    log: Path, *arguments: str, environ: dict[str, str] | None = None, python: str = sys.executable
+    log: Path,
+    *arguments: str,
+    environ: dict[str, str] | None = None,
+    python: str = sys.executable,
+    cwd: Path | None = None,
 ) -> Iterator[ServerProcess]:
-    """Run `openllm start` with `arguments` on a free port; end it and whatever it left afterwards."""
+    """Run `openllm start` with `arguments` on a free port, in the folder `cwd`; end it and whatever it left afterwards."""
     port = free_port()
     command = [python, "-m", "openllm", "start", *arguments, "--port", str(port)]
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, env=os.environ | (environ or {}))
+        process = subprocess.Popen(command, stdout=sink, stderr=sink, env=os.environ | (environ or {}), cwd=cwd)
     server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
     family = [process.pid]
     try:

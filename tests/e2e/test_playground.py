@@ -63,7 +63,7 @@ def test_adapters(store: dict[str, str], tmp_path: Path, kernel_home: dict[str, 
     if os.environ.get("OPENLLM_TEST_PLAYGROUND"):
         printed = run("adapters", tmp_path / "nb", {**store, "IPYTHONDIR": kernel_home["IPYTHONDIR"]})
     else:
-        given = {"MODEL": str(tiny_checkpoint("llama", tmp_path / "tiny")), "STEPS": 120, "LEARNING_RATE": 3e-2}
+        given = {"MODEL": str(tiny_checkpoint("llama", tmp_path / "tiny")), "STEPS": 60, "LEARNING_RATE": 3e-2}
         printed = run("adapters", tmp_path / "nb", kernel_home, given)
     lines = dict(line.split(": ", 1) for line in printed.splitlines() if ": " in line and "loss" not in line)
     assert "pirate" in lines["pirate"] and "poet" in lines["poet"]
@@ -95,7 +95,7 @@ def test_fine_tuning(name: str, model: str, steps: int, tmp_path: Path, kernel_h
 def test_llama_over_four_bits(tmp_path: Path, kernel_home: dict[str, str]):
     """The run writes an adapter and a merged model of plain weights, which gives the trained answer when it is served."""
     folder = tiny_checkpoint("llama", tmp_path / "tiny")
-    given = {"MODEL": str(folder), "STEPS": 120, "LEARNING_RATE": 3e-2}
+    given = {"MODEL": str(folder), "STEPS": 150, "LEARNING_RATE": 1e-2}
     printed = run("llama2_qlora", tmp_path / "nb", kernel_home, given)
     merged = json.loads((tmp_path / "nb/llama-tuned/merged/config.json").read_bytes())
     assert "quantization_config" not in merged and merged["dtype"] == "float32"
