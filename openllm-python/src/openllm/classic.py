@@ -160,9 +160,8 @@ class ClassicCalls(StoredModel):
     predict = __call__
 
 
-def _texts(stop: Sequence[str]) -> list[str]:
-    texts = list(stop)
-    for text in texts:
-        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"stop must be a text or a list of texts, not one with {text!r}.")
+def _texts(stop: Sequence[object]) -> list[str]:
+    texts = [text for text in stop if isinstance(text, str)]
+    if len(texts) != len(stop):
+        raise ValueError(f"stop must be a text or a list of texts, not {stop!r}.")
     return texts

@@ -28,7 +28,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NO_ADAPTERS = "No adapters available for current running server."  # 0.3.5's words, which its users compare
-_END = object()
+
+
+class _End:
+    """No item is left."""
 
 
 class Method(Generic[P, R]):
@@ -57,17 +60,17 @@ class StreamMethod(Method[P, Iterator[R]]):
         items = await asyncio.to_thread(self._function, *args, **kwargs)
         one_by_one = threading.Lock()  # a generator that runs cannot be closed
 
-        def step() -> R | object:
+        def step() -> R | _End:
             with one_by_one:
-                return next(items, _END)
+                return next(items, _End())
 
         def close() -> None:
             with one_by_one:
                 getattr(items, "close", lambda: None)()
 
         try:
-            while (item := await asyncio.to_thread(step)) is not _END:
-                yield item  # pyright: ignore[reportReturnType]
+            while not isinstance(item := await asyncio.to_thread(step), _End):
+                yield item
         except asyncio.CancelledError:  # `step` may go on for long in its thread, where `close` waits for it
             asyncio.get_running_loop().run_in_executor(None, close)
             raise
