@@ -78,6 +78,10 @@ class Gpu:
         return None
 
 
+BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16", "svebf16"})
+"""Of a CPU that multiplies bfloat16 itself, as x86 and ARM kernels name them."""
+
+
 @attrs.frozen(kw_only=True)
 class Machine:
     """What a process may use of this machine.

@@ -23,6 +23,8 @@ SAFETENSORS_BYTES = {
     "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float32"}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of an element of the types that a model is computed in."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 

@@ -23,7 +23,6 @@ RUNTIME_BYTES = 600 * 1024 * 1024  # torch, transformers and their working buffe
 MIN_CONTEXT = 512  # tokens of cache without which a start makes no sense
 UNBOUNDED_CONTEXT = 2048  # tokens, for architectures without a limit of their own
 MAX_ROWS = 64  # sequences that run at once unless the operator says otherwise
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 quantised = partial(quantisation.describe, "pt")
 
@@ -68,8 +67,8 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
     scheme = quantisation.scheme_of("pt", "cuda" if gpus else "cpu", options, checkpoint, found)
     if embeds_only(options, checkpoint):
         return _of_encoder(options, checkpoint, gpus, found)
-    stored = DTYPE_BYTES.get(checkpoint.dtype, 4)
-    computed = DTYPE_BYTES.get(options.dtype, stored)
+    stored = checkpoints.DTYPE_BYTES.get(checkpoint.dtype, 4)
+    computed = checkpoints.DTYPE_BYTES.get(options.dtype, stored)
     weights = checkpoint.num_parameters * computed or checkpoint.weight_bytes * computed // stored
     cache_type = computed if gpus or options.dtype != "auto" else 4  # the CPU mostly computes in float32
     if scheme is not None:
@@ -112,8 +111,8 @@ def _of_encoder(
     options: EngineOptions, checkpoint: checkpoints.Checkpoint, gpus: Sequence[detect.Gpu], machine: detect.Machine
 ) -> MemoryEstimate:
     """Of what only makes embeddings: no cache, and on a CPU float32 unless another type was asked for."""
-    usual = DTYPE_BYTES.get(checkpoint.dtype, 4) if gpus else 4
-    computed = DTYPE_BYTES.get(options.dtype, usual)
+    usual = checkpoints.DTYPE_BYTES.get(checkpoint.dtype, 4) if gpus else 4
+    computed = checkpoints.DTYPE_BYTES.get(options.dtype, usual)
     parts = {"weights": checkpoint.num_parameters * computed or checkpoint.weight_bytes, "runtime": RUNTIME_BYTES}
     return MemoryEstimate(
         need_bytes=sum(parts.values()),

@@ -232,7 +232,7 @@ def _for_gpu(options: EngineOptions, checkpoint: Checkpoint, device: torch.devic
 
 def computes_bfloat16(machine: detect.Machine) -> bool:
     """Whether the CPU multiplies bfloat16 itself; others only widen and round, slowly."""
-    return bool(machine.cpu_flags & {"amx_bf16", "avx512_bf16", "bf16", "svebf16"})
+    return bool(machine.cpu_flags & detect.BFLOAT16_FLAGS)
 
 
 def _cpu_dtypes(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
 from .. import quantisation
-from ..checkpoint import Checkpoint, safetensors_tensors
+from ..checkpoint import DTYPE_BYTES, Checkpoint, safetensors_tensors
 from .nodes import part_of
 
 GIB = 1 << 30
@@ -22,22 +22,21 @@ RUNTIME_BYTES = {"cpu": 2 * GIB, "cuda": 1 * GIB}
 CACHE_SHARE = 0.6  # of the memory that is left on a CPU's node: everything else on the machine lives there too
 GPU_SHARE = 0.95  # of what is free on a GPU
 MOST_GPU_SHARE = 0.92  # of a GPU's whole memory, as vLLM's own default
-MATRIX_FLAGS = frozenset({"avx512f", "amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16", "svebf16"})
-"""A CPU without any of these has no fast matrix product for 16-bit types: vLLM falls back to loops that widen each element
-(SmolLM2 at 32 streams on two AVX2 cores: 37 tokens/s in bfloat16, 172 in float32)."""
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MATRIX_FLAGS = detect.BFLOAT16_FLAGS | {"avx512f", "avx_ne_convert"}
+"""A CPU without any of these has no fast matrix product for 16-bit types: oneDNN makes none, and vLLM falls back to loops that
+widen each element."""
 MAX_NUM_SEQS = 256
 LEAST_CONTEXT = 512  # tokens of cache without which a start makes no sense
 UNBOUNDED_CONTEXT = 2048  # tokens, for architectures without a limit of their own
 SPARE_ADAPTERS = 2  # places besides those asked for, see `arguments`
 BLOCK_TOKENS = 128  # tokens the cache is handed out by on a CPU
 CACHED_TOKENS_PER_SLOT = 512
-"""A CPU's cache is written in full before the first token (0.6 GB a second, measured), so it is not as large as fits but as
-large as many sequences at once have use for."""
+"""A CPU's cache is written in full before the first token, so it is not as large as fits but as large as many sequences at
+once have use for."""
 CACHED_CONTEXTS = 8  # and never less than so many sequences of the whole context
 CPU_STEP_TOKENS = 512
-"""Prompt tokens computed in one step. On a CPU a longer step is no faster per token, keeps those who already stream waiting,
-and the warm-up computes one of full length (28 s at vLLM's 2,048 for 135M parameters on two cores, 7 s at 512)."""
+"""Prompt tokens computed in one step. On a CPU a longer one keeps those who already stream waiting, and so does the warm-up,
+which computes one of full length."""
 
 
 @attrs.frozen(kw_only=True)
