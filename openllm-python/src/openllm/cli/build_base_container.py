@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import click
 
-from openllm.bundle.base_images import DEVICES, STRATEGIES, Device, build_container, commit, supported_registries
+from openllm.bundle import base_images
+from openllm.bundle.base_images import DEVICES, STRATEGIES, Device, build_container, supported_registries
 from openllm.cli.command import Command, Session
 from openllm.cli.options import read_settings
 from openllm.cli.output import Output, output_option
@@ -61,7 +62,7 @@ def command(
         say=lambda line: out.say(line, dim=True),
     )
     if out.format == "json":
-        facts: dict[str, Any] = {**made, "image_sha": commit()}
+        facts: dict[str, Any] = {**made, "image_sha": base_images.commit()}
         out.json(facts)
     else:
         for image in (image for images in made.values() for image in images):
