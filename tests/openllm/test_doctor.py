@@ -161,6 +161,25 @@ def test_an_architecture_the_backend_lacks_is_red(tmp_path: Path, monkeypatch: p
 # -- machine ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("backend", "pairs", "told"),
+    [
+        ("pt", {"linera": "plain"}, "Did you mean linear?"),
+        ("pt", {"linear": "magic"}, "'magic' is not one of plain, packed16, onednn"),
+        ("pt", {"prefill_tokens": "many"}, "many"),
+        ("echo", {"relpy": "x"}, "Did you mean reply?"),
+    ],
+)
+def test_an_engine_argument_that_is_none_is_red(
+    tmp_path: Path, backend: str, pairs: dict[str, Any], told: str
+) -> None:
+    """Before anything is loaded, on every backend, with near names."""
+    engine = EngineOptions(backend=backend, engine_arg=pairs)
+    (found,) = examine(situation(tmp_path, engine=engine, version=lambda _: "1"), (doctor.backend,))
+    assert found.level == "red" and found.exit_code == 78, found
+    assert told in f"{found.text} {found.fix}"
+
+
 def test_devices_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report names the devices and the reason for them."""
     assert only(devices(situation(tmp_path))).text.endswith("Test CPU): no GPU was found")

@@ -69,6 +69,16 @@ class RegisteredBackend:
         judge: Callable[[str], str | None] | None = getattr(self._launch(), "unsupported", None)
         return judge(architecture) if judge is not None else None
 
+    def check_arguments(self, options: EngineOptions) -> None:
+        """Whether it takes every `--engine-arg`, as far as that can be told without its framework.
+
+        Raises:
+            InvalidSetting: a key it does not know (near names are told), or a value that is none.
+        """
+        check: Callable[[EngineOptions], None] | None = getattr(self._launch(), "check_arguments", None)
+        if check is not None:
+            check(options)
+
     def quantised(self, options: EngineOptions, machine: Any = None) -> str | None:
         """How the weights are quantised, for the start line; None when they are not.
 

@@ -83,6 +83,7 @@ def backend(situation: Situation) -> Iterator[Finding]:
     if against is not None:
         yield red("backend", InvalidSetting(against, hint="Use --backend pt.", param="--backend"))
         return
+    registry.get(name).check_arguments(own)
     yield Finding("backend", "ok", f"{name} ({why})", data={"backend": name, "why": why})
     if resolved is not None and (line := registry.get(name).quantised(own, situation.machine)) is not None:
         yield Finding("quantisation", "ok", line)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from openllm.backends import registry
-from openllm.backends.vllm import architectures
-from openllm_core.errors import UnsupportedFeature
+from openllm.backends.vllm import architectures, source
+from openllm_core.errors import InvalidSetting, UnsupportedFeature
 from openllm_core.options import EngineOptions
 
 REGISTRY = """
@@ -19,6 +19,19 @@ _EMBEDDING_MODELS = {"BertModel": ("bert", "BertModel")}
 _PREVIOUSLY_SUPPORTED_MODELS = {"MptForCausalLM": "0.28.0"}
 _VLLM_MODELS = {**_TEXT_GENERATION_MODELS}
 """
+ARGUMENTS = """
+@dataclass
+class EngineArgs:
+    model: str = ""
+    max_num_batched_tokens: int | None = None
+    kept = 3
+    def method(self): ...
+@dataclass
+class AsyncEngineArgs(EngineArgs):
+    enable_log_requests: bool = False
+class Other:
+    stranger: int = 0
+"""
 
 
 @pytest.fixture
@@ -27,11 +40,15 @@ def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     package = tmp_path / "vllm"
     (package / "model_executor/models").mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('not to be imported')")
+    (package / "engine").mkdir()
     (package / architectures.REGISTRY).write_text(REGISTRY)
+    (package / source.ARGUMENTS).write_text(ARGUMENTS)
     monkeypatch.syspath_prepend(str(tmp_path))
-    architectures._names.cache_clear()
+    for cached in (architectures._names, source.engine_arguments):
+        cached.cache_clear()
     yield
-    architectures._names.cache_clear()
+    for cached in (architectures._names, source.engine_arguments):
+        cached.cache_clear()
 
 
 @pytest.mark.usefixtures("vllm")
@@ -54,3 +71,21 @@ def test_auto_takes_vllm_where_it_has_the_architecture() -> None:
     backend, why = registry.choose(EngineOptions(), "MptForCausalLM")
     assert backend == "pt" and "no longer has MptForCausalLM" in why
     assert registry.choose(EngineOptions(quantize="int8"), "LlamaForCausalLM")[0] == "pt"
+
+
+@pytest.mark.usefixtures("vllm")
+def test_engine_arguments_are_known_before_it_is_imported() -> None:
+    """A key that is no field of its arguments is refused with near ones; dashes or underscores."""
+    backend = registry.get("vllm")
+    backend.check_arguments(EngineOptions(engine_arg={"max-num-batched-tokens": "64", "enable_log_requests": "true"}))
+    for key in ("max-num-batched-token", "stranger", "kept"):
+        with pytest.raises(InvalidSetting, match=key.replace("-", "_")) as caught:
+            backend.check_arguments(EngineOptions(engine_arg={key: "64"}))
+        assert (key != "max-num-batched-token") or "max_num_batched_tokens" in (caught.value.hint or "")
+
+
+def test_without_vllm_engine_arguments_are_left_to_it() -> None:
+    """Nothing is refused for want of the package, which is refused itself."""
+    source.engine_arguments.cache_clear()
+    if not architectures.installed():
+        registry.get("vllm").check_arguments(EngineOptions(engine_arg={"anything": 1}))

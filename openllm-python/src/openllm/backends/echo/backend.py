@@ -14,6 +14,7 @@ from openllm_core.errors import EngineError, EngineUnavailable, InvalidRequest, 
 from openllm_core.options import EngineOptions
 
 from .. import adapter as adapters
+from .. import arguments
 from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput, TokenGuide
 from .faults import FAULTS, start_family
 from .model import BOS, EOS, VOCAB_SIZE, EchoSequence
@@ -56,7 +57,7 @@ class EchoBackend:
     @classmethod
     def load(cls, options: EngineOptions, progress: Progress) -> EchoBackend:
         """Build from options, taking `load_s` seconds and failing if the script says so."""
-        script = Script.read(options.engine_arg)
+        script = arguments.read(Script, options.engine_arg, "echo")
         started = time.monotonic()
         progress("loading echo", 0.0)
         while (passed := time.monotonic() - started) < script.load_s:

@@ -6,7 +6,9 @@ from typing import Any
 
 from openllm_core.options import EngineOptions
 
+from .. import arguments
 from ..base import MemoryEstimate
+from .script import Script
 
 
 def environment(options: EngineOptions, machine: Any = None) -> dict[str, str]:
@@ -17,6 +19,15 @@ def environment(options: EngineOptions, machine: Any = None) -> dict[str, str]:
 def estimate(options: EngineOptions, machine: Any = None) -> MemoryEstimate:
     """A few megabytes: there is no model."""
     return MemoryEstimate(need_bytes=8 * 1024 * 1024)
+
+
+def check_arguments(options: EngineOptions) -> None:
+    """Whether the script can be read.
+
+    Raises:
+        InvalidSetting: it cannot.
+    """
+    arguments.read(Script, options.engine_arg, "echo")
 
 
 def embeds(options: EngineOptions) -> bool:

@@ -1,18 +1,11 @@
 """What an echo backend can be told to do: its answer, its pace and its faults, as `--engine-arg KEY=VALUE`.
 
-Read once by `EchoBackend.load`. Values may arrive as text (command line) or typed (Python).
+Read by `EchoBackend.load`, and by the checks of a start.
 """
 
 from __future__ import annotations
 
-import typing
-from difflib import get_close_matches
-from typing import Any
-
 import attrs
-
-from openllm_core.errors import InvalidSetting
-from openllm_core.settings import Setting, convert
 
 
 @attrs.frozen(kw_only=True)
@@ -70,21 +63,3 @@ class Script:
         """Whether any fault strikes at some token."""
         positions = (self.fail_at, self.nan_at, self.die_at, self.hang_at, self.freeze_at)
         return any(position is not None for position in positions)
-
-    @classmethod
-    def read(cls, arguments: dict[str, Any]) -> Script:
-        """Build from `options.engine_arg`.
-
-        Raises:
-            InvalidSetting: an unknown key, or a value of the wrong type.
-        """
-        types = typing.get_type_hints(cls)
-        values: dict[str, Any] = {}
-        for key, value in arguments.items():
-            if key not in types:
-                near = get_close_matches(key, types, n=3)
-                hint = f"Did you mean {', '.join(near)}?" if near else f"The echo backend takes {', '.join(types)}."
-                raise InvalidSetting(f"--engine-arg: the echo backend knows no {key[:64]!r}.", hint=hint, param=key)
-            text = isinstance(value, str) and str in (types[key], *typing.get_args(types[key]))
-            values[key] = value if text else convert(value, types[key], Setting(help=""), origin=f"--engine-arg {key}")
-        return cls(**values)

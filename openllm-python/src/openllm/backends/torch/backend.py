@@ -307,7 +307,7 @@ def describe(
         max_rows=max_rows,
         max_len=max_len,
         max_prompt_len=max_len if model.seq2seq else max_len - 1,
-        prefill_tokens=int(options.engine_arg.get("prefill_tokens", PREFILL_TOKENS[model.device.type])),
+        prefill_tokens=launch.engine_arguments(options).prefill_tokens or PREFILL_TOKENS[model.device.type],
         cache_bytes=cache_bytes,
         bytes_per_token=bytes_per_token,
         lane_cost=max(256, weight_bytes // bytes_per_token),

@@ -9,13 +9,16 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
+import attrs
+
 from openllm_core.errors import CorruptModel
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 from openllm_core.resources.visible_devices import HIP_VARIABLE
+from openllm_core.settings import setting
 
+from .. import arguments, quantisation, sentence
 from .. import checkpoint as checkpoints
-from .. import quantisation, sentence
 from ..base import MemoryEstimate
 
 PRELOAD = "openllm.backends.torch.backend"  # imports torch and transformers
@@ -24,7 +27,38 @@ MIN_CONTEXT = 512  # tokens of cache without which a start makes no sense
 UNBOUNDED_CONTEXT = 2048  # tokens, for architectures without a limit of their own
 MAX_ROWS = 64  # sequences that run at once unless the operator says otherwise
 
+LINEARS = ("plain", "packed16", "onednn")
+"""Kinds of linear layers, see `linears`."""
+
 quantised = partial(quantisation.describe, "pt")
+
+
+@attrs.frozen(kw_only=True)
+class TorchArguments:
+    """What `--engine-arg` says to this backend; None leaves it to measurement or the device."""
+
+    linear: str | None = setting(
+        None, "Kind of the linear layers, instead of the one measured as fastest.", choices=LINEARS
+    )
+    prefill_tokens: int | None = setting(None, "Tokens of prompts computed in one step.", ge=1)
+
+
+def engine_arguments(options: EngineOptions) -> TorchArguments:
+    """Read `--engine-arg`.
+
+    Raises:
+        InvalidSetting: a key or value that is none.
+    """
+    return arguments.read(TorchArguments, options.engine_arg, "pt")
+
+
+def check_arguments(options: EngineOptions) -> None:
+    """Whether `--engine-arg` can be read.
+
+    Raises:
+        InvalidSetting: it cannot.
+    """
+    engine_arguments(options)
 
 
 def environment(options: EngineOptions, machine: detect.Machine | None = None) -> dict[str, str]:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-KINDS = ("plain", "packed16", "onednn")
 FLOAT16_MAX = 65504.0
 
 
@@ -92,7 +91,7 @@ def pack_linears(model: nn.Module, kind: str, *, dtype: torch.dtype) -> tuple[in
     """Replace the linear layers of `model` in place, freeing each weight as it goes.
 
     Args:
-        kind: one of `KINDS`; `plain` changes nothing.
+        kind: one of `launch.LINEARS`; `plain` changes nothing.
         dtype: the type of the computation, for what `onednn` keeps.
 
     Returns:

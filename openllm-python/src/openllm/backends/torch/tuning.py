@@ -28,7 +28,8 @@ from ..cache import cache_folder
 from ..checkpoint import Checkpoint
 from ..quantisation import Scheme
 from . import compiling, quantised, verify
-from .linears import KINDS, available
+from .launch import LINEARS, engine_arguments
+from .linears import available
 from .measure import DTYPES, Clock, Shape, attention_seconds, linear_seconds
 from .model import LoadedModel
 
@@ -44,7 +45,7 @@ class Choice:
 
     Attributes:
         dtype: type of the computation.
-        linear: kind of the linear layers, see `linears.KINDS`.
+        linear: kind of the linear layers, see `launch.LINEARS`.
         attention: grouped, sdpa or eager.
         threads: compute threads.
         compile: the feed-forward blocks are compiled.
@@ -73,7 +74,7 @@ def choose(options: EngineOptions, checkpoint: Checkpoint, device: torch.device,
     scheme = quantised.scheme_of(options, checkpoint, device)
     if scheme is not None:
         return _of_quantised(options, checkpoint, device, scheme)
-    linear = "plain" if options.compile == "on" else _asked_linear(options)
+    linear = "plain" if options.compile == "on" else engine_arguments(options).linear
     if device.type != "cpu":
         return _for_gpu(options, checkpoint, device)
     if 0 < checkpoint.num_parameters < SMALL:
@@ -163,21 +164,12 @@ def _refuse_unsupported(options: EngineOptions) -> None:
             hint="Leave --compile at auto.",
             param="--compile",
         )
-    if options.compile == "on" and _asked_linear(options) not in (None, "plain"):
+    if options.compile == "on" and engine_arguments(options).linear not in (None, "plain"):
         raise InvalidSetting(
             "--compile on and --engine-arg linear exclude each other: only plain linear layers can be compiled.",
             hint="Leave --compile at auto.",
             param="--compile",
         )
-
-
-def _asked_linear(options: EngineOptions) -> str | None:
-    kind = options.engine_arg.get("linear")
-    if kind is not None and kind not in KINDS:
-        raise InvalidSetting(
-            f"--engine-arg linear={str(kind)[:40]!r} is not one of {', '.join(KINDS)}.", param="linear"
-        )
-    return kind
 
 
 def _of_quantised(options: EngineOptions, checkpoint: Checkpoint, device: torch.device, scheme: Scheme) -> Choice:
@@ -186,7 +178,7 @@ def _of_quantised(options: EngineOptions, checkpoint: Checkpoint, device: torch.
     Raises:
         InvalidSetting: layers of another kind, or compiled ones, are asked for.
     """
-    if options.compile == "on" or options.engine_arg.get("linear") not in (None, "plain"):
+    if options.compile == "on" or engine_arguments(options).linear not in (None, "plain"):
         raise InvalidSetting(
             f"Quantised layers ({scheme.name}) can be neither compiled nor packed.",
             hint="Leave --compile at auto and --engine-arg linear out.",
@@ -286,7 +278,7 @@ def _compile(options: EngineOptions, shape: Shape, dtype: str, kind: str, clock:
         return options.compile == "on", "asked for"
     if options.max_adapters:
         return False, "adapters change the layers of a compiled block"
-    if _asked_linear(options) not in (None, "plain"):
+    if engine_arguments(options).linear not in (None, "plain"):
         return False, f"linear layers asked for are {kind}, which cannot be compiled"
     try:
         speeds = compiling.seconds(shape, dtype, kind, clock)
@@ -309,7 +301,7 @@ def _candidates(
     stored = DTYPES.get(checkpoint.dtype, torch.float32)
     found: list[tuple[str, str]] = []
     for dtype in _cpu_dtypes(options, checkpoint, machine):
-        for kind in (linear,) if linear else KINDS:
+        for kind in (linear,) if linear else LINEARS:
             if kind == "packed16":
                 possible = dtype == "float32" and available(kind, stored)
             else:
@@ -348,7 +340,7 @@ def memory_file() -> Path:
 def _key(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> str:
     shape = Shape.of(checkpoint)
     compiles = "no: adapters" if options.max_adapters else options.compile
-    asked = (options.dtype, options.attention, options.threads, compiles, options.engine_arg.get("linear"))
+    asked = (options.dtype, options.attention, options.threads, compiles, engine_arguments(options).linear)
     facts = (
         VERSION, machine.cpu_model, machine.cores, torch.__version__, transformers.__version__,
         checkpoint.architecture, checkpoint.dtype, *attrs.astuple(shape), *asked,

@@ -1,17 +1,16 @@
 """Which model architectures the installed vLLM runs, read from its registry's source without importing it.
 
-Importing vllm takes seconds and hundreds of megabytes; the server process needs only a list of names. Called by
-`launch` and, through it, by the choice of `--backend auto`. Must not import vllm.
+Called by `launch` and, through it, by the choice of `--backend auto`. Must not import vllm.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
-import importlib.util
-from pathlib import Path
 
 from openllm_core.errors import UnsupportedFeature
+
+from . import source
 
 REGISTRY = "model_executor/models/registry.py"
 GENERATING = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS")
@@ -20,7 +19,7 @@ FORMER = "_PREVIOUSLY_SUPPORTED_MODELS"
 
 def installed() -> bool:
     """Whether a `vllm` package can be imported (by its location; it is not tried)."""
-    return _registry_file() is not None
+    return source.file(REGISTRY) is not None
 
 
 def refuse_unsupported(architecture: str) -> None:
@@ -47,18 +46,10 @@ def unsupported(architecture: str) -> str | None:
     return f"vLLM has no {architecture}."
 
 
-def _registry_file() -> Path | None:
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    file = Path(spec.submodule_search_locations[0]) / REGISTRY
-    return file if file.is_file() else None
-
-
 @functools.cache
 def _names() -> tuple[frozenset[str], dict[str, str]]:
     """Architectures it has, and those it once had with the last version that did."""
-    file = _registry_file()
+    file = source.file(REGISTRY)
     if file is None:
         return frozenset(), {}
     supported: set[str] = set()

@@ -7,7 +7,6 @@ over both.
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
 from typing import Any, cast
 
 from vllm.config import StructuredOutputsConfig
@@ -17,6 +16,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from openllm_core.errors import InvalidSetting, UnsafeConfiguration
 from openllm_core.options import EngineOptions
 
+from ..arguments import refuse_unknown
 from .plan import Plan
 
 SPARE_LORA_SLOTS = 1
@@ -103,20 +103,13 @@ def extra_arguments(pairs: dict[str, Any]) -> dict[str, Any]:
     """
     if not pairs:
         return {}
-    known = _known()
+    refuse_unknown((key.replace("-", "_") for key in pairs), AsyncEngineArgs.__dataclass_fields__, "vllm")
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(exit_on_error=False))
     words: list[str] = []
     for key, value in pairs.items():
         name = key.replace("-", "_")
         if name in RESERVED:
             raise InvalidSetting(f"--engine-arg: {name} has a setting of its own.", param="--engine-arg")
-        if name not in known:
-            near = get_close_matches(name, known, n=3)
-            raise InvalidSetting(
-                f"--engine-arg: vLLM's engine takes no {key[:64]!r} here.",
-                hint=f"Did you mean {' or '.join(near)}?" if near else "Its arguments: vllm serve --help.",
-                param="--engine-arg",
-            )
         words += _words(name.replace("_", "-"), value)
     try:
         read, left = parser.parse_known_args(words)
@@ -135,7 +128,3 @@ def _words(flag: str, value: Any) -> list[str]:
     if text.lower() in ("false", "no", "off"):
         return [f"--no-{flag}"]
     return [f"--{flag}={text}"]
-
-
-def _known() -> list[str]:
-    return sorted(AsyncEngineArgs.__dataclass_fields__)

@@ -12,11 +12,11 @@ from openllm_core.errors import OutOfMemory
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
+from .. import arguments, quantisation
 from .. import checkpoint as checkpoints
-from .. import quantisation
 from ..base import MemoryEstimate
 from ..cache import cache_folder
-from . import architectures, plan, threads
+from . import architectures, plan, source, threads
 
 PRELOAD = "openllm.backends.vllm.backend"
 unsupported = architectures.unsupported
@@ -49,6 +49,16 @@ def environment(options: EngineOptions, machine: detect.Machine | None = None) -
             variables["VLLM_USE_AOT_COMPILE"] = "0"
         variables |= threads.variables(options, found, os.environ)
     return variables
+
+
+def check_arguments(options: EngineOptions) -> None:
+    """Whether vLLM has the engine arguments that are given; their values are read where it is imported.
+
+    Raises:
+        InvalidSetting: it has not.
+    """
+    if known := source.engine_arguments():
+        arguments.refuse_unknown((key.replace("-", "_") for key in options.engine_arg), known, "vllm")
 
 
 def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> MemoryEstimate:
