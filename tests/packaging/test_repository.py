@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tests.packaging.conftest import PACKAGES, ROOT
 
 TYPES = {"breaking", "deprecation", "change", "refactor", "feature", "fix"}
@@ -65,6 +70,43 @@ def test_every_test_tool_is_pinned():
     """A tool without a pin would make the checks depend on the day."""
     pinned = {pin.split("==")[0] for pin in lines("constraints/dev.txt")}
     assert not set(lines("tests/requirements.txt")) - pinned
+
+
+def test_the_tests_import_what_they_name():
+    """A fresh environment has what the tests import: each package is one of their tools', or of the three packages' needs."""
+    wanted, installed = [*lines("tests/requirements.txt"), "openllm"], set[str]()
+    while wanted:
+        name = canonicalize_name(Requirement(wanted.pop()).name)
+        if name not in installed:
+            installed.add(name)
+            with contextlib.suppress(metadata.PackageNotFoundError):  # of another platform
+                wanted += [need for need in metadata.requires(name) or [] if "extra ==" not in need]
+    homes = metadata.packages_distributions()
+    own = {
+        *sys.stdlib_module_names,
+        *PACKAGES.values(),
+        "tests",
+        *(tool.stem for tool in (ROOT / "tools").glob("*.py")),
+    }
+    elsewhere = {"vllm"}  # .venv-vllm has it, and the tests that run there
+    unnamed = {
+        f"{file.relative_to(ROOT)}: {module}"
+        for file in (ROOT / "tests").rglob("*.py")
+        for module in imported(file) - own - elsewhere
+        if not installed & {canonicalize_name(home) for home in homes.get(module, [])}
+    }
+    assert not unnamed
+
+
+def imported(file: Path) -> set[str]:
+    """First words of the modules a file imports, wherever in it."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
 
 
 def test_ci_runs_the_readme_command():
