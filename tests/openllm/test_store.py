@@ -12,7 +12,7 @@ from tests.openllm.serialisation import small
 import openllm
 from openllm import serialisation
 from openllm.serialisation.tags import folder_version
-from openllm_core.errors import InvalidSetting, ModelNotFound, StoreError
+from openllm_core.errors import InvalidSetting, ModelNotFound, StoreError, UnknownBackend
 from openllm_core.families import registry
 from openllm_core.options import StoreOptions
 
@@ -44,6 +44,15 @@ def test_a_wrong_argument_is_refused(home: StoreOptions, facts: dict[str, Any]) 
         openllm.import_model("./nowhere", **facts)
 
 
+def test_an_unknown_backend_is_refused(home: StoreOptions) -> None:
+    """A tag begins with a backend's name and with nothing else: exit code 78, and nothing is stored."""
+    small.model_folder(Path("tiny"))
+    with pytest.raises(UnknownBackend, match="jax") as caught:
+        openllm.import_model("./tiny", backend="jax")
+    assert caught.value.exit_code == 78
+    assert serialisation.list_models(home) == []
+
+
 def test_list_models_has_families_and_what_is_here(home: StoreOptions) -> None:
     """All families by name, the local tags by family, and size and path of each stored model."""
     small.model_folder(Path("tiny"))
@@ -64,8 +73,31 @@ def test_the_tag_of_an_llm(home: StoreOptions) -> None:
         serialisation.get(llm)
     entry = llm.save_pretrained()
     assert (entry.tag, serialisation.get(llm)) == (llm.tag, entry)
-    assert str(openllm.LLM(entry.tag)._bentomodel.tag) == llm.tag
-    assert llm._bentomodel.path == str(entry.path)
+
+
+@pytest.mark.parametrize("make", [openllm.LLM, openllm.Runner])
+def test_download_model_of_an_llm_and_of_a_runner(home: StoreOptions, make: Any) -> None:
+    """It brings the model into the store once and gives its `bentoml.Model`; a backend without a model says so."""
+    small.model_folder(Path("tiny"))
+    made = make("./tiny", backend="pt")
+    found = made.download_model()
+    (entry,) = serialisation.list_models(home)
+    assert (str(found.tag), found.path) == (entry.tag, str(entry.path))
+    assert str(make(entry.tag, backend="pt").download_model().tag) == entry.tag
+    assert serialisation.list_models(home) == [entry]
+    with pytest.raises(InvalidSetting, match="echo"):
+        make(backend="echo").download_model()
+
+
+def test_the_tag_of_a_link_is_that_of_its_folder(home: StoreOptions) -> None:
+    """Served in place and imported it is the same, and the folder's copy is that of the link."""
+    small.model_folder(Path("real_v3"))
+    Path("current").symlink_to("real_v3")
+    llm = openllm.LLM("./current")
+    entry = llm.save_pretrained()
+    assert llm.tag == entry.tag and entry.tag.startswith("pt-real-v3:")
+    assert str(openllm.import_model("./current").tag) == str(openllm.import_model("./real_v3").tag) == entry.tag
+    assert entry.model_id == "current"
 
 
 def test_a_custom_import_gets_the_parsed_parameters(home: StoreOptions) -> None:

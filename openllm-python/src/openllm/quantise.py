@@ -23,7 +23,7 @@ from openllm.backends import checkpoint as checkpoints
 from openllm.backends import quantisation
 from openllm.finetune import read_dataset
 from openllm.serialisation import ResolvedModel
-from openllm.serialisation.importing import made_model
+from openllm.serialisation.derived import made_model
 from openllm.serialisation.manifest import sources_of
 from openllm.serialisation.store import Progress, Store, StoreEntry
 from openllm_core.errors import CorruptModel, InvalidDataset, InvalidSetting, MissingDependency, OpenLLMError, from_dict

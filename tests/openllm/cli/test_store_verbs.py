@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from tests.openllm.bundle import bentos
 from tests.openllm.serialisation import small
+
+from openllm.serialisation import resolve
+from openllm_core.errors import ModelNotFound
 
 Run = Callable[..., Result]
 
@@ -51,13 +55,15 @@ def test_list_models_by_family(run: Run, home: Path) -> None:
 
 
 def test_models_json_has_size_and_path(run: Run, home: Path) -> None:
-    """Each family's entry lists its stored models; those of no family stand in `store`, with --show-available."""
+    """Each family's entry lists its stored models; all of them, those of no family too, stand in `store`."""
     tiny = add(run, "tiny-llama")
-    add(run, "strange", architectures=["StrangeForCausalLM"])
+    strange = add(run, "strange", architectures=["StrangeForCausalLM"])
     data = json.loads(run("models", "-o", "json").stdout)
     assert data["llama"]["stored"] == [{key: tiny[key] for key in ("tag", "size_bytes", "path")}]
     assert data["opt"]["stored"] == []
-    assert len(json.loads(run("models", "-o", "json", "--show-available").stdout)["store"]) == 2
+    assert {e["tag"]: e["size_bytes"] for e in data["store"]} == {m["tag"]: m["size_bytes"] for m in (tiny, strange)}
+    assert json.loads(run("models", "-o", "json", "--show-available").stdout)["store"] == data["store"]
+    assert list(json.loads(run("models", "llama", "-o", "json").stdout)) == ["llama"]
 
 
 def test_prune_asks_and_deletes(run: Run, home: Path) -> None:
@@ -120,6 +126,19 @@ def test_prune_takes_bentos_only_when_asked(run: Run, home: Path) -> None:
     assert not old.exists() and other.exists()
 
 
+@pytest.mark.parametrize("name", ["tag", "encoder"])
+def test_prune_of_a_sentence_encoder_takes_the_bentos_that_carry_it(run: Run, home: Path, name: str) -> None:
+    """By its tag, as the refusal's hint says, and by its id: the Bento goes with it, the Bento's other model stays."""
+    served, encoder = add(run, "tiny")["tag"], add(run, "encoder")["tag"]
+    store = bentos.store_of(home)
+    bentos.written(home, store.get(served), settings={"embedding_model": encoder})
+    refused = run("prune", encoder, "-y")
+    assert refused.exit_code == 74 and f"openllm prune {encoder} --include-bentos" in refused.stderr
+    done = run("prune", encoder if name == "tag" else name, "-y", "--include-bentos", "-o", "porcelain")
+    assert (done.exit_code, done.stdout.split()) == (0, ["tiny-service:v1", encoder]), done.stderr
+    assert tags(run) == [served]
+
+
 def test_prune_takes_a_build_context_whose_bento_is_gone(run: Run, home: Path) -> None:
     """It is no model: `models verify` passes over it."""
     bento(home, "tiny-service", {"start_name": "llama", "bundler": "openllm.bundle"})
@@ -177,6 +196,20 @@ def test_verify_finds_a_flipped_bit(run: Run, home: Path) -> None:
     assert "incomplete" in run("models", "verify").stdout
 
 
+def test_import_checks_what_is_there(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of the store that changed since is exit 65 at the next import of the folder, plain or quantised; --fast looks
+    at nothing, and yet makes no quantised entry of damage."""
+    made = add(run, "tiny")
+    file = Path(made["path"]) / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    for words in ([], ["--quantize", "int8"], ["--quantize", "int8", "--fast"]):
+        done = run("import", "./tiny", *words)
+        assert done.exit_code == 65 and "model.safetensors" in done.stderr and "openllm prune" in done.stderr
+    assert run("import", "./tiny", "--fast", "-o", "porcelain").stdout.split() == tags(run) == [made["tag"]]
+
+
 def test_export_then_import_elsewhere(run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The archive lands in the working directory by its tag's name; another store gets the same model of it."""
     made = add(run, "tiny")
@@ -230,6 +263,42 @@ def test_fast_takes_only_what_is_there(run: Run, home: Path, monkeypatch: pytest
     for model in ([], ["org/absent"], ["opt"]):
         done = run("import", *model, *words)
         assert done.exit_code == 66 and "--fast" in done.stderr
+
+
+@pytest.mark.parametrize("fast", ["--fast", "OPENLLM_USE_LOCAL_LATEST"])
+def test_fast_takes_the_newest_of_a_folder_and_copies_nothing(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, fast: str
+) -> None:
+    """A folder, GGUF file or archive that was never imported is exit 66; else the newest entry of the folder, whatever
+    became of it since, and of its name where the folder is another."""
+    words = [fast] if fast == "--fast" else []
+    small.model_folder(Path("tiny"))
+    Path("m.gguf").write_bytes(b"GGUF")
+    Path("a.tar.gz").write_bytes(b"")
+
+    def refused(*names: str) -> None:
+        for name in names:
+            done = run("import", name, *words)
+            assert done.exit_code == 66 and "--fast" in done.stderr and Path(name).name in done.stderr
+        assert tags(run) == []
+
+    with monkeypatch.context() as patch:
+        if not words:
+            patch.setenv(fast, "True")
+        refused("./tiny", "./m.gguf", "./a.tar.gz")
+        with pytest.raises(ModelNotFound):
+            resolve("./m.gguf", options=small.options(home, fast=True))
+    add(run, "tiny")
+    newest = add(run, "tiny", vocab_size=5)["tag"]
+    assert run("import", "./tiny", "--quantize", "int8").exit_code == 0
+    small.model_folder(Path("tiny"), config=small.CONFIG | {"vocab_size": 6})
+    small.model_folder(Path("elsewhere/tiny"))
+    if not words:
+        monkeypatch.setenv(fast, "True")
+    before = tags(run)
+    for folder in ("./tiny", "./elsewhere/tiny"):
+        assert run("import", folder, "-o", "porcelain", *words).stdout.split() == [newest]
+    assert tags(run) == before
 
 
 @pytest.mark.parametrize("word", ["import", "download", "pull", "download-models", "download_models"])

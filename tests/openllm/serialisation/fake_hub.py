@@ -19,7 +19,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @attrs.define
 class Hub:
-    """Files of the one repository `org/tiny` and what went wrong on purpose."""
+    """Files of the one repository `org/tiny` and what goes wrong on purpose.
+
+    Attributes:
+        cut: end of the path of a file that never comes further than its middle.
+        promised: SHA-256 that is told of a file, where it is not its own.
+        requests, ranges: what was asked for.
+    """
 
     files: dict[str, bytes]
     url: str = ""
@@ -27,6 +33,7 @@ class Hub:
     cut: str = ""
     promised: dict[str, str] = attrs.field(factory=dict)
     requests: list[str] = attrs.field(factory=list)
+    ranges: list[str] = attrs.field(factory=list)
 
     def info(self) -> dict[str, Any]:
         siblings = []
@@ -86,20 +93,23 @@ def handler(state: Hub) -> type[BaseHTTPRequestHandler]:
 
         def file(self, content: bytes, headers: dict[str, str], body: bool) -> None:
             start = 0
+            state.ranges += [self.headers["Range"]] if self.headers["Range"] and body else []
             if (wanted := self.headers.get("Range", "")).startswith("bytes=") and body:
                 start = int(wanted[6:].partition("-")[0] or 0)
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             cut = bool(state.cut) and self.path.partition("?")[0].endswith(state.cut)
-            self.reply(206 if start else 200, content[start:], headers, body, cut=cut)
+            self.reply(206 if start else 200, content[start:], headers, body, max(0, len(content) // 2 - start), cut)
 
-        def reply(self, status: int, content: bytes, headers: dict[str, str], body: bool, cut: bool = False) -> None:
+        def reply(
+            self, status: int, content: bytes, headers: dict[str, str], body: bool, most: int = 0, cut: bool = False
+        ) -> None:
             self.send_response(status)
             for name, value in (headers | {"Content-Length": str(len(content))}).items():
                 self.send_header(name, value)
             self.end_headers()
             if body:
-                self.wfile.write(content[: len(content) // 2] if cut else content)
+                self.wfile.write(content[:most] if cut else content)
             if cut:
                 self.close_connection = True
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from tests.openllm.serialisation import small
 from openllm.serialisation import archive, importing, resolve
 from openllm.serialisation.store import Store, StoreEntry
 from openllm_core.errors import CorruptModel, OpenLLMError, StoreError
+
+import_archive = partial(archive.import_archive, trust=importing.Trust())
 
 
 @pytest.fixture
@@ -35,11 +39,11 @@ def test_out_and_in_again(entry: StoreEntry, other: Store, tmp_path: Path) -> No
     """The other store has the same tag and the same bytes, a second import finds it, and it can be started by path."""
     file = archive.export(entry, tmp_path)
     assert file.name == f"{entry.tag.replace(':', '-')}.tar.gz"
-    made = archive.import_archive(other, file)
+    made = import_archive(other, file)
     assert made.tag == entry.tag
     assert {r.path: r.sha256 for r in made.manifest.files} == {r.path: r.sha256 for r in entry.manifest.files}
     other.check(made, hashes=True)
-    assert archive.import_archive(other, file) == made
+    assert import_archive(other, file) == made
     assert resolve(str(file), options=other.options).path == made.path
     assert not list((other.home / ".staging").iterdir())
 
@@ -129,7 +133,7 @@ def test_a_member_that_does_not_belong_is_refused(
     before = {p.name for p in tmp_path.iterdir()} | {"bad.tar.gz", "whole.tar.gz", "other"}
     file = repacked(entry, tmp_path / "bad.tar.gz", add)
     with pytest.raises(CorruptModel) as caught:
-        archive.import_archive(other, file)
+        import_archive(other, file)
     assert caught.value.exit_code == 65
     assert other.entries() == [] and not list((other.home / ".staging").iterdir())
     assert {p.name for p in tmp_path.iterdir()} == before and not Path("/tmp/evil").exists()
@@ -149,7 +153,7 @@ def test_a_changed_or_missing_file_is_refused(entry: StoreEntry, other: Store, t
         if (change, name) == (flip, "manifest.json"):
             continue  # a flipped line end is still the same manifest
         with pytest.raises(CorruptModel):
-            archive.import_archive(other, repacked(entry, tmp_path / "bad.tar.gz", change))
+            import_archive(other, repacked(entry, tmp_path / "bad.tar.gz", change))
     assert other.entries() == []
 
 
@@ -163,7 +167,7 @@ def test_a_tag_that_is_no_tag_is_refused(entry: StoreEntry, other: Store, tmp_pa
         return [(found, data)]
 
     with pytest.raises(CorruptModel, match="no tag"):
-        archive.import_archive(other, repacked(entry, tmp_path / "bad.tar.gz", rename))
+        import_archive(other, repacked(entry, tmp_path / "bad.tar.gz", rename))
     assert not (other.home / "x").exists() and other.entries() == []
 
 
@@ -174,7 +178,7 @@ def test_what_is_no_archive_is_one_error(entry: StoreEntry, other: Store, tmp_pa
     contents = {"empty": b"", "text": b"hello", "gzip of nothing": gzip.compress(b""), "zip": b"PK\3\4" + bytes(600)}
     (tmp_path / "bad.tar.gz").write_bytes(contents.get(form, whole[: len(whole) // 2]))
     with pytest.raises(CorruptModel):
-        archive.import_archive(other, tmp_path / "bad.tar.gz")
+        import_archive(other, tmp_path / "bad.tar.gz")
     assert other.entries() == []
 
 
@@ -185,7 +189,7 @@ def test_no_cut_of_an_archive_gives_half_a_model(entry: StoreEntry, other: Store
     for length in range(0, len(whole) - 8, max(1, len(whole) // 60)):
         (tmp_path / "cut.tar.gz").write_bytes(whole[:length])
         try:
-            made = archive.import_archive(other, tmp_path / "cut.tar.gz")
+            made = import_archive(other, tmp_path / "cut.tar.gz")
         except OpenLLMError:
             refused += 1
             assert other.entries() == []
@@ -204,7 +208,7 @@ def test_a_member_larger_than_the_disk_is_refused_before_it_is_written(
     with gzip.open(tmp_path / "bomb.tar.gz", "wb") as packed:
         packed.write(bomb.tobuf() + os.urandom(512))
     with pytest.raises(StoreError, match="1,152,921,504,606,846,976"):
-        archive.import_archive(other, tmp_path / "bomb.tar.gz")
+        import_archive(other, tmp_path / "bomb.tar.gz")
 
 
 def test_the_same_tag_with_other_files_is_refused(entry: StoreEntry, other: Store, tmp_path: Path) -> None:
@@ -214,6 +218,50 @@ def test_the_same_tag_with_other_files_is_refused(entry: StoreEntry, other: Stor
     recipe = importing.Recipe(version=entry.path.name)
     there = importing.from_folder(other, folder, trust=importing.Trust(), recipe=recipe)
     with pytest.raises(StoreError, match="other files") as caught:
-        archive.import_archive(other, file)
+        import_archive(other, file)
     assert entry.tag in (caught.value.hint or "")
     other.check(there, hashes=True)
+
+
+def packed_by_hand(entry: StoreEntry, target: Path, remove: str, **files: bytes) -> Path:
+    """An archive without one file of the entry and with others, and a manifest that agrees."""
+    facts = json.loads((entry.path / "manifest.json").read_bytes())
+    facts["files"] = [f for f in facts["files"] if f["path"] != remove]
+    for name, content in files.items():
+        digest = hashlib.sha256(content).hexdigest()
+        facts["files"].append({"path": name, "size": len(content), "sha256": digest, "mtime_ns": 0})
+    with tarfile.open(target, "w:gz") as tar:
+        for name in [f["path"] for f in facts["files"] if f["path"] not in files]:
+            tar.add(entry.path / name, name)
+        for name, content in (files | {"manifest.json": json.dumps(facts).encode()}).items():
+            found = member(name)
+            found.size = len(content)
+            tar.addfile(found, io.BytesIO(content))
+    return target
+
+
+PLANTED: list[tuple[str, dict[str, bytes], int]] = [
+    ("model.safetensors", {"pytorch_model.bin": b"pickle"}, 65),
+    ("model.safetensors", {"model.gguf": b"GGUF"}, 65),
+    ("model.safetensors", {}, 65),
+    ("config.json", {}, 65),
+    ("model.safetensors", {"model.safetensors": small.safetensors()[:-1]}, 65),
+    ("", {"evil.py": b"raise SystemExit"}, 78),
+    ("config.json", {"config.json": json.dumps(small.CONFIG | {"auto_map": {"AutoModel": "e.M"}}).encode()}, 78),
+]
+
+
+@pytest.mark.parametrize(("remove", "files", "code"), PLANTED)
+def test_an_archive_of_what_no_store_holds_is_refused(
+    entry: StoreEntry, other: Store, tmp_path: Path, remove: str, files: dict[str, bytes], code: int
+) -> None:
+    """Pickle, GGUF, cut or absent weights are exit 65 and code is 78, though the manifest agrees with them; code comes in
+    where it is trusted."""
+    file = packed_by_hand(entry, tmp_path / "bad.tar.gz", remove, **files)
+    with pytest.raises(OpenLLMError) as caught:
+        import_archive(other, file)
+    assert caught.value.exit_code == code, caught.value
+    assert other.entries() == [] and not list((other.home / ".staging").iterdir())
+    if code == 78:
+        trusted = archive.import_archive(other, file, trust=importing.Trust(remote_code=True))
+        assert {p.name for p in trusted.path.iterdir()} >= set(files)

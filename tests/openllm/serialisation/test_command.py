@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.openllm.serialisation import small
 from tests.openllm.serialisation.fake_hub import COMMIT, Hub
+from tests.openllm.serialisation.test_safety import CODE, ZOO, trapped
 
 # Planted in every Python of a process tree: takes the network away in the kernel, and writes down who tried to use it.
 GUARD = """
@@ -160,3 +161,34 @@ def test_the_guard_sees_connections(shell: Shell, site: Hub) -> None:
     assert any("socket.connect" in line for line in shell.connections())
     blocked = shell("import", "org/tiny", HF_ENDPOINT=site.url, GUARD_BLOCK="1")
     assert blocked.returncode == 74 and "could not be fetched" in blocked.stderr
+
+
+ALL = """
+import json, sys
+from click.testing import CliRunner
+from openllm.cli import cli
+for folder in sys.argv[1:]:
+    for words in (["import", folder], ["start", folder, "--check"]):
+        done = CliRunner().invoke(cli, words, prog_name="openllm")
+        print(json.dumps([words, done.exit_code, done.stderr]))
+"""
+
+
+def test_no_booby_trap_goes_off(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every folder of the zoo, imported and started with default flags: exit code 65 or 78, nothing of it ran, nothing was
+    connected, nothing is in the store."""
+    monkeypatch.chdir(tmp_path)
+    for n, (_, file, data) in enumerate(ZOO):
+        trapped(tmp_path / "zoo" / str(n), file, data)
+    (small.model_folder(tmp_path / "zoo" / "file") / "modeling.py").write_text(CODE)
+    (small.model_folder(tmp_path / "zoo" / "pickle", weights=False) / "pytorch_model.bin").write_bytes(b"p")
+    folders = sorted(map(str, (tmp_path / "zoo").iterdir()))
+    done = subprocess.run(
+        [sys.executable, "-c", ALL, *folders], env=shell.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == 2 * (len(ZOO) + 2)
+    assert [r for r in results if r[1] not in (65, 78)] == []
+    assert shell.connections() == [] and not list(tmp_path.rglob("canary"))
+    assert not (tmp_path / "home" / "models").exists()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from tests.openllm.serialisation import small
 from tests.openllm.serialisation.fake_hub import COMMIT, Hub
 
 from openllm.serialisation import formats, hub, importing
+from openllm.serialisation.fetch import file_sizes
 from openllm.serialisation.hub import HubId
 from openllm.serialisation.importing import Trust
 from openllm.serialisation.store import Store
@@ -127,6 +130,62 @@ def test_a_dropped_download_goes_on_where_it_stopped(store: Store, site: Hub, mo
     site.requests.clear()
     fetch(store, site)
     assert not any(r.startswith("GET") and r.endswith("config.json") for r in site.requests)
+
+
+def big(site: Hub) -> int:
+    """Let the weights be large; bytes of all files that are wanted."""
+    site.files["model.safetensors"] = small.safetensors(20_000)
+    return sum(
+        len(site.files[n]) for n in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    )
+
+
+def free(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free_bytes))
+
+
+def test_half_a_weight_file_goes_on_at_its_middle(store: Store, site: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came of the file is kept, and only room and bytes for the rest are asked for, by a range."""
+    monkeypatch.setattr("time.sleep", lambda s: None)  # between the tries of huggingface_hub
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)  # what it may lose of a file
+    total = big(site)
+    site.cut = "model.safetensors"
+    with pytest.raises(StoreError):
+        fetch(store, site)
+    there = sum(file_sizes(store.home / ".staging"))
+    assert total * 0.4 < there < total
+    site.cut = ""
+    site.ranges.clear()
+    free(monkeypatch, total - there - 1)
+    with pytest.raises(StoreError, match=f"org/tiny needs {total - there:,} bytes"):
+        fetch(store, site)
+    assert site.ranges == []
+    free(monkeypatch, total - there)
+    entry = fetch(store, site)
+    (begin,) = site.ranges
+    assert 0.4 * total < int(begin.removeprefix("bytes=").rstrip("-")) < total
+    assert (entry.path / "model.safetensors").read_bytes() == site.files["model.safetensors"]
+    assert {f.path for f in entry.manifest.files} == {p.name for p in entry.path.iterdir()} - {
+        "manifest.json",
+        "model.yaml",
+    }
+    assert not list((store.home / ".staging").iterdir())
+
+
+def test_foreign_weights_need_room_for_their_conversion(
+    store: Store, site: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a folder do: what is refused is refused before anything is fetched."""
+    monkeypatch.setattr(formats, "convert_pickle", small.convert_pickle)
+    del site.files["model.safetensors"]
+    wanted = ("config.json", "pytorch_model.bin", "tokenizer.json", "tokenizer_config.json")
+    size = sum(len(site.files[name]) for name in wanted)
+    free(monkeypatch, 6 * size - 1)
+    with pytest.raises(StoreError, match=f"needs {6 * size:,} bytes"):
+        fetch(store, site, pickle_weights=True)
+    assert not any("/resolve/" in r for r in site.requests)
+    free(monkeypatch, 6 * size)
+    assert fetch(store, site, pickle_weights=True).manifest.weights == "safetensors"
 
 
 def test_imports_for_two_backends_at_once_fetch_it_once(

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.openllm.serialisation import small
+from tests.openllm.serialisation.fake_hub import COMMIT
 
-from openllm.serialisation import Recipe, fetch, formats, hub, import_model, importing, resolve
+from openllm.serialisation import Recipe, archive, derived, fetch, formats, hub, import_model, importing, resolve
 from openllm.serialisation.lookup import locate
 from openllm.serialisation.manifest import Manifest
 from openllm.serialisation.store import Progress, Store, StoreEntry
@@ -164,7 +168,7 @@ def test_an_id_means_the_plain_weights_beside_quantised_ones(
     """After `import ID --quantize int8` start and build, with and without --fast, take the same entry for the id, the plain
     one; the quantised one is had by its tag, or by asking for it again."""
     plain = add(store, "pt-org--x:abc", "org/x") if text == "org/x" else import_model(text, options=store.options)
-    small_one = importing.quantised(store, plain, "int8")
+    small_one = derived.quantised(store, plain, "int8")
     away = small.options(store.home, **offline)
     for options in (away, store.options):
         found = resolve(text, options=options)
@@ -176,14 +180,19 @@ def test_an_id_means_the_plain_weights_beside_quantised_ones(
 
 
 def test_quantised_weights_alone_are_found_by_who_asks_for_them(store: Store, here: Path) -> None:
-    """With the plain entry gone, the id is not in the store, and the id with the same --quantize is."""
+    """With the plain entry gone, the id with the same --quantize is in the store; the id alone is not, and the error names
+    the entry that could be started instead."""
     plain = add(store, "pt-org--x:abc", "org/x")
-    small_one = importing.quantised(store, plain, "int8")
+    small_one = derived.quantised(store, plain, "int8")
     store.remove(plain.path)
     away = small.options(store.home, offline=True)
-    with pytest.raises(ModelNotFound):
-        resolve("org/x", options=away)
     assert import_model("org/x", options=away, recipe=Recipe(quantize="int8")).tag == small_one.tag
+    for options in (away, small.options(store.home, fast=True)):
+        for call in (resolve, import_model):
+            with pytest.raises(ModelNotFound, match=r"org/x quantised alone \(int8\)") as caught:
+                call("org/x", options=options)
+            assert small_one.tag in (caught.value.hint or "")
+            assert call(small_one.tag, options=options).path == small_one.path
 
 
 def test_the_hubs_own_cache_is_used(store: Store, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +205,25 @@ def test_the_hubs_own_cache_is_used(store: Store, here: Path, tmp_path: Path, mo
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(ModelNotFound, match="HF_HUB_OFFLINE"):
         resolve("org/cached", options=options)
+
+
+def test_an_import_from_the_hubs_cache_is_one_of_the_hub(
+    store: Store, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commit and request are remembered, and with the cache gone the id is found all the same: by a start, an import with
+    --fast, `get` and `export`."""
+    snapshot = small.model_folder(tmp_path / COMMIT)
+    monkeypatch.setattr(hub, "cached", lambda hub_id: snapshot if snapshot.exists() else None)
+    away, fast = small.options(store.home, offline=True), small.options(store.home, fast=True)
+    entry = import_model("org/cached", options=away)
+    known = entry.manifest
+    assert (entry.tag, known.origin, known.source) == (f"pt-org--cached:{COMMIT}", "hub", "org/cached")
+    assert (known.revision, known.requested_revision) == (COMMIT, "main")
+    shutil.rmtree(snapshot)
+    for text in ("org/cached", "org/cached:main", f"org/cached:{COMMIT}"):
+        assert resolve(text, options=away).path == entry.path
+        assert import_model(text, options=fast) == store.get(text) == entry
+    assert archive.export(store.get("org/cached"), tmp_path / "x.tar.gz").is_file()
 
 
 def test_a_changed_store_is_not_served(store: Store) -> None:
@@ -280,6 +308,20 @@ def test_a_folder_is_copied_and_the_copy_reused_until_the_source_changes(store: 
     assert second.tag == first.tag + "-2"
     assert (second.path / "tokenizer_config.json").read_text() == '{"a": 1}'
     assert store.find("m") == second
+
+
+def test_a_gptq_model_is_taken_as_it_is(store: Store, here: Path) -> None:
+    """Quantised weights and what says how they were made come into the store byte by byte."""
+    scheme = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
+    folder = small.model_folder(here / "m", config=small.CONFIG | {"quantization_config": scheme})
+    (folder / "quantize_config.json").write_text(json.dumps(scheme))
+    qweight = {"dtype": "I32", "shape": [2, 2], "data_offsets": [0, 16]}
+    header = json.dumps({"model.layers.0.mlp.up_proj.qweight": qweight}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(range(16)))
+    entry = import_model("./m", options=store.options)
+    stored = {path.name: path.read_bytes() for path in entry.path.iterdir()}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()}.items() <= stored.items()
+    assert entry.manifest.quantize == "" and resolve(entry.tag, options=store.options).quantize is None
 
 
 def test_a_linked_file_of_a_source_is_copied_as_its_content(store: Store, here: Path) -> None:

@@ -10,6 +10,7 @@ from tests.openllm.serialisation import small
 from openllm.serialisation import safety
 from openllm_core.errors import UnsafeConfiguration
 
+CODE = "open('canary', 'w').close()\n"
 ZOO: list[tuple[str, str, Any]] = [
     ("auto_map", "config.json", {"auto_map": {"AutoModelForCausalLM": "modeling.Mine"}}),
     ("auto_map of another repository", "config.json", {"auto_map": {"AutoModel": "evil/repo--modeling.Mine"}}),
@@ -28,14 +29,25 @@ ZOO: list[tuple[str, str, Any]] = [
     ("votes for trust in generation", "generation_config.json", {"trust_remote_code": 1}),
     ("code of another repository under any key", "config.json", {"backbone": "evil/repo--modeling.Backbone"}),
     ("custom generation", "generation_config.json", {"custom_generate": "evil/repo"}),
+    ("auto_map of a step of an encoder", "1_Pooling/config.json", {"auto_map": {"AutoModel": "evil/repo--m.M"}}),
+    ("votes for trust in a step of an encoder", "2_Dense/config.json", {"inner": {"trust_remote_code": True}}),
+    ("code in a folder below", "sub/modeling.py", CODE),
 ]
 
 
+def trapped(folder: Path, file: str, data: Any, config: dict[str, Any] = small.CONFIG) -> Path:
+    """A model's folder with one file of the zoo."""
+    small.model_folder(folder, config=config)
+    path = folder / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(data if data == CODE else json.dumps((config if file == "config.json" else {}) | data))
+    return folder
+
+
 @pytest.mark.parametrize(("file", "data"), [(f, d) for _, f, d in ZOO], ids=[name for name, _, _ in ZOO])
-def test_what_would_run_code_is_refused_and_the_flag_named(tmp_path: Path, file: str, data: dict[str, Any]) -> None:
+def test_what_would_run_code_is_refused_and_the_flag_named(tmp_path: Path, file: str, data: Any) -> None:
     """Each booby trap is exit code 78 with the file and --trust-remote-code named; trusted, it passes."""
-    folder = small.model_folder(tmp_path / "m")
-    (folder / file).write_text(json.dumps((small.CONFIG if file == "config.json" else {}) | data))
+    folder = trapped(tmp_path / "m", file, data)
     with pytest.raises(UnsafeConfiguration, match=file.replace(".", r"\.")) as caught:
         safety.check_code(folder, trust_remote_code=False)
     assert "--trust-remote-code" in (caught.value.hint or "") and caught.value.exit_code == 78
@@ -109,12 +121,12 @@ def test_code_that_transformers_has_replaced_needs_no_trust(tmp_path: Path, name
 
 @pytest.mark.parametrize("name", REPLACED)
 @pytest.mark.parametrize(("file", "data"), [(f, d) for _, f, d in ZOO], ids=[name for name, _, _ in ZOO])
-def test_nothing_else_of_them_passes(tmp_path: Path, name: str, file: str, data: dict[str, Any]) -> None:
+def test_nothing_else_of_them_passes(tmp_path: Path, name: str, file: str, data: Any) -> None:
     """Every other trick of the zoo is refused in such a folder too."""
     folder = published(tmp_path / "m", REPLACED[name])
     if data == ZOO[0][2]:
         data = {"auto_map": REPLACED[name]["auto_map"] | {"AutoModel": "a.b.C"}}
-    (folder / file).write_text(json.dumps((REPLACED[name] if file == "config.json" else {}) | data))
+    trapped(folder, file, data, REPLACED[name])
     with pytest.raises(UnsafeConfiguration):
         safety.check_code(folder, trust_remote_code=False)
 

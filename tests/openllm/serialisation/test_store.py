@@ -71,6 +71,17 @@ def test_ids_are_found_by_revision_commit_and_its_beginning(store: Store) -> Non
         assert store.find_id("org/tiny", revision) is None
 
 
+def test_an_id_without_a_revision_means_main(store: Store) -> None:
+    """Another revision imported later does not take its place, but where `fast` takes the newest, or where main is absent."""
+    main = add(store, "pt-org--tiny:a", revision="a" * 40, requested_revision="main")
+    other = add(store, "pt-org--tiny:b", revision="b" * 40, requested_revision="v1")
+    assert store.find_id("org/tiny") == store.get("org/tiny") == main
+    assert store.find_id("org/tiny", "v1") == other
+    assert Store(small.options(store.home, fast=True)).find_id("org/tiny") == other
+    store.remove(main.path)
+    assert store.find_id("org/tiny") == other
+
+
 def test_get_of_an_unknown_name_says_where_it_looked(store: Store) -> None:
     """The error names the store's folder."""
     with pytest.raises(ModelNotFound, match=str(store.models)):

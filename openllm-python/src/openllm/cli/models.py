@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("models", cls=Command)
 @click.argument("family", required=False)
-@click.option("--show-available", is_flag=True, help="The models on this machine alone; with -o json, add them.")
+@click.option("--show-available", is_flag=True, help="The models on this machine alone; with -o json, their tags too.")
 @output_option
 @click.pass_obj
 def command(session: Session, family: str | None, show_available: bool, output: str) -> None:
@@ -32,7 +32,12 @@ def command(session: Session, family: str | None, show_available: bool, output: 
     out = Output(output, session)
     families = [registry.find(family)] if family else list(registry.all())
     if output == "json":
-        out.json(as_data(families) | (local_data() if show_available else {}))
+        data = as_data(families)
+        if show_available:
+            data |= local_data()
+        elif not family:  # a model of no family stands in no family's `stored`
+            data["store"] = local_data()["store"]
+        out.json(data)
     elif output == "porcelain":
         for name in [entry.tag for entry in _stored()] if show_available else [spec.name for spec in families]:
             out.data(name)

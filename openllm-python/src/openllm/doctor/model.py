@@ -54,7 +54,7 @@ def _find_here(situation: Situation) -> ResolvedModel | None:
     """
     store = Store(situation.store)
     located = locate(situation.model_id or situation.model or DEFAULT_MODEL.model_id, store)
-    if located.folder is not None and _is_converted(located.folder):
+    if located.folder is not None and _is_converted(located.folder, pickle=situation.engine.converts_pickle):
         return None
     hub_id = located.hub_id
     known = hub_id is None or store.find_id(hub_id.id, hub_id.revision) is not None
@@ -70,9 +70,9 @@ def _find_here(situation: Situation) -> ResolvedModel | None:
     )
 
 
-def _is_converted(path: Path) -> bool:
-    """A start would make a stored model of it: an archive, a GGUF file, pickled weights."""
-    return path.is_file() or inspect(path).kind in ("gguf", "pickle")
+def _is_converted(path: Path, *, pickle: bool) -> bool:
+    """A start would make a stored model of it: an archive, a GGUF file, pickled weights where they may be read."""
+    return path.is_file() or inspect(path).kind in (("gguf", "pickle") if pickle else ("gguf",))
 
 
 def code(situation: Situation) -> Iterator[Finding]:

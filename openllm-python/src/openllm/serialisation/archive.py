@@ -14,7 +14,7 @@ import tarfile
 import uuid
 import zlib
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -23,8 +23,9 @@ import attrs
 
 from openllm_core.errors import CorruptModel, StoreError
 
-from . import disk
+from . import disk, formats, safety
 from . import manifest as manifests
+from .importing import Trust
 from .manifest import FileRecord, Manifest
 from .store import Progress, Store, StoreEntry
 from .tags import TAG, TAG_LENGTH
@@ -66,7 +67,8 @@ def export(entry: StoreEntry, target: Path, progress: Progress | None = None) ->
     except OSError as error:
         raise disk.failed(f"{target} could not be written", error) from None
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that refused the archive may refuse this too
+            draft.unlink(missing_ok=True)
     return target
 
 
@@ -120,16 +122,18 @@ class _Hashed(io.RawIOBase):
 # -- in -----------------------------------------------------------------------------------------------------------
 
 
-def import_archive(store: Store, path: Path, progress: Progress | None = None) -> StoreEntry:
+def import_archive(store: Store, path: Path, *, trust: Trust, progress: Progress | None = None) -> StoreEntry:
     """Bring an archive's model into the store under the tag it had; at once when the same model is there.
 
     Raises:
-        CorruptModel: it is damaged, holds links or foreign paths, or is no archive of ours.
+        CorruptModel: it is damaged, holds links or foreign paths, no whole safetensors, or is no archive of ours.
+        UnsafeConfiguration: it carries code, and that was not trusted.
         StoreError: the store has other files under this tag, or the disk refused.
     """
     with _readable(path), store.staging() as out:
         known = _unpack(store, path, out, progress)
         manifest = _checked(path, out, known)
+        _check_model(path, out, manifest.model_id, trust)
         (out / manifests.MANIFEST_FILE).unlink()
         (out / manifests.MODEL_FILE).unlink(missing_ok=True)
         with store.lock(manifest.tag.partition(":")[0], progress):
@@ -219,3 +223,15 @@ def _checked(path: Path, out: Path, known: dict[str, FileRecord]) -> Manifest:
     if wrong:
         raise CorruptModel(f"{path.name}: {wrong[0][0]} is not what its manifest says.", hint="Export it again.")
     return manifest
+
+
+def _check_model(path: Path, out: Path, model_id: str, trust: Trust) -> None:
+    """The archive holds what the store holds, weights as safetensors and no code that was not trusted, whoever packed it."""
+    contents = formats.inspect(out)
+    if contents.kind != "safetensors" or contents.config is None:
+        raise CorruptModel(
+            f"{path.name} holds no config.json with *.safetensors: it was not made by `openllm export`.",
+            hint="Unpack it and import the folder: `openllm import ./folder`.",
+        )
+    formats.check_weights(contents)
+    safety.check_code(out, trust_remote_code=trust.remote_code, name=model_id)

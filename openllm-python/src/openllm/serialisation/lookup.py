@@ -13,17 +13,17 @@ from pathlib import Path
 
 import attrs
 
-from openllm_core.errors import CorruptModel, ModelNotFound, StoreError, UnknownModel
+from openllm_core.errors import CorruptModel, ModelNotFound, StoreError, UnknownBackend, UnknownModel
 from openllm_core.families import registry
 from openllm_core.options import EngineOptions, StoreOptions
 
-from . import fetch, formats, hub, importing, safety
+from . import derived, fetch, formats, hub, importing, safety
 from . import manifest as manifests
 from .importing import PLAIN, Recipe, Trust
 from .locate import Located, locate, near_names
 from .manifest import Manifest
 from .store import Progress, Store, StoreEntry
-from .tags import folder_tag, normalise, tag_name
+from .tags import BACKEND_PREFIXES, folder_tag, normalise, tag_name, without_backend
 
 _log = logging.getLogger(__name__)
 
@@ -109,9 +109,18 @@ def import_model(
 ) -> StoreEntry:
     """Bring a model into the store; at once when it is there and nothing changed. Arguments and errors as `resolve`.
 
+    What is there already is checked as at a start, unless `options.fast`.
+
     Args:
         recipe: how it is to be stored.
+
+    Raises:
+        UnknownBackend: the recipe's is none that a tag can begin with.
     """
+    if recipe.backend not in BACKEND_PREFIXES:
+        raise UnknownBackend(
+            f"There is no backend {recipe.backend!r}.", hint=f"One of {', '.join(BACKEND_PREFIXES)}.", param="backend"
+        )
     trust = Trust(remote_code=trust_remote_code, pickle_weights=allow_pickle_weights)
     store = Store(options)
     if text is not None and model_id is not None:
@@ -121,7 +130,11 @@ def import_model(
         entry = _indexed(store, fetch.DEFAULT_MODEL, progress, recipe)
     else:
         entry = _bring(store, locate(wanted, store), trust, recipe, progress)
-    return entry if recipe.quantize is None else importing.quantised(store, entry, recipe.quantize)
+    if recipe.quantize is not None:
+        entry = derived.quantised(store, entry, recipe.quantize)
+    if not options.fast:
+        store.check(entry)  # hashes nothing that was written just now: its times are those of its records
+    return entry
 
 
 # -- to serve it --------------------------------------------------------------------------------------------------
@@ -150,8 +163,7 @@ def _from_path(store: Store, path: Path, trust: Trust, progress: Progress | None
         raise importing.refused_read(path, error) from None
     formats.check_weights(contents, allow_pickle_weights=trust.pickle_weights)
     if contents.kind in ("gguf", "pickle"):
-        _only_one(contents)
-        entry = importing.from_folder(store, path, trust=trust, progress=progress)
+        entry = _bring_path(store, path, trust, PLAIN, progress)
         return _from_entry(store, entry, f"folder with {_KINDS[contents.kind]}", trust)
     known = _manifest_of(path)
     name = known.model_id if known is not None else path.name or "model"
@@ -242,19 +254,31 @@ def _of_index(hub_id: hub.HubId) -> fetch.IndexModel | None:
     return None if hub_id.revision else fetch.of_id(hub_id.id)
 
 
-def _refuse_offline(store: Store, hub_id: hub.HubId | str) -> None:
+def _refuse_offline(store: Store, hub_id: hub.HubId) -> None:
+    if not (store.options.fast or store.options.offline):
+        return
+    twin = store.find_id(hub_id.id, hub_id.revision, quantised=True)
+    if twin is not None:
+        raise ModelNotFound(
+            f"The store {store.models} has {hub_id} quantised alone ({twin.manifest.quantize}), as {twin.tag}.",
+            hint=f"Name the tag, {twin.tag}; for the plain weights run `openllm import {hub_id}` once with the network.",
+            param="model",
+        )
     if store.options.fast:
-        raise ModelNotFound(
-            f"{hub_id} is not in the store {store.models}, and --fast takes only what is there.",
-            hint="Run it without --fast (OPENLLM_USE_LOCAL_LATEST) once.",
-            param="model",
-        )
-    if store.options.offline:
-        raise ModelNotFound(
-            f"{hub_id} is neither in the store {store.models} nor in the hub's cache, and HF_HUB_OFFLINE is set.",
-            hint="Unset HF_HUB_OFFLINE once and run `openllm import`, or give a folder.",
-            param="model",
-        )
+        raise _not_here(store, str(hub_id))
+    raise ModelNotFound(
+        f"{hub_id} is neither in the store {store.models} nor in the hub's cache, and HF_HUB_OFFLINE is set.",
+        hint="Unset HF_HUB_OFFLINE once and run `openllm import`, or give a folder.",
+        param="model",
+    )
+
+
+def _not_here(store: Store, what: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"{what} is not in the store {store.models}, and --fast takes only what is there.",
+        hint="Run it without --fast (OPENLLM_USE_LOCAL_LATEST) once, or name what is there: `openllm list-models`.",
+        param="model",
+    )
 
 
 def _indexed(store: Store, model: fetch.IndexModel, progress: Progress | None, recipe: Recipe) -> StoreEntry:
@@ -263,7 +287,8 @@ def _indexed(store: Store, model: fetch.IndexModel, progress: Progress | None, r
         known = store.find_id(model.model_id, quantize=recipe.quantize)
         if known is not None:
             return known
-        _refuse_offline(store, model.model_id)
+    if store.find(importing.index_tag(model, recipe.backend)) is None:
+        _refuse_offline(store, hub.HubId(model.model_id))
     return importing.from_index(store, model, progress, recipe)
 
 
@@ -272,8 +297,6 @@ def _indexed(store: Store, model: fetch.IndexModel, progress: Progress | None, r
 
 def _bring(store: Store, located: Located, trust: Trust, recipe: Recipe, progress: Progress | None) -> StoreEntry:
     if located.entry is not None:
-        if not store.options.fast:
-            store.check(located.entry)
         return located.entry
     if located.folder is not None:
         return _bring_path(store, located.folder, trust, recipe, progress)
@@ -294,6 +317,25 @@ def _bring(store: Store, located: Located, trust: Trust, recipe: Recipe, progres
         return importing.from_hub(store, hub_id, trust=trust, recipe=recipe, progress=progress)
 
 
+def _stored_of_path(store: Store, path: Path, recipe: Recipe) -> StoreEntry:
+    """With --fast: the newest entry that was made of a folder or file, else the newest of the tag that it would have.
+
+    Raises:
+        ModelNotFound: there is none.
+    """
+    source = str(path.resolve() if path.is_dir() else path)
+    name = without_backend(importing.tag_prefix(path))
+    version = None if recipe.version is None else normalise(recipe.version)
+    same = [e for e in store.entries() if e.manifest.quantize in ("", recipe.quantize)]
+    same = [e for e in same if version in (None, e.path.name)]
+    made = [e for e in same if e.manifest.origin == "folder" and e.manifest.source == source]
+    named = [e for e in same if without_backend(e.path.parent.name) == name]
+    entry = max(made or named, key=lambda e: e.created, default=None)
+    if entry is None:
+        raise _not_here(store, path.name)
+    return entry
+
+
 def _at_version(hub_id: hub.HubId, recipe: Recipe) -> hub.HubId:
     """The revision of `id:revision` counts; without one, the version asked for is the revision."""
     if recipe.version is None or recipe.version == hub_id.revision:
@@ -305,10 +347,12 @@ def _at_version(hub_id: hub.HubId, recipe: Recipe) -> hub.HubId:
 
 
 def _bring_path(store: Store, path: Path, trust: Trust, recipe: Recipe, progress: Progress | None) -> StoreEntry:
+    if store.options.fast:
+        return _stored_of_path(store, path, recipe)
     if path.is_file() and path.name.endswith(formats.ARCHIVE_SUFFIXES):
         from . import archive  # tar and its compressions, which a start needs to know nothing of
 
-        return archive.import_archive(store, path, progress)
+        return archive.import_archive(store, path, trust=trust, progress=progress)
     if path.is_file():
         _must_be_gguf(path)
     else:

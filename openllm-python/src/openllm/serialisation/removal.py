@@ -53,6 +53,9 @@ class Removable:
 def find(store: Store, text: str | None = None, *, include_bentos: bool = False) -> list[Removable]:
     """What `text` names (family, id, tag or its name; None for everything), Bentos before the models they need.
 
+    Args:
+        include_bentos: find Bentos too, by their own names and by those of the models they serve.
+
     Raises:
         ModelNotFound: nothing here is named so, and it is no family either.
     """
@@ -64,6 +67,8 @@ def find(store: Store, text: str | None = None, *, include_bentos: bool = False)
     family = registry.get(text)
     names = {wanted, family.name if family is not None and family.name == wanted else wanted}
     same = [item for item in found if item.names & names]
+    users = {tag for item in same for tag in item.needed_by}
+    same = [item for item in found if item in same or (item.kind == "bento" and item.tag in users)]
     if not same and family is None:
         raise ModelNotFound(
             f"The store {store.models} has no {text!r}.", hint="`openllm list-models` lists what it has."

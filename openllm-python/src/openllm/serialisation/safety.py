@@ -16,6 +16,7 @@ from openllm_core.families.own_code import is_replaced
 
 _JSON_LIMIT = 16 * 1024 * 1024
 _SKIPPED = ("tokenizer.json", "vocab.json")  # vocabularies: data of the tokenizers library, never configuration
+_PARTS = "[0-9]*_*/config.json"  # of a sentence encoder's steps, as in 1_Pooling
 _CODE_SUFFIXES = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib")
 _CODE_KEYS = ("auto_map", "_attn_implementation_internal", "_experts_implementation_internal", "custom_generate")
 _FALSE = (None, False, "", 0)
@@ -51,9 +52,13 @@ def findings(folder: Path) -> Iterator[str]:
             yield f"the file {path.name}"
         elif path.is_dir() and path.name in ("custom_generate", "__pycache__"):
             yield f"the folder {path.name}"
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("*/*")):
+        if path.suffix.lower() in _CODE_SUFFIXES and path.is_file():
+            yield f"the file {path.relative_to(folder)}"
+    for path in sorted([*folder.glob("*.json"), *folder.glob(_PARTS)]):
         if path.name not in _SKIPPED and not path.name.endswith(".index.json") and path.is_file():
-            yield from _in_file(path, replaced and path.name == "config.json")
+            name = path.relative_to(folder).as_posix()
+            yield from _in_file(path, name, replaced and name == "config.json")
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -65,10 +70,10 @@ def _config(folder: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", data) if isinstance(data, dict) else {}
 
 
-def _in_file(path: Path, replaced: bool) -> Iterator[str]:
+def _in_file(path: Path, name: str, replaced: bool) -> Iterator[str]:
     try:
         if path.stat().st_size > _JSON_LIMIT:
-            yield f"{path.name} is too large to be looked through"
+            yield f"{name} is too large to be looked through"
             return
         data: Any = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -81,7 +86,7 @@ def _in_file(path: Path, replaced: bool) -> Iterator[str]:
         if isinstance(value, dict):
             for key, inner in cast("dict[str, Any]", value).items():
                 if (reason := _reason(key, inner)) is not None:
-                    yield f"{reason} in {path.name}"
+                    yield f"{reason} in {name}"
                 waiting.append(inner)
         elif isinstance(value, list):
             waiting.extend(cast("list[Any]", value))

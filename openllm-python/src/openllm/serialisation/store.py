@@ -99,16 +99,26 @@ class Store:
             return next((e for e in same if e.tag.partition(":")[2] == version), None)
         return max(same, key=lambda e: e.created, default=None)
 
-    def find_id(self, model_id: str, revision: str = "", quantize: str | None = None) -> StoreEntry | None:
+    def find_id(
+        self, model_id: str, revision: str = "", quantize: str | None = None, *, quantised: bool = False
+    ) -> StoreEntry | None:
         """The newest entry made from a hub id; a revision matches what was asked for or the commit (or its start).
+
+        An id without a revision means `main`, as the hub has it: an entry of another branch or tag counts only where the
+        store has none of `main`, or where `fast` takes whatever is newest.
 
         An id means the weights as they were published: an entry that was imported to be loaded quantised has a tag of its
         own, and counts here only for who asks for the same `quantize`.
+
+        Args:
+            quantised: look at entries of any quantisation instead.
         """
         same = [e for e in self.entries() if e.manifest.origin != "folder" and e.model_id.lower() == model_id.lower()]
-        same = [e for e in same if e.manifest.quantize in ("", quantize)]
+        same = [e for e in same if (e.manifest.quantize != "" if quantised else e.manifest.quantize in ("", quantize))]
         if revision:
             same = [e for e in same if _is_revision(e.manifest, revision)]
+        elif not self.options.fast:
+            same = [e for e in same if e.manifest.requested_revision in ("", "main")] or same
         return max(same, key=lambda e: e.created, default=None)
 
     def get(self, text: str) -> StoreEntry:

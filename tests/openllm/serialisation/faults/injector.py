@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
 import signal
 import sys
@@ -47,21 +49,54 @@ def joined(pid: int) -> int:
 
 
 def at_step(n: int, act: Callable[[], None], *, patch: pytest.MonkeyPatch) -> list[str]:
-    """Run `act` instead of the n-th of this process's system calls of STEPS; the calls seen, in order."""
+    """Run `act` instead of the n-th of this process's system calls of STEPS, writes to files of Python's own among them; the
+    calls seen, in order."""
     seen: list[str] = []
+
+    def step(name: str) -> None:
+        seen.append(name)
+        if len(seen) == n:
+            act()
 
     def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            seen.append(name)
-            if len(seen) == n:
-                act()
+            step(name)
             return real(*arguments, **options)
 
         return call
 
+    real_open = builtins.open
+
+    def open_(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        found = real_open(file, mode, *arguments, **options)
+        return found if mode in ("r", "rb") else Written(found, step)
+
     for name in STEPS:
         patch.setattr(os, name, wrap(name, getattr(os, name)))
+    for module in (builtins, io):
+        patch.setattr(module, "open", open_)
     return seen
+
+
+class Written:
+    """An open file whose writes are steps too: Python's own do not go through `os.write`."""
+
+    def __init__(self, file: Any, step: Callable[[str], None]) -> None:
+        self._file = file
+        self._step = step
+
+    def write(self, content: Any) -> int:
+        self._step("write")
+        return self._file.write(content)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> Written:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 def kill() -> None:

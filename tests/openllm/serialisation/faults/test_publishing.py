@@ -9,13 +9,15 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 from tests.openllm.serialisation import small
+from tests.openllm.serialisation.fake_hub import COMMIT
 from tests.openllm.serialisation.faults.injector import at_step, forked, kill
 
-from openllm.serialisation import archive, bento_record, disk, importing, manifest, removal
+from openllm.serialisation import archive, bento_record, derived, disk, formats, hub, importing, manifest, removal
 from openllm.serialisation.store import Store
 from openllm_core.errors import OpenLLMError, StoreError
 
@@ -25,7 +27,7 @@ MOST_STEPS = 300
 
 def content(folder: Path) -> dict[str, bytes]:
     """Everything of a stored model that must not differ between two imports."""
-    skipped = (manifest.MANIFEST_FILE, manifest.MODEL_FILE)
+    skipped = (manifest.MANIFEST_FILE, manifest.MODEL_FILE, "generation_config.json")
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name not in skipped}
 
 
@@ -52,11 +54,39 @@ def import_folder(store: Store, here: Path) -> None:
 
 
 def import_archive(store: Store, here: Path) -> None:
-    archive.import_archive(store, here / "new.tar.gz")
+    archive.import_archive(store, here / "new.tar.gz", trust=TRUST)
+
+
+def import_from_hub(store: Store, here: Path) -> None:
+    importing.from_hub(store, hub.HubId("new"), trust=TRUST)
+
+
+def convert_gguf(store: Store, here: Path) -> None:
+    importing.from_folder(store, here / "new.gguf", trust=TRUST)
+
+
+def convert_pickle(store: Store, here: Path) -> None:
+    importing.from_folder(store, here / "pickled" / "new", trust=importing.Trust(pickle_weights=True))
+
+
+def make(store: Store, here: Path) -> None:
+    """What a merge of adapters does."""
+    with derived.made_model(store, "new", "v1", store.get("old")) as made:
+        if made.entry is None:
+            small.model_folder(made.folder)
+        made.publish()
+
+
+def export(store: Store, here: Path) -> None:
+    """The archive is there whole, or not at all, whatever happened before."""
+    target = store.home / "old.tar.gz"
+    assert not target.exists() or target.read_bytes() == (here / "old.tar.gz").read_bytes()
+    archive.export(store.get("old"), target)
+    assert target.read_bytes() == (here / "old.tar.gz").read_bytes()
 
 
 def quantise(store: Store, here: Path) -> None:
-    importing.quantised(store, store.get("old"), "int8")
+    derived.quantised(store, store.get("old"), "int8")
 
 
 def prune(store: Store, here: Path) -> None:
@@ -88,6 +118,11 @@ def overwrite(store: Store, here: Path) -> None:
 CASES = {
     "import of a folder": Case(import_folder, ["old"], ["new", "old"], 30),
     "import of an archive": Case(import_archive, ["old"], ["new", "old"], 30),
+    "import from the hub": Case(import_from_hub, ["old"], ["new", "old"], 30),
+    "GGUF conversion": Case(convert_gguf, ["old"], ["new", "old"], 30),
+    "pickle conversion": Case(convert_pickle, ["old"], ["new", "old"], 30),
+    "model made of another": Case(make, ["old"], ["new", "old"], 30),
+    "export": Case(export, ["old"], ["old"], 3),
     "quantised twin": Case(quantise, ["old"], ["old", "old"], 20),
     "prune": Case(prune, ["old"], [], 10),
     "build": Case(build, ["old"], ["old", "a Bento"], 10),
@@ -103,10 +138,49 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
+@pytest.fixture(autouse=True)
+def no_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's answers and what the converting children leave, made here: the steps counted are this program's own."""
+    new = tmp_path / "new"
+
+    def plan(hub_id: hub.HubId, **_: object) -> hub.HubPlan:
+        found = sorted(new.iterdir())
+        return hub.HubPlan(hub_id, COMMIT, tuple(hub.HubFile(p.name, p.stat().st_size, None) for p in found))
+
+    def download(chosen: hub.HubPlan, folder: Path, *, check: Callable[[Path], None], **_: object) -> dict[str, Any]:
+        for file in chosen.files:
+            if not (folder / file.name).exists():
+                (folder / ".part").write_bytes((new / file.name).read_bytes())
+                os.rename(folder / ".part", folder / file.name)
+        check(folder)
+        return {}
+
+    def start(what: str, source: Path, out: Path) -> None:
+        if what == "tokenizer":
+            (out / "tokenizer.json").write_bytes((new / "tokenizer.json").read_bytes())
+            (out / "tokenizer_config.json").write_bytes((new / "tokenizer_config.json").read_bytes())
+            (out / "generation_config.json").write_text("{}")
+            return
+        (out / "model.safetensors").write_bytes(small.safetensors())
+        if what == "weights":
+            (out / "config.json").write_bytes((new / "config.json").read_bytes())
+
+    monkeypatch.setattr(hub, "plan", plan)
+    monkeypatch.setattr(hub, "download", download)
+    monkeypatch.setattr(formats, "_start", start)
+    for name in ("_finish", "_stop"):
+        monkeypatch.setattr(formats, name, lambda *_: None)
+
+
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A store with the model `old`; beside it the folder and the archive of `new`."""
-    importing.from_folder(Store(small.options(tmp_path / "base")), small.model_folder(tmp_path / "old"), trust=TRUST)
+    """A store with the model `old`; beside it the folder and the archive of `new`, and its foreign forms."""
+    first = Store(small.options(tmp_path / "base"))
+    old = importing.from_folder(first, small.model_folder(tmp_path / "old"), trust=TRUST)
+    archive.export(old, tmp_path / "old.tar.gz")
+    (tmp_path / "new.gguf").write_bytes(b"GGUF")
+    pickled = small.model_folder(tmp_path / "pickled" / "new", weights=False)
+    (pickled / "pytorch_model.bin").write_bytes(b"pickle")
     new = small.model_folder(tmp_path / "new")
     entry = importing.from_folder(Store(small.options(tmp_path / "maker")), new, trust=TRUST)
     archive.export(entry, tmp_path / "new.tar.gz")
