@@ -198,18 +198,23 @@ def test_real_measurements_are_positive(checkpoints: Path, monkeypatch: pytest.M
         assert all(seconds > 0 for seconds in [*linear.values(), *attention.values()])
 
 
-def test_what_a_busy_machine_left_open_is_not_remembered(
+def test_a_busy_machine_leaves_only_the_threads_open(
     measured: dict[Any, float], checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next start measures what this one could not; threads that were asked for leave nothing open."""
+    """What it could measure is remembered; the first start on an idle machine measures the threads, and later ones nothing."""
     path = tiny_checkpoint("llama", checkpoints)
+    counted: list[Any] = measured["counted"]  # type: ignore[assignment]
     monkeypatch.setattr(tuning.os, "getloadavg", lambda: (9.0, 9.0, 9.0))
-    load_model(path)
-    assert not tuning.memory_file().exists()
-    load_model(path, threads=2)
-    assert len(json.loads(tuning.memory_file().read_text())) == 1
+    model, _ = load_model(path)
+    assert model.windowed and counted
+    counted.clear()
+    assert "too busy" in choose(path).decisions[2] and not counted
     monkeypatch.setattr(tuning.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    assert "too busy" not in choose(path).decisions[2]
+    idle = choose(path)
+    assert "relative speed" in idle.decisions[2] and idle.windowed is True
+    assert counted and set(counted) == {(idle.dtype, idle.linear)}
+    counted.clear()
+    assert choose(path) == idle and not counted
 
 
 @pytest.mark.parametrize(("load", "clock"), [(0.0, time.perf_counter), (9.0, time.thread_time)])

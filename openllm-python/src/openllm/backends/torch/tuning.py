@@ -50,7 +50,8 @@ class Choice:
         threads: compute threads.
         compile: the feed-forward blocks are compiled.
         windowed: rows may share a window; None until `confirm` has looked.
-        measured: all that was to be measured was; what a busy machine left open is asked again at the next start.
+        measured: all that was to be measured was; the threads, which a busy machine leaves open, are measured at the first
+            start that finds it idle.
         decisions: one line each, with what was measured.
     """
 
@@ -87,10 +88,15 @@ def choose(options: EngineOptions, checkpoint: Checkpoint, device: torch.device,
             decisions=("threads: 1, float32, plain layers (a model this small is not worth a measurement)",),
         )
     machine = detect.machine(probe=tuple)
-    remembered = recall(_key(options, checkpoint, machine))
-    if remembered is not None:
+    key = _key(options, checkpoint, machine)
+    remembered = recall(key)
+    if remembered is not None and (remembered.measured or _busy(machine)):
         return remembered
     progress("measuring what is fastest here", None)
+    if remembered is not None:
+        completed = _with_measured_threads(remembered, checkpoint, machine)
+        remember(key, completed)
+        return completed
     return _measure(options, checkpoint, machine, linear)
 
 
@@ -112,8 +118,7 @@ def confirm(options: EngineOptions, checkpoint: Checkpoint, choice: Choice, mode
     if not shared:
         lines.append("batching: one sequence at a time (this architecture's state cannot share a window)")
     choice = attrs.evolve(choice, attention=name, windowed=shared, decisions=tuple(lines))
-    worth_keeping = choice.measured and checkpoint.num_parameters >= SMALL
-    if model.device.type == "cpu" and worth_keeping:
+    if model.device.type == "cpu" and checkpoint.num_parameters >= SMALL:
         remember(_key(options, checkpoint, detect.machine(probe=tuple)), choice)
     return choice
 
@@ -241,7 +246,7 @@ def _cpu_dtypes(options: EngineOptions, checkpoint: Checkpoint, machine: detect.
 def _measure(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine, linear: str | None) -> Choice:
     shape = Shape.of(checkpoint)
     usual = options.threads or machine.physical_cores or machine.cores
-    busy = os.getloadavg()[0] > BUSY * machine.cores
+    busy = _busy(machine)
     clock = time.thread_time if busy else time.perf_counter  # CPU time of one thread does not depend on the others
     torch.set_num_threads(1 if busy else usual)
     seconds = linear_seconds(shape, _candidates(options, checkpoint, machine, linear), clock)
@@ -270,6 +275,20 @@ def _measure(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mac
         dtype=dtype, linear=kind, attention=name, threads=threads, compile=compiled, decisions=lines,
         measured=not busy or options.threads is not None,
     )  # fmt: skip
+
+
+def _busy(machine: detect.Machine) -> bool:
+    """Whether others compute here now, so that threads cannot be compared."""
+    return os.getloadavg()[0] > BUSY * machine.cores
+
+
+def _with_measured_threads(choice: Choice, checkpoint: Checkpoint, machine: detect.Machine) -> Choice:
+    """What a busy machine left open."""
+    threads, why = _threads(machine, Shape.of(checkpoint), choice.dtype, choice.linear)
+    torch.set_num_threads(threads)
+    line = f"threads: {threads} ({why})"
+    lines = tuple(line if old.startswith("threads:") else old for old in choice.decisions)
+    return attrs.evolve(choice, threads=threads, measured=True, decisions=lines)
 
 
 def _compile(options: EngineOptions, shape: Shape, dtype: str, kind: str, clock: Clock) -> tuple[bool, str]:
