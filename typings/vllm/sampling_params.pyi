@@ -8,6 +8,7 @@ class StructuredOutputsParams:
     def __init__(self, **kind: Any) -> None: ...
 
 class SamplingParams:
+    structured_outputs: StructuredOutputsParams | None
     def __init__(
         self,
         *,

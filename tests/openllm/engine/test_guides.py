@@ -155,3 +155,21 @@ async def test_what_is_remembered_and_asked_is_bounded(monkeypatch: pytest.Monke
     await asyncio.sleep(0)
     assert len(sent) == 3
     again.cancel()
+
+
+async def test_a_guide_that_took_too_long_is_asked_for_again() -> None:
+    """That is no verdict: the same guide may be compiled by then."""
+    sent: list[Any] = []
+    questions = Questions(sent.append)
+    found = Guides(questions)
+    guide = TokenGuide("json", "{}")
+    slow = InvalidRequest("response_format: it takes longer than 1 s to compile.", retry_after_s=1.0)
+    for error in (slow.as_dict(), None):
+        asked = asyncio.ensure_future(found.check(guide))
+        await asyncio.sleep(0)
+        questions.on_answer(Answer(sent[-1].number, error=error))
+        if error is not None:
+            with pytest.raises(InvalidRequest, match="longer than 1 s"):
+                await asked
+    await asked
+    assert len(sent) == 2

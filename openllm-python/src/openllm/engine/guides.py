@@ -34,7 +34,8 @@ class Guides:
         """Return if a sequence can be held to it; None is no guide.
 
         Raises:
-            InvalidRequest: it cannot; `param` is the guide's.
+            InvalidRequest: it cannot, or not now where `retry_after_s` is set, and then it is asked for again; `param` is
+                the guide's.
             Overloaded: too many others are being checked.
             EngineError: the host went down.
         """
@@ -58,6 +59,8 @@ class Guides:
         try:
             await self._questions.ask(lambda number: CheckGuide(number, guide))
         except InvalidRequest as error:
+            if error.retry_after_s is not None:  # it took too long this time, which says nothing of the next
+                raise
             return error.as_dict()
         finally:
             self._under_way -= 1

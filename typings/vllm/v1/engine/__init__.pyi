@@ -1,5 +1,6 @@
 from enum import IntEnum
 
+from vllm.sampling_params import SamplingParams
 from vllm.v1.outputs import LogprobsLists
 
 class FinishReason(IntEnum):
@@ -15,6 +16,7 @@ class SchedulerStats:
 
 class EngineCoreRequest:
     request_id: str
+    sampling_params: SamplingParams | None
 
 class EngineCoreOutput:
     request_id: str

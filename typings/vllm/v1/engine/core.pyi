@@ -4,16 +4,16 @@ from vllm.config import VllmConfig
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.executor import Executor
-from vllm.v1.structured_output.request import StructuredOutputRequest
+from vllm.v1.structured_output import StructuredOutputManager
 
-class Request:
-    structured_output_request: StructuredOutputRequest | None
+class Request: ...
 
 class Scheduler:
     def has_requests(self) -> bool: ...
 
 class EngineCore:
     scheduler: Scheduler
+    structured_output_manager: StructuredOutputManager
     step_fn: Callable[[], tuple[dict[int, EngineCoreOutputs] | None, bool]]
     def __init__(self, vllm_config: VllmConfig, executor_class: type[Executor], log_stats: bool) -> None: ...
     def post_step(self, model_executed: bool) -> None: ...

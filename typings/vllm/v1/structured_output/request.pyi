@@ -1,5 +1,8 @@
-class StructuredOutputRequest:
-    @property
-    def is_grammar_ready(self) -> bool: ...
-    @property
-    def grammar(self) -> object | None: ...
+from enum import Enum
+
+from vllm.sampling_params import StructuredOutputsParams
+
+class StructuredOutputOptions(Enum):
+    JSON = 1
+
+def get_structured_output_key(params: StructuredOutputsParams) -> tuple[StructuredOutputOptions, str]: ...

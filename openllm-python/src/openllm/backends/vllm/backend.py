@@ -36,15 +36,29 @@ from openllm_core.resources import detect
 
 from .. import adapter as adapters
 from .. import checkpoint as checkpoints
-from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput, TokenGuide
-from . import architectures, guides, plan, threads
+from ..base import (
+    BackendInfo,
+    BackendRequest,
+    Capabilities,
+    Progress,
+    SequenceDelta,
+    StepOutput,
+    TokenGuide,
+    TokenSampling,
+)
+from . import launch, plan, threads
 from . import lora as mixed_lora
 from .arguments import SPARE_LORA_SLOTS, engine_arguments
 from .core import Core
 from .failure import Output, explain
+from .guides import GuideCompiler
 from .outputs import delta_of
-from .sampling import core_request
+from .sampling import core_request, guide_refusal
 
+CHECKED = "guide"  # name of a request that is made for its grammar and never run
+STEP_STALL_S = 60.0
+"""A step of the core that lasts longer stands still. Not the first one, in which what was left uncompiled may be compiled."""
+SLOWEST_FLOPS = 3e10  # operations a second of the slowest CPU whose steps are waited for
 UNLOAD_POLL_S = 0.02  # how often it is looked whether an adapter's last sequence has ended
 
 
@@ -72,12 +86,20 @@ class VllmBackend:
         info: what the server is told.
         output: what workers in processes of their own print; None where there are none.
         room: for adapters; None where the engine was started without.
+        stall_s: a step that takes longer is taken for one that never ends.
     """
 
     def __init__(
-        self, core: Core, processor: InputProcessor, info: BackendInfo, output: Output | None, room: AdapterRoom | None
+        self,
+        core: Core,
+        processor: InputProcessor,
+        info: BackendInfo,
+        output: Output | None,
+        room: AdapterRoom | None,
+        stall_s: float = STEP_STALL_S,
     ) -> None:
         self.info = info
+        self.stall_s = stall_s
         self._room = room
         self._core = core
         self._processor = processor
@@ -89,6 +111,7 @@ class VllmBackend:
         self._adapters: dict[str, LoRARequest] = {}
         self._adapter_ids = itertools.count(1)  # one is never used twice: vLLM keeps prefixes apart by name and id
         self._grammars = ThreadPoolExecutor(1, "grammar")
+        self._guides = GuideCompiler(self._compile_guide)
         self._failure: EngineUnavailable | None = None
         self._closed = False
         core.start(self._on_outputs, self._on_end)
@@ -98,8 +121,9 @@ class VllmBackend:
         """Load the model; see `openllm.backends.vllm.load` for the errors."""
         checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
         checkpoints.refuse_untrusted_code(checkpoint, options.trust_remote_code)
-        architectures.refuse_unsupported(checkpoint.architecture)
-        made = plan.make(options, checkpoint, detect.machine())
+        machine = detect.machine()
+        launch.check_here(options, checkpoint.architecture, machine)
+        made = plan.make(options, checkpoint, machine)
         arguments = engine_arguments(options, made)
         output = Output() if made.ranks > 1 else None
         began = time.monotonic()
@@ -116,7 +140,8 @@ class VllmBackend:
             raise explain(error, list(output.lines) if output else []) from error
         info = describe(config, checkpoint, made, time.monotonic() - began)
         progress("ready", 1.0)
-        return cls(core, processor, info, output, room_for_adapters(config, checkpoint, made))
+        room = room_for_adapters(config, checkpoint, made)
+        return cls(core, processor, info, output, room, stall_after_s(made))
 
     # -- the contract ------------------------------------------------------------------------------------------------
 
@@ -194,16 +219,19 @@ class VllmBackend:
         """Compile it, so that the request that comes with it finds it compiled.
 
         Raises:
-            InvalidRequest: it cannot be compiled.
+            InvalidRequest: it cannot be compiled, or not in time.
+            Overloaded: too many others are being compiled.
         """
-        await guides.check(guide, self._core, self._made)
+        await self._guides.check(guide)
 
     async def check_health(self) -> None:
-        """Raises EngineUnavailable when the core turns no more."""
+        """Raises EngineUnavailable when the core turns no more, or stands still within a step."""
         if self._failure is not None:
             raise self._failure
         if self._closed or not self._core.alive:
             raise EngineUnavailable("vLLM's engine core has ended.")
+        if self._core.step_s > self.stall_s:
+            raise EngineUnavailable(f"vLLM's engine core has been in one step for {self._core.step_s:.0f} s.")
 
     async def aclose(self) -> None:
         """Stop after the running step and free the model."""
@@ -211,6 +239,7 @@ class VllmBackend:
             return
         self._closed = True
         self._grammars.shutdown(wait=False, cancel_futures=True)
+        self._guides.close()
         await asyncio.to_thread(self._core.close)
         self._signal()
 
@@ -230,6 +259,13 @@ class VllmBackend:
 
     def _made(self, request: BackendRequest) -> EngineCoreRequest:
         return core_request(self._processor, request, self.info.eos_token_ids, self._lora_of(request))
+
+    def _compile_guide(self, guide: TokenGuide) -> None:
+        request = self._made(BackendRequest(CHECKED, [0], TokenSampling(max_tokens=1, guide=guide)))
+        try:
+            self._core.compile(request)
+        except Exception as error:
+            raise guide_refusal(error, guide) from error
 
     def _lora_of(self, request: BackendRequest) -> LoRARequest | None:
         if request.adapter is None:
@@ -298,6 +334,14 @@ def room_for_adapters(config: VllmConfig, checkpoint: checkpoints.Checkpoint, ma
         return None
     most = lora.max_loras - (SPARE_LORA_SLOTS if made.device == "cpu" else 0)
     return AdapterRoom(base=checkpoint, most=most, max_rank=lora.max_lora_rank)
+
+
+def stall_after_s(made: plan.Plan) -> float:
+    """Seconds after which a step has stalled: on a CPU, where one of a large model takes long, as many as the slowest needs.
+
+    Each of a step's tokens takes two operations for each weight, which has two bytes or more.
+    """
+    return max(STEP_STALL_S, made.weight_bytes * (made.step_tokens or 0) / SLOWEST_FLOPS)
 
 
 def describe(config: VllmConfig, checkpoint: checkpoints.Checkpoint, made: plan.Plan, load_s: float) -> BackendInfo:

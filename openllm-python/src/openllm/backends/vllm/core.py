@@ -18,7 +18,7 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
-from vllm.v1.structured_output.request import StructuredOutputRequest
+from vllm.v1.structured_output.request import get_structured_output_key
 
 NOTHING_RAN_S = 0.001  # pause after a step in which no sequence could run: a grammar is still being compiled
 
@@ -39,6 +39,8 @@ class Core:
         self._engine = EngineCore(config, Executor.get_class(config), log_stats=True)
         self._inbox: queue.SimpleQueue[EngineCoreRequest | list[str] | _Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._step_began: float | None = None
+        self._num_steps = 0
         gc.collect()
         gc.freeze()  # what loading made stays; looking through it again at every collection costs steps
 
@@ -51,6 +53,12 @@ class Core:
     def alive(self) -> bool:
         """Whether the thread turns."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def step_s(self) -> float:
+        """Seconds the present step has taken so far; 0.0 between steps, and in the first, which may still compile."""
+        began = self._step_began
+        return 0.0 if began is None or not self._num_steps else time.monotonic() - began
 
     def add(self, request: EngineCoreRequest) -> None:
         """Queue a sequence; it joins at the next step."""
@@ -68,12 +76,20 @@ class Core:
         if call.error is not None:
             raise call.error
 
-    def compile(self, request: EngineCoreRequest) -> StructuredOutputRequest:
-        """Begin to compile a request's grammar, without the request; vLLM allows this while the core turns."""
-        found = self._engine.preprocess_add_request(request)[0].structured_output_request
-        if found is None:
+    def compile(self, request: EngineCoreRequest) -> None:
+        """Compile a request's grammar in the calling thread, without the request; raises what the compiler raises.
+
+        vLLM allows this while the core turns, and finds the grammar compiled when the request comes. Its own threads for that
+        are few, and one that never ends would keep every later grammar waiting.
+        """
+        params = request.sampling_params
+        if params is None or params.structured_outputs is None:
             raise TypeError("the request has no grammar")
-        return found
+        grammars = self._engine.structured_output_manager
+        if grammars.backend is None:  # vLLM makes it with the first request that needs it
+            self._engine.preprocess_add_request(request)
+        if grammars.backend is not None:
+            grammars.backend.compile_grammar(*get_structured_output_key(params.structured_outputs))
 
     def add_lora(self, request: LoRARequest) -> None:
         """Load an adapter."""
@@ -94,9 +110,11 @@ class Core:
         error: BaseException | None = None
         try:
             while self._take_notes():
-                began = time.monotonic()
+                began = self._step_began = time.monotonic()
                 outputs, ran = self._engine.step_fn()
                 self._engine.post_step(model_executed=ran)
+                self._step_began = None
+                self._num_steps += 1
                 found = outputs.get(0) if outputs else None
                 if found is not None and found.outputs:
                     on_outputs(found, time.monotonic() - began)

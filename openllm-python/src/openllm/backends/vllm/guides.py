@@ -1,50 +1,87 @@
 """Compiles guides beside the steps, so that a bad one is refused before its request is queued and a good one is ready.
 
-`backend` calls `check` with what a request may bring; vLLM's compiler keeps what it made, and the request that follows
-finds it there. It knows of grammars, not of sequences.
+`backend` calls `check` with what a request may bring, and says how one is compiled; what that made is kept there, and the
+request that follows finds it. It knows of threads and time, not of grammars or sequences, and does not import vllm.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from vllm.v1.engine import EngineCoreRequest
-from vllm.v1.structured_output.request import StructuredOutputRequest
+from openllm_core.errors import InvalidRequest, Overloaded
 
-from openllm_core.errors import InvalidRequest
+from ..base import TokenGuide
 
-from ..base import BackendRequest, TokenGuide, TokenSampling
-from .core import Core
-from .sampling import guide_refusal
+LIMIT_S = 1.0
+"""Seconds a guide may take to compile, counted from when a thread takes it."""
+WAIT_S = 5.0
+"""Seconds it waits for a thread: those that took too long keep theirs, for a compilation cannot be broken off."""
+THREADS = 4
+GOES_ON = "It goes on being compiled; send it again in a while, or send a simpler one."
+FIRST = TokenGuide("choice", ["a"])
+"""Compiled before anything else: tables of the vocabulary are made with the first guide, which is not its fault."""
 
-LIMIT_S = 20.0
-"""Seconds a guide may take to compile; vLLM itself would wait for ever."""
-POLL_S = 0.002
-CHECKED = "guide"  # name of a request that is made for its grammar and never run
 
-
-async def check(guide: TokenGuide, core: Core, begin: Callable[[BackendRequest], EngineCoreRequest]) -> None:
-    """Compile a guide.
+class GuideCompiler:
+    """Guides under way, each in a thread of its own for as long as it takes.
 
     Args:
-        begin: makes the core's request, which checks the guide's form; may take a second, so it runs in a thread.
-
-    Raises:
-        InvalidRequest: it has a wrong form, cannot be compiled, or not in time.
+        compile_guide: compiles one in the calling thread and keeps what it made; raises InvalidRequest where it cannot.
     """
-    found = await asyncio.to_thread(_begin, guide, core, begin)
-    end = time.monotonic() + LIMIT_S
-    while not found.is_grammar_ready:
-        if time.monotonic() > end:
-            raise InvalidRequest(f"{guide.param}: it takes longer than {LIMIT_S:g} s to compile.", param=guide.param)
-        await asyncio.sleep(POLL_S)
-    if isinstance(found.grammar, Exception):
-        raise guide_refusal(found.grammar, guide) from found.grammar
 
+    def __init__(self, compile_guide: Callable[[TokenGuide], None]) -> None:
+        self._compile = compile_guide
+        self._threads = ThreadPoolExecutor(THREADS, "guide")
+        self._free = asyncio.Semaphore(THREADS)
+        self._running: dict[str, asyncio.Future[None]] = {}
+        self._first: asyncio.Future[None] | None = None
 
-def _begin(
-    guide: TokenGuide, core: Core, begin: Callable[[BackendRequest], EngineCoreRequest]
-) -> StructuredOutputRequest:
-    return core.compile(begin(BackendRequest(CHECKED, [0], TokenSampling(max_tokens=1, guide=guide))))
+    async def check(self, guide: TokenGuide) -> None:
+        """Return once the guide is compiled. Whoever asks for one that is under way already waits for that.
+
+        Raises:
+            InvalidRequest: it cannot be compiled, or not in time; then `retry_after_s` is set, since it goes on and may
+                be ready when it is asked for again.
+            Overloaded: all threads stayed busy.
+        """
+        await self._make_tables()
+        running = await self._begun(guide)
+        await asyncio.wait((running,), timeout=LIMIT_S)
+        if not running.done():
+            text = f"{guide.param}: it takes longer than {LIMIT_S:g} s to compile."
+            raise InvalidRequest(text, hint=GOES_ON, param=guide.param, retry_after_s=LIMIT_S)
+        running.result()
+
+    def close(self) -> None:
+        """Begin no more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _begun(self, guide: TokenGuide) -> asyncio.Future[None]:
+        """The compilation of a guide, which a thread has taken."""
+        key = repr(guide)
+        if key in self._running:
+            return self._running[key]
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await self._free.acquire()
+        except TimeoutError:
+            raise Overloaded(f"{THREADS} grammars are being compiled, and none ended in {WAIT_S:g} s.") from None
+        if key in self._running:  # somebody else began it meanwhile
+            self._free.release()
+        else:
+            self._running[key] = self._in_thread(guide)
+            self._running[key].add_done_callback(lambda _: (self._running.pop(key), self._free.release()))
+        return self._running[key]
+
+    async def _make_tables(self) -> None:
+        if self._first is None:
+            self._first = self._in_thread(FIRST)
+        if not self._first.done():
+            await asyncio.wait((self._first,))
+
+    def _in_thread(self, guide: TokenGuide) -> asyncio.Future[None]:
+        running = asyncio.get_running_loop().run_in_executor(self._threads, self._compile, guide)
+        running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # that nobody may wait for
+        return running
