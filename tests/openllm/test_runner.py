@@ -31,15 +31,13 @@ def runner() -> Iterator[Runner]:
 
 
 def test_names(runner: Runner) -> None:
-    """What a runner is called, and what it says of its model; echo has none to download."""
+    """What a runner is called, and what it says of its model."""
     assert (runner.name, runner.llm_type) == (
         f"llm-{runner.config.family.name}-runner",
         runner.config.family.model_name,
     )
     assert (runner.backend, runner.llm_tag, runner.models) == ("echo", "", [])
     assert set(runner.identifying_params) == {"configuration", "model_ids"}
-    with pytest.raises(InvalidSetting):
-        runner.download_model()
 
 
 def test_flags_of_a_model_without_embeddings(runner: Runner) -> None:

@@ -19,7 +19,6 @@ from openllm_core.schema import Delta, Usage
 
 from .stored import StoredModel
 
-ECHO = "echo"
 AGENT_TOKENS = 200
 """`generate_one` stops after so many tokens unless told otherwise, as 0.3.5 did."""
 

@@ -27,7 +27,7 @@ from .adapters import bind
 from .backends import registry as backends
 from .backends.base import BackendInfo
 from .background import Background
-from .classic import ECHO, ClassicCalls
+from .classic import ClassicCalls
 from .embedding_model import embedder_of, maker_of
 from .engine.embedder import Embedder
 from .engine.engine import Engine
@@ -36,6 +36,7 @@ from .engine.stream import RequestStream
 from .engine.supervisor import launch_embedded
 from .generation import Generation, choice_of
 from .service.adapters import ServedAdapters
+from .stored import ECHO
 from .tokenizer import Tokenizer, byte_tokenizer
 
 UNBOUNDED = 2**31

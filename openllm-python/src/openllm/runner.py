@@ -215,16 +215,8 @@ class Runner:
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def download_model(self) -> Any:
-        """Its `bentoml.Model`; nothing is fetched when the store has it.
-
-        Raises:
-            OpenLLMError: it cannot be fetched.
-        """
-        if self._entry is None:
-            raise InvalidSetting(f"The {self.backend} backend has no model to download.", param="backend")
-        from . import serialisation
-
-        return serialisation.bento_model(self._entry, self.llm.store_options)
+        """Its `bentoml.Model`; see `LLM.download_model`."""
+        return self.llm.download_model()
 
     def embed(self, texts: str | Sequence[str]) -> EmbeddingsOutput:
         """Vectors of one text or several, in their order; see `LLM.embed`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from openllm_core.errors import InvalidSetting
 from openllm_core.options import EngineOptions, StoreOptions
 from openllm_core.settings import read
 
@@ -18,6 +19,9 @@ from . import serialisation
 
 if TYPE_CHECKING:
     from .serialisation import ResolvedModel, StoreEntry
+
+ECHO = "echo"
+"""The backend that runs without a model."""
 
 
 class StoredModel:
@@ -143,7 +147,18 @@ class StoredModel:
         """The transformers tokenizer, in this process; see `openllm.serialisation.load_tokenizer`."""
         return serialisation.load_tokenizer(self, **attrs)
 
+    def download_model(self) -> Any:
+        """Its `bentoml.Model`, brought into the store where it is absent; nothing is fetched when the store has it.
+
+        Raises:
+            InvalidSetting: the backend needs no model (echo).
+            OpenLLMError: it cannot be found or fetched.
+        """
+        if self._options.backend == ECHO:
+            raise InvalidSetting(f"The {ECHO} backend has no model to download.", param="backend")
+        return serialisation.bento_model(self.save_pretrained(), self.store_options)
+
     @property
     def _bentomodel(self) -> Any:
-        """The store's entry as a `bentoml.Model`, imported when it is not there."""
-        return serialisation.bento_model(self.save_pretrained(), self.store_options)
+        """`download_model` by the name 0.3.5's subclasses used."""
+        return self.download_model()
