@@ -271,6 +271,11 @@ def sentence_encoder(
     config = transformers.BertConfig(**arguments, pad_token_id=PAD)
     _random(lambda: transformers.BertModel(config), "float32", seed).save_pretrained(folder)
     write_tokenizer(folder)
+    return write_pooling(folder, pooling=pooling, max_tokens=max_tokens, more_modules=more_modules)
+
+
+def write_pooling(folder: Path, *, pooling: str, max_tokens: int = 64, more_modules: Sequence[str] = ()) -> Path:
+    """Write the files by which sentence-transformers pools into a model's folder; see `sentence_encoder`."""
     kinds = ["sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling", *more_modules]
     paths = ["", "1_Pooling", *(f"{place}_More" for place in range(2, 2 + len(more_modules)))]
     modules = [

@@ -6,6 +6,7 @@ Called by `compose` for a server, by `openllm.LLM` for a program, and by the che
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,9 @@ import attrs
 
 from openllm_core.options import EngineOptions, StoreOptions
 
+from .backends import checkpoint as checkpoints
 from .backends import registry as backends
+from .backends import sentence
 from .serialisation import find_here, open_tokenizer, resolve
 from .serialisation.fetch import EMBEDDING_MODEL
 from .tokenizer import Tokenizer
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from .engine.engine import Engine
     from .engine.pool import AnyEngine
     from .engine.supervisor import Launcher
+
+log = logging.getLogger("openllm.embedding_model")
 
 BACKEND = "pt"
 """Runs every second engine: it needs nothing that OpenLLM does not bring along."""
@@ -93,7 +98,7 @@ def embedder_of(
     from .engine.engine import Engine
 
     def same_model() -> Engine:
-        return Engine(_where_it_fits(alone), tokenizer, launch=launch)
+        return second_engine(alone, tokenizer)
 
     def encoder() -> Engine:
         found = resolve(
@@ -111,14 +116,21 @@ def embedder_of(
             dtype="auto",
         )
         opened = open_tokenizer(found.path, trust_remote_code=options.trust_remote_code)
+        return second_engine(own, opened)
+
+    def second_engine(own: EngineOptions, opened: Tokenizer) -> Engine:
+        found = checkpoints.read(own.model_path, allow_pickle=own.allow_pickle_weights)
+        if (described := sentence.describe_own(found)[0]) is not None:
+            for note in described.notes:
+                log.warning("%s: %s", own.model_id, note)
         return Engine(_where_it_fits(own), opened, launch=launch)
 
-    if maker == "same model":
-        return Embedder(engine, own=False, second=Second(name=None, make=same_model))
     name = options.embedding_model or EMBEDDING_MODEL.model_id
     second = Second(
         name=name_of(options), make=encoder, possible=lambda: not store.offline or find_here(name, store) is not None
     )
+    if maker == "same model":
+        second = Second(name=None, make=same_model, otherwise=second)
     return Embedder(engine, own=maker == "engine", second=second)
 
 

@@ -318,6 +318,24 @@ async def test_a_dead_second_engine_is_replaced(monkeypatch: pytest.MonkeyPatch)
         assert len(made) == 2 and made[0].state == "closed"
 
 
+async def test_a_second_engine_without_embeddings_gives_way_to_another() -> None:
+    """Loading it told; the other one's name is the answer's, and its own failure is what is told then."""
+    made: list[str] = []
+
+    def absent() -> Engine:
+        made.append("same model")
+        raise UnsupportedFeature("no embeddings of its own")
+
+    def broken() -> Engine:
+        made.append("small")
+        raise ModelNotFound("not here")
+
+    async with embedding_with(Second(name=None, make=absent, otherwise=Second(name="small", make=broken))) as embedder:
+        with pytest.raises(EngineUnavailable, match="The embeddings of small"):
+            await embedder.embed(["x"])
+        assert (made, embedder.name) == (["same model", "small"], "small")
+
+
 async def test_what_cannot_be_had_is_not_offered() -> None:
     """`available` tells before anybody asks."""
     second = Second(name="small", make=lambda: engine_of(embed=4), possible=lambda: False)

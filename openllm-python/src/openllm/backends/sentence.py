@@ -1,7 +1,8 @@
 """What a model folder says of its use as a sentence encoder: pooling and length, in sentence-transformers' files.
 
 Called by `launch` in the server process and where the model is loaded. Reads small JSON files beside config.json
-(modules.json, 1_Pooling/config.json, sentence_bert_config.json); a folder without them is pooled by the mean.
+(modules.json, 1_Pooling/config.json, sentence_bert_config.json, config_sentence_transformers.json); a folder without
+them is pooled by the mean.
 """
 
 from __future__ import annotations
@@ -46,10 +47,19 @@ class SentenceEncoder:
     Attributes:
         pooling: of the hidden states.
         max_tokens: of a text, special tokens included; None where nothing bounds it.
+        prompt: that sentence-transformers puts before every text; we do not, since a request's text is embedded as it is.
     """
 
     pooling: Pooling = "mean"
     max_tokens: int | None = None
+    prompt: str | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What differs from sentence-transformers and what a caller must know, one line each."""
+        if not self.prompt:
+            return ()
+        return (f"embedding prompt: left out (put {self.prompt!r} before your texts, as sentence-transformers does)",)
 
 
 def embeds_only(checkpoint: Checkpoint) -> bool:
@@ -69,8 +79,10 @@ def describe(checkpoint: Checkpoint) -> SentenceEncoder:
         positions -= 2
     modules = _read(checkpoint.path / "modules.json")
     if modules is None:
-        return SentenceEncoder(max_tokens=positions)
+        return SentenceEncoder(max_tokens=positions, prompt=_prompt(checkpoint.path))
     pooling: Pooling = "mean"
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in cast("list[Any]", modules)):
+        raise CorruptModel(f"{checkpoint.path / 'modules.json'} is no list of modules.", hint="Import the model again.")
     for module in cast("list[dict[str, Any]]", modules):
         kind = str(module.get("type", "")).rpartition(".")[2]
         if kind == "Pooling":
@@ -80,13 +92,36 @@ def describe(checkpoint: Checkpoint) -> SentenceEncoder:
                 f"{checkpoint.path.name} makes its embeddings with a layer of the kind {kind[:40]!r}, which is not supported.",
                 hint="Name another model by --embedding-model.",
             )
-    said = cast("dict[str, Any]", _read(checkpoint.path / "sentence_bert_config.json") or {}).get("max_seq_length")
+    said = _read_object(checkpoint.path / "sentence_bert_config.json").get("max_seq_length")
     bounds = [n for n in (said, positions) if isinstance(n, int) and n > 0]
-    return SentenceEncoder(pooling=pooling, max_tokens=min(bounds, default=None))
+    return SentenceEncoder(pooling=pooling, max_tokens=min(bounds, default=None), prompt=_prompt(checkpoint.path))
+
+
+def describe_own(checkpoint: Checkpoint) -> tuple[SentenceEncoder | None, tuple[str, ...]]:
+    """How a model that is loaded to generate makes vectors, None where it cannot, and lines that say what is unusual.
+
+    What is wrong with these files costs the model its embeddings, and nothing else.
+    """
+    try:
+        found = describe(checkpoint)
+    except (UnsupportedFeature, CorruptModel) as error:
+        return None, (f"embeddings: none of its own ({error.message})",)
+    pooled = () if found.pooling == "mean" else (f"pooling: {found.pooling}",)
+    return found, (*pooled, *found.notes)
+
+
+def _prompt(folder: Path) -> str | None:
+    """The prompt of config_sentence_transformers.json that `encode` uses unless told otherwise."""
+    config = _read_object(folder / "config_sentence_transformers.json")
+    prompts, name = config.get("prompts"), config.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not isinstance(name, str):
+        return None
+    found = cast("dict[str, Any]", prompts).get(name)
+    return found if isinstance(found, str) else None
 
 
 def _pooling(file: Path) -> Pooling:
-    config = cast("dict[str, Any]", _read(file) or {})
+    config = _read_object(file)
     named: Any = config.get("pooling_mode")
     chosen = (
         [named]
@@ -101,6 +136,11 @@ def _pooling(file: Path) -> Pooling:
             hint="Name another model by --embedding-model.",
         )
     return only
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    found = _read(file)
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
 def _read(file: Path) -> Any:

@@ -25,6 +25,7 @@ from openllm_core.errors import (
     OutOfMemory,
     ShuttingDown,
     StoreError,
+    UnsupportedFeature,
 )
 
 from .embedding import MAX_WAITING, Embedded, Input
@@ -47,11 +48,13 @@ class Second:
         name: of its model, as clients may write it; None where it is the served model itself.
         make: finds the model, fetching what is missing, and gives an engine that is not started; runs in a thread.
         possible: whether it can be had as far as can be told without trying.
+        otherwise: takes its place where loading it shows that its model has no embeddings.
     """
 
     name: str | None
     make: Callable[[], Engine]
     possible: Callable[[], bool] = lambda: True
+    otherwise: Second | None = None
 
 
 class Embedder:
@@ -133,10 +136,8 @@ class Embedder:
 
     async def _second_engine(self) -> Engine:
         if self._made is not None and self._made.failure is not None:
-            failure, made = self._made.failure, self._made
-            self._made = None
-            self._refuse_for_now(failure)
-            await made.aclose()
+            self._refuse_for_now(self._made.failure)
+            await self._drop()
         if self._failure is not None and time.monotonic() - self._failed_at < RETRY_S:
             raise EngineUnavailable(self._failure, retry_after_s=RETRY_S)
         if self._starting is None and (self._made is None or self._made.state != "ready"):
@@ -154,23 +155,38 @@ class Embedder:
 
     async def _start(self) -> Engine:
         try:
-            if self._made is None:
-                log.info("starting an engine for embeddings (%s)", self.second.name or "the served model")
-                self._made = await _in_thread(self.second.make)
-                await self._made.start()
-            await self._made.wait_ready()
+            try:
+                made = await self._started()
+            except UnsupportedFeature as error:
+                if self.second.otherwise is None:
+                    raise
+                log.warning("%s %s makes the embeddings instead", error.message, self.second.otherwise.name)
+                await self._drop()
+                self.second = self.second.otherwise
+                made = await self._started()
         except ShuttingDown:  # ours; `aclose` ends the engine
             raise
         except Exception as error:
-            made, self._made = self._made, None
-            if made is not None:
-                await made.aclose()
+            await self._drop()
             raise self._refuse_for_now(error) from None
         else:
             self._failure = None
-            return self._made
+            return made
         finally:
             self._starting = None
+
+    async def _started(self) -> Engine:
+        if self._made is None:
+            log.info("starting an engine for embeddings (%s)", self.second.name or "the served model")
+            self._made = await _in_thread(self.second.make)
+            await self._made.start()
+        await self._made.wait_ready()
+        return self._made
+
+    async def _drop(self) -> None:
+        made, self._made = self._made, None
+        if made is not None:
+            await made.aclose()
 
     def _refuse_for_now(self, error: Exception) -> EngineUnavailable:
         """Keep what stopped it for the requests of the next seconds; the log has it whole."""

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 from tests.openllm.backends.torch.conftest import MakeScheduler
-from tests.tiny_models import CONTEXT, sentence_encoder, tiny_checkpoint
+from tests.openllm.engine.test_embedding import engine_of
+from tests.tiny_models import CONTEXT, sentence_encoder, tiny_checkpoint, write_pooling
 
 from openllm.backends import checkpoint, sentence
 from openllm.backends.torch import embedding, launch, load
+from openllm.backends.torch.backend import TorchBackend
 from openllm.backends.torch.encoder import EncoderBackend
 from openllm.backends.torch.model import LoadedModel
+from openllm.embedding_model import embedder_of, maker_of
+from openllm.engine.supervisor import launch_embedded
+from openllm.tokenizer import byte_tokenizer
 from openllm_core.errors import CorruptModel, UnsupportedFeature
-from openllm_core.options import EngineOptions
+from openllm_core.options import EngineOptions, StoreOptions
 
 TEXTS = [[5, 6, 7], [1, 2, 3, 4, 5, 6, 7, 8, 9], [42], [9, 8]]
 
@@ -126,12 +133,82 @@ def test_what_we_cannot_do_is_refused_by_name(pooling: str, extra: list[str], sa
         load(EngineOptions(model_path=str(folder), device="cpu"), lambda text, share: None)
 
 
-def test_broken_files_are_told_by_name(tmp_path: Path) -> None:
-    """A modules.json that is no JSON is CorruptModel."""
+@pytest.fixture
+def decoder(checkpoints: Path, tmp_path: Path) -> Path:
+    """A tiny model that generates, as sentence-transformers saves one: pooled by the last token."""
+    folder = shutil.copytree(tiny_checkpoint("llama", checkpoints), tmp_path / "decoder")
+    return write_pooling(folder, pooling="lasttoken")
+
+
+async def test_a_decoder_is_pooled_as_its_files_say(decoder: Path) -> None:
+    """The engine that generates gives the vectors the model was trained for, and says how it pools."""
+    backend = load(EngineOptions(model_path=str(decoder), device="cpu"), lambda text, share: None)
+    assert isinstance(backend, TorchBackend) and "pooling: lasttoken" in backend.info.decisions
+    assert closeness(await backend.embed(TEXTS), reference(decoder, TEXTS, "lasttoken")) < 1e-5
+    await backend.aclose()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_decoder_whose_vectors_need_more_has_none_of_its_own(broken: bool, decoder: Path) -> None:
+    """A layer behind the pooling, or files that say nothing, cost it its embeddings alone: it still generates."""
+    if broken:
+        (decoder / "1_Pooling" / "config.json").write_text("{")
+    else:
+        shutil.rmtree(decoder / "1_Pooling")
+        write_pooling(decoder, pooling="lasttoken", more_modules=["sentence_transformers.models.Dense"])
+    options = EngineOptions(model_path=str(decoder), device="cpu", backend="pt")
+    assert launch.embeds(options) is False and maker_of(options) == "encoder"
+    backend = load(options, lambda text, share: None)
+    assert backend.info.capabilities.generate and not backend.info.capabilities.embed
+    (said,) = [line for line in backend.info.decisions if line.startswith("embeddings: none")]
+    assert ("config.json" if broken else "'Dense'") in said
+    with pytest.raises(UnsupportedFeature):
+        await backend.embed(TEXTS)
+    await backend.aclose()
+
+
+@pytest.mark.parametrize(("name", "left_out"), [("query", True), (None, False), ("absent", False)])
+async def test_a_prompt_that_is_left_out_is_told(name: str | None, left_out: bool, tmp_path: Path) -> None:
+    """Texts are embedded as they are; where sentence-transformers would put words before them, the start says which."""
     folder = sentence_encoder(tmp_path / "encoder")
-    (folder / "modules.json").write_text("[")
-    with pytest.raises(CorruptModel, match=r"modules\.json"):
-        sentence.describe(checkpoint.read(folder))
+    config = {"prompts": {"query": "search: ", "document": ""}, "default_prompt_name": name}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
+    backend = load(EngineOptions(model_path=str(folder), device="cpu"), lambda text, share: None)
+    assert any("'search: '" in line for line in backend.info.decisions) == left_out
+    await backend.aclose()
+
+
+async def test_a_model_whose_code_has_no_embeddings_leaves_them_to_the_encoder(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    """Beside an engine that only generates the model itself is tried first; loading it tells, and the encoder takes over."""
+    folder = shutil.copytree(tiny_checkpoint("chatglm", checkpoints), tmp_path / "headless")
+    code = folder / "modeling_chatglm.py"
+    code.write_text(code.read_text().replace('base_model_prefix = "transformer"', 'base_model_prefix = "absent"'))
+    options = EngineOptions(backend="vllm", model_path=str(folder), device="cpu", trust_remote_code=True)
+    assert maker_of(options) == "same model"
+    serving = engine_of()
+    await serving.start()
+    await serving.wait_ready(30)
+    embedder = embedder_of(serving, options, byte_tokenizer(), StoreOptions(home=str(tmp_path)), launch_embedded)
+    assert embedder.name is None and embedder.second.otherwise is not None
+    assert embedder.second.otherwise.name == "sentence-transformers/all-MiniLM-L6-v2"
+    instead = attrs.evolve(embedder.second.otherwise, make=lambda: engine_of(embed=3))
+    embedder.second = attrs.evolve(embedder.second, otherwise=instead)
+    found = await embedder.embed(["one", "two"])
+    assert [len(vector) for vector in found.vectors] == [3, 3]
+    assert embedder.name == "sentence-transformers/all-MiniLM-L6-v2" and embedder.available
+    await embedder.aclose()
+    await serving.aclose()
+
+
+def test_broken_files_are_told_by_name(tmp_path: Path) -> None:
+    """A modules.json that is no JSON, or no list of modules, is CorruptModel."""
+    folder = sentence_encoder(tmp_path / "encoder")
+    for text in ("[", "{}", '["Pooling"]'):
+        (folder / "modules.json").write_text(text)
+        with pytest.raises(CorruptModel, match=r"modules\.json"):
+            sentence.describe(checkpoint.read(folder))
 
 
 def test_the_estimate_of_an_encoder_has_no_cache(checkpoints: Path, tmp_path: Path) -> None:

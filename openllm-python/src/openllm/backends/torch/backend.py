@@ -28,6 +28,7 @@ from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
 from .. import checkpoint as checkpoints
+from .. import sentence
 from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput, TokenGuide
 from ..memory import refuse_too_large
 from . import embedding, launch, loading, tuning
@@ -326,7 +327,7 @@ def describe(
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         architecture=checkpoint.architecture,
-        decisions=choice.decisions,
+        decisions=(*choice.decisions, *sentence.describe_own(checkpoint)[1]),
         memory_bytes=loading.resident_bytes(model.device),
     )
     return limits, info

@@ -90,7 +90,9 @@ def body_of(module: Any, *, seq2seq: bool) -> Any:
 def encoder_of(model: LoadedModel) -> TextEncoder | None:
     """What embeds texts with a model that was loaded to generate; None where it cannot."""
     body = body_of(model.module, seq2seq=model.seq2seq)
-    return None if body is None else TextEncoder(body=body, device=model.device)
+    if body is None or model.pooling is None:
+        return None
+    return TextEncoder(body=body, device=model.device, pooling=model.pooling)
 
 
 def embed(encoder: TextEncoder, batch: Sequence[Sequence[int]]) -> list[list[float]]:

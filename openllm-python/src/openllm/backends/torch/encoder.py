@@ -69,7 +69,7 @@ class EncoderBackend:
             device=str(device),
             dtype=str(dtype).removeprefix("torch."),
             architecture=checkpoint.architecture,
-            decisions=(f"pooling: {described.pooling}",),
+            decisions=(f"pooling: {described.pooling}", *described.notes),
             memory_bytes=loading.resident_bytes(device),
         )
         progress("ready", 1.0)

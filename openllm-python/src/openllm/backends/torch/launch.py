@@ -127,11 +127,14 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
 def embeds(options: EngineOptions) -> bool | None:
     """Whether a model has embeddings of its own; None where only loading it tells, since it brings its own code.
 
-    A folder that cannot be read has none: another backend may serve it, and says what is wrong with it if that cannot.
+    A folder that cannot be read has none: another backend may serve it, and says what is wrong with it if that cannot. Nor
+    has one whose vectors need what we do not do.
     """
     try:
         checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
     except CorruptModel:
+        return False
+    if sentence.describe_own(checkpoint)[0] is None:
         return False
     return None if checkpoint.config.get("auto_map") else True
 

@@ -26,6 +26,7 @@ from openllm_core.errors import (
 )
 from openllm_core.options import EngineOptions
 
+from .. import sentence
 from ..base import Progress
 from ..checkpoint import Checkpoint, refuse_untrusted_code
 from . import attention, compiling, quantised
@@ -196,6 +197,7 @@ def load(
     start = getattr(generation, "decoder_start_token_id", None)
     if start is None:
         start = getattr(config, "decoder_start_token_id", None)
+    described, _ = sentence.describe_own(checkpoint)
     return LoadedModel(
         module=module,
         device=device,
@@ -204,6 +206,7 @@ def load(
         seq2seq=checkpoint.seq2seq,
         start_token_id=int(start or 0),
         compiled_blocks=compiled,
+        pooling=described.pooling if described is not None else None,
         adapters=AdapterMixer(module, device, compute) if options.max_adapters else None,
     )
 

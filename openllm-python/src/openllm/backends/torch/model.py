@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
+from ..sentence import Pooling
 from .attention import GROUPED
 from .lora import AdapterMixer
 
@@ -32,6 +33,7 @@ class LoadedModel:
         start_token_id: first input of the decoder; seq2seq only.
         compiled_blocks: feed-forward blocks that are compiled.
         windowed: rows of different length can share one window (verified at load); else each row runs alone.
+        pooling: of its hidden states, for embeddings; None where they need what we do not do.
         adapters: the loaded adapters; None where the engine takes none.
     """
 
@@ -43,6 +45,7 @@ class LoadedModel:
     start_token_id: int = 0
     compiled_blocks: int = 0
     windowed: bool = True
+    pooling: Pooling | None = "mean"
     adapters: AdapterMixer | None = None
     _accepts: frozenset[str] = attrs.field(init=False)
     _cache_name: str = attrs.field(init=False)
