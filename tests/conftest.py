@@ -36,6 +36,7 @@ PROCESS_TESTS = (
     "openllm/bundle/test_build.py",
     "openllm/bundle/test_containerfile.py",
     "openllm/bundle/test_containers.py",
+    "openllm/cli/test_adapters_served.py",
     "openllm/cli/test_chat.py",
     "openllm/cli/test_cli.py",
     "openllm/cli/test_env.py",

@@ -99,8 +99,16 @@ def bind(options: EngineOptions, store: StoreOptions, models: Collection[str] = 
         given.append(Given(name=name, files=files, default=name == first))
     notes: list[str] = []
     if most:
+        folders = {one.name: one.files.path for one in given}
         for name in StoreShelf(store, options).kept():
-            if name in named or name in models:
+            if name in named:
+                if shelf.differs(name, folders[name]):
+                    notes.append(
+                        f"ignored: adapter {name} of the store, loaded while the last server ran: --adapter-id gives another "
+                        f"under its name; --adapter-id {name}:{name} serves it"
+                    )
+                continue
+            if name in models:
                 continue
             if len(given) >= most:
                 notes.append(f"ignored: adapter {name}: no more than --max-adapters {most}")

@@ -1,4 +1,4 @@
-"""`openllm adapters add|rm|ls` without a server; what they do to a running one is tested with real ones."""
+"""`openllm adapters add|rm|ls` without a server; what they do to a running one stands in test_adapters_served."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def test_refusals_have_reasons_and_codes(run: Run, tmp_path: Path) -> None:
         (("add", f"{folder}:base"), 78, "no name for an adapter"),
         (("rm", "nobody"), 66, "no adapter 'nobody'"),
         (("ls", "--endpoint", "http://127.0.0.1:9"), 69, "127.0.0.1:9"),
+        (("add", str(folder), "--endpoint", "http://127.0.0.1:9"), 69, "127.0.0.1:9"),
     ):
         result = run("adapters", *words)
         assert (result.exit_code, text in result.stderr) == (code, True), (words, result.stderr)
+    assert run("adapters", "-o", "porcelain").stdout == ""  # what was not served as asked is not stored either

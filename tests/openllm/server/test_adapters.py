@@ -206,6 +206,31 @@ async def test_what_others_loaded_or_a_start_passed_over_stays_kept(tmp_path: Pa
     assert await served(3) == ["two", "three"]
 
 
+async def test_a_replaced_adapter_that_was_given_is_told(tmp_path: Path) -> None:
+    """What --adapter-id gives is served again after a start, not what took its place meanwhile, and the start says so."""
+    first, second = word(tmp_path / "v1", "ONE"), word(tmp_path / "v2", "TWO")
+    home, options = StoreOptions(home=str(tmp_path / "store")), {"allow_adapter_load": True}
+
+    def notes(*ids: str) -> list[str]:
+        asked = EngineOptions(backend="echo", adapter_id=ids)
+        composed = build(asked, ServerOptions(), launch=launch_embedded, store=home)
+        return [note for note in composed.notes if "adapter" in note]
+
+    for folder, text in ((first, "ONE"), (second, "TWO")):
+        AdapterStore(home).add("clerk", Path(folder), folder)
+        async with serving(tmp_path / "store", f"{first}:clerk", server=options) as http:
+            answer = await http.post("/v1/adapters/load", json={"adapter_name": "clerk"})
+            assert answer.status_code == 200 and await said(http) == text
+        assert len(notes(f"{first}:clerk")) == (text == "TWO")
+    (note,) = notes(f"{first}:clerk")
+    assert "adapter clerk" in note and "--adapter-id clerk:clerk" in note
+    async with serving(tmp_path / "store", f"{first}:clerk", server=options) as http:
+        assert await said(http) == "ONE"
+    async with serving(tmp_path / "store", "clerk:clerk", server=options) as http:
+        assert await said(http) == "TWO"
+    assert notes("clerk:clerk") == notes(f"{second}:clerk") == []
+
+
 async def test_a_chat_outlives_a_reload_while_it_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name is served throughout, so nobody is told that it is not there; the new version answers."""
     store = AdapterStore(StoreOptions(home=str(tmp_path)))

@@ -22,7 +22,7 @@ def command(session: Session, adapter: str, endpoint: str | None, admin_key: str
 
     It must be one that PEFT saved, with adapter_model.safetensors. `--adapter-id NAME` then finds it. With --endpoint the
     server (started with --max-adapters and --allow-adapter-load) loads it, or puts it in place of the one it has under the
-    name; it also has it after its next start.
+    name; it also has it after its next start. Where the server refuses it, the store stays as it was.
     """
     from openllm.backends import adapter as adapters
     from openllm.serialisation.adapters import AdapterStore, split
@@ -31,9 +31,10 @@ def command(session: Session, adapter: str, endpoint: str | None, admin_key: str
     source, name = split(adapter)
     folder, how = store.folder_of(source)
     found = adapters.read(folder)
-    entry = store.add(name or Path(source.rstrip("/")).name, folder, str(folder) if how == "folder" else source)
-    if endpoint is not None:
-        tell(endpoint, admin_key, "load", entry.name)
+    name = name or Path(source.rstrip("/")).name
+    with store.adding(name, folder, str(folder) if how == "folder" else source) as entry:
+        if endpoint is not None:
+            tell(endpoint, admin_key, "load", entry.name)
     out = Output(output, session)
     if output == "json":
         facts = {"name": entry.name, "path": str(entry.path), "size_bytes": entry.size_bytes}

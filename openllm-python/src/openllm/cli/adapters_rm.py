@@ -8,6 +8,7 @@ from openllm.cli.adapters import server_options, tell
 from openllm.cli.command import Command, Session
 from openllm.cli.options import read_settings
 from openllm.cli.output import Output, output_option
+from openllm_core.errors import NotFound
 
 
 @click.command("adapters rm", cls=Command)
@@ -21,7 +22,11 @@ def command(session: Session, name: str, endpoint: str | None, admin_key: str | 
 
     store = AdapterStore(read_settings().store)
     if endpoint is not None:
-        tell(endpoint, admin_key, "unload", name)
+        try:
+            tell(endpoint, admin_key, "unload", name)
+        except NotFound as error:
+            if error.wire_code != "adapter_not_found":
+                raise  # what is not loaded need not be unloaded
     store.remove(name)
     out = Output(output, session)
     if output == "json":

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -114,6 +114,13 @@ class AdapterStore:
                 )
         return entry
 
+    def differs(self, name: str, folder: Path) -> bool:
+        """Whether the store has an adapter of that name with other files than those in a folder."""
+        entry = self.find(name)
+        return entry is not None and any(
+            not (folder / file).is_file() or sha256_of(folder / file) != digest for file, digest in entry.sha256.items()
+        )
+
     def _newest(self, folder: Path) -> StoredAdapter | None:
         versions = [entry for f in disk.folders(folder) if (entry := _entry(f)) is not None]
         return max(versions, key=lambda entry: entry.created, default=None)
@@ -161,6 +168,15 @@ class AdapterStore:
             StoreBusy, StoreError: another process writes this name, or the disk refused.
             CorruptModel: a file is missing.
         """
+        with self.adding(name, folder, source) as entry:
+            return entry
+
+    @contextmanager
+    def adding(self, name: str, folder: Path, source: str) -> Generator[StoredAdapter]:
+        """`add`, for a body that puts the new version to use: where it raises, the store is as it was before.
+
+        Nobody else adds under the name meanwhile; everybody finds the new version there already.
+        """
         check_name(name)
         with self._store.lock(f"adapter-{name.lower()}"), self._store.staging() as out:
             for file in FILES:
@@ -181,6 +197,7 @@ class AdapterStore:
             disk.sync_folder(out)
             target = self.root / name / digest
             target.parent.mkdir(parents=True, exist_ok=True)
+            before = _read_record(target)
             if target.exists():  # the same files again: what was damaged is mended, and the newer record counts
                 for file in FILES:
                     if not _holds(target / file, sha256[file]):
@@ -190,11 +207,27 @@ class AdapterStore:
             else:
                 os.rename(out, target)
             disk.sync_folder(target.parent)
+            found = _entry(target)
+            if found is None:
+                raise StoreError(f"The adapter {name} changed while it was stored.", hint="Add it again.")
+            try:
+                yield found
+            except BaseException:
+                self._take_back(target, before)
+                raise
             self._drop_old(target.parent)
-        found = _entry(target)
-        if found is None:
-            raise StoreError(f"The adapter {name} changed while it was stored.", hint="Add it again.")
-        return found
+
+    def _take_back(self, version: Path, before: bytes | None) -> None:
+        """Undo the adding of a version, which had the record `before`, if any."""
+        if before is not None:
+            draft = version / f".{RECORD_FILE}"
+            disk.write(draft, before)
+            os.replace(draft, version / RECORD_FILE)
+        else:
+            (version / RECORD_FILE).unlink()  # unlisted by this
+            shutil.rmtree(version, ignore_errors=True)
+            with suppress(OSError):  # of another version
+                version.parent.rmdir()
 
     def _drop_old(self, folder: Path) -> None:
         versions = [entry for f in disk.folders(folder) if (entry := _entry(f)) is not None]
@@ -263,6 +296,11 @@ class AdapterStore:
 def _holds(path: Path, digest: str) -> bool:
     """Whether a file is there itself, no link, with the content of this hash."""
     return not path.is_symlink() and path.is_file() and sha256_of(path) == digest
+
+
+def _read_record(version: Path) -> bytes | None:
+    """The record of a version that is there and whole."""
+    return (version / RECORD_FILE).read_bytes() if _entry(version) is not None else None
 
 
 def _entry(folder: Path) -> StoredAdapter | None:
