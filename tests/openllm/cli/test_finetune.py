@@ -120,6 +120,7 @@ def test_a_bad_line_ends_it_with_65(run: Run, file: Path) -> None:
         (["--dataset", "absent.jsonl", "--output", "out"], "absent.jsonl"),
         (["--dataset", "two.jsonl", "--output", "out", "--epochs", "0"], "--epochs"),
         (["--dataset", "two.jsonl", "--output", "out", "--rank", "x"], "--rank"),
+        (["--dataset", "two.jsonl", "--output", "out", "--rank", "513"], "--rank"),  # no server would take it
     ],
 )
 def test_wrong_usage(run: Run, file: Path, words: list[str], problem: str) -> None:

@@ -32,7 +32,7 @@ class TrainingOptions:
     gradient_checkpointing: bool = setting(
         True, "Compute parts of the forward pass twice, which saves memory.", group=TRAINING
     )
-    rank: int | None = setting(None, "Rank of the LoRA matrices.", ge=1, le=4096, group=ADAPTER)
+    rank: int | None = setting(None, "Rank of the LoRA matrices.", ge=1, le=512, group=ADAPTER)
     alpha: int | None = setting(None, "Scale of the adapter, over the rank.", ge=1, group=ADAPTER)
     dropout: float | None = setting(None, "Dropout before the adapter.", ge=0, le=0.99, group=ADAPTER)
     target_modules: tuple[str, ...] = setting(
