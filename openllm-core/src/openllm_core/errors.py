@@ -19,7 +19,7 @@ alone. `exit_code` is what the command line ends with when the error reaches its
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 
 class OpenLLMError(Exception):
@@ -77,6 +77,14 @@ def from_dict(data: dict[str, Any]) -> OpenLLMError:
 
 
 # -- configuration ------------------------------------------------------------------------------------------------
+
+
+def root_of(error: BaseException) -> BaseException:
+    """The exception at the bottom of a chain; of a group, that of its first member."""
+    if isinstance(error, BaseExceptionGroup):
+        return root_of(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
+    below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error if below is None else root_of(below)
 
 
 class ConfigError(OpenLLMError):

@@ -88,7 +88,7 @@ class EngineOptions:
     )
     quantization: str | None = setting(
         None,
-        "vllm: a method of its own, as fp8 while loading, or the checkpoint's where its config.json does not say it.",
+        "vllm: a method of its own, as fp8_per_channel while loading, or the checkpoint's where config.json does not say it.",
         env="OPENLLM_QUANTIZATION",
         group=ENGINE,
     )

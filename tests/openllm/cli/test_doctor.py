@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from click.testing import Result
 from tests.openllm.serialisation.small import model_folder
 from tests.openllm.test_doctor import LLAMA, machine
+
+from openllm.doctor import installation
+from openllm.doctor.installation import BadPair
 
 Run = Callable[..., Result]
 
@@ -74,6 +78,21 @@ def test_start_prints_only_the_red_lines(run: Run) -> None:
     assert len(errors) == 2
     assert "GPU 7" in errors[0] and "without a key" in errors[1]
     assert found.exit_code == 78
+
+
+def test_start_and_doctor_end_with_one_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages that break each other are 78, a taken port alone 71; both together 78, whichever is found last."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        words = ("--backend", "echo", "--port", str(taken.getsockname()[1]))
+        assert run("start", *words).exit_code == run("doctor", *words).exit_code == 71
+        pair = BadPair("bentoml", "attrs", "", "they quarrel", "pip uninstall attrs")
+        monkeypatch.setattr(installation, "BAD_PAIRS", (pair,))
+        found = run("start", *words)
+        assert found.exit_code == run("doctor", *words).exit_code == 78
+    errors = [line for line in found.stderr.splitlines() if line.startswith("Error:")]
+    assert len(errors) == 2 and "they quarrel" in errors[0] and "listens on" in errors[1]
 
 
 def test_a_model_too_large_is_refused_by_start_before_it_loads(

@@ -78,17 +78,26 @@ class Checkpoint:
         return None
 
     @property
+    def attention_heads(self) -> int:
+        """Heads of each decoder layer; 0 where config.json does not say."""
+        return _first(self.text_config, "num_attention_heads", "n_head", "n_heads", "num_heads") or 0
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values in each decoder layer; 0 where config.json does not say."""
+        if self.text_config.get("multi_query") is True:
+            return 1
+        found = _first(self.text_config, "num_key_value_heads", "num_kv_heads", "multi_query_group_num")
+        return found or self.attention_heads
+
+    @property
     def kv_elements_per_token(self) -> int:
         """Elements of keys and values one token adds to the cache, over all decoder layers (an estimate)."""
         config = self.text_config
         layers = _first(config, "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers") or 1
-        heads = _first(config, "num_attention_heads", "n_head", "n_heads", "num_heads") or 1
-        kv_heads = _first(config, "num_key_value_heads", "num_kv_heads", "multi_query_group_num") or heads
-        if config.get("multi_query") is True:
-            kv_heads = 1
         hidden = _first(config, "hidden_size", "n_embd", "d_model") or 0
-        head_dim = _first(config, "head_dim", "d_kv") or hidden // heads
-        return 2 * layers * kv_heads * head_dim
+        head_dim = _first(config, "head_dim", "d_kv") or hidden // (self.attention_heads or 1)
+        return 2 * layers * (self.kv_heads or 1) * head_dim
 
 
 def _first(config: dict[str, Any], *names: str) -> int | None:

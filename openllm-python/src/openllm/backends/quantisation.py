@@ -70,8 +70,8 @@ TABLE: dict[str, dict[tuple[str, Kind], Cell]] = {
     "int8": {
         ("pt", "cpu"): _INT8,
         ("pt", "cuda"): _INT8,
-        ("vllm", "cpu"): Cell(instead="Use --backend pt, or vLLM's own --quantization fp8."),
-        ("vllm", "cuda"): Cell(instead="Use --backend pt, or vLLM's own --quantization fp8."),
+        ("vllm", "cpu"): Cell(instead="Use --backend pt, or vLLM's own --quantization fp8_per_channel."),
+        ("vllm", "cuda"): Cell(instead="Use --backend pt, or vLLM's own --quantization fp8_per_channel."),
     },
     "int4": {
         ("pt", "cpu"): _NF4,
@@ -266,11 +266,17 @@ def _lacking_flags(cell: Cell, machine: detect.Machine) -> list[str]:
     return [flag for flag in cell.cpu_flags if flag not in machine.cpu_flags]
 
 
-def describe(backend: str, options: EngineOptions, machine: detect.Machine | None = None) -> str | None:
-    """The start line of a model folder's quantisation; None where there is none. Errors as `scheme_of`."""
+def describe(
+    backend: str, options: EngineOptions, machine: detect.Machine | None = None, kind: Kind | None = None
+) -> str | None:
+    """The start line of a model folder's quantisation; None where there is none. Errors as `scheme_of`.
+
+    Args:
+        kind: of device that the backend computes on; None = what is visible.
+    """
     found = machine or detect.machine()
     checkpoint = read(options.model_path, allow_pickle=options.allow_pickle_weights)
-    scheme = scheme_of(backend, _kind(options, found), options, checkpoint, found)
+    scheme = scheme_of(backend, kind or _kind(options, found), options, checkpoint, found)
     return None if scheme is None else scheme.line.removeprefix("quantisation: ")
 
 
@@ -285,15 +291,19 @@ def extra_for(backend: str, kind: Kind, path: str | Path, quantize: str | None) 
     return cell.extra if cell is not None else ""
 
 
-def against_vllm(options: EngineOptions, machine: detect.Machine | None = None) -> str | None:
-    """Why `--backend auto` had better not take vLLM for these weights; None when nothing is known against it."""
+def against_vllm(options: EngineOptions, machine: detect.Machine | None = None, kind: Kind | None = None) -> str | None:
+    """Why `--backend auto` had better not take vLLM for these weights; None when nothing is known against it.
+
+    Args:
+        kind: of device that the installed vLLM computes on; None = what is visible.
+    """
     found = _stored_in(options.model_path)
     name = (found.method if found else options.quantize) or ""
     row = TABLE.get(name)
     if row is None:
         return None
     machine = machine or detect.machine()
-    cell = row["vllm", _kind(options, machine)]
+    cell = row["vllm", kind or _kind(options, machine)]
     if lacking := _lacking_kernel(name, cell, found):
         return f"vLLM has no {lacking} here"
     return f"vLLM's {name} needs AVX-512, which this CPU does not have" if _lacking_flags(cell, machine) else None

@@ -19,8 +19,9 @@ import attrs
 
 from openllm_core.errors import MissingDependency, UnknownBackend
 from openllm_core.options import EngineOptions
+from openllm_core.resources import detect
 
-from . import quantisation
+from . import installed
 from .base import Backend, BackendFactory, Launch, MemoryEstimate, Progress
 
 GROUP = "openllm.backends"
@@ -63,11 +64,33 @@ class RegisteredBackend:
         """Memory needed against memory there, without loading."""
         return self._launch().estimate(options, machine)
 
-    def unsupported(self, architecture: str) -> str | None:
-        """Why it cannot run a model of that architecture, without importing its framework; None when nothing is known
-        against it."""
-        judge: Callable[[str], str | None] | None = getattr(self._launch(), "unsupported", None)
-        return judge(architecture) if judge is not None else None
+    def check_here(
+        self,
+        options: EngineOptions,
+        architecture: str,
+        machine: detect.Machine | None = None,
+        version: installed.Version | None = None,
+    ) -> None:
+        """Whether what is installed of it runs a model of that architecture, on this machine, with what was asked for; as far
+        as that can be told without its framework.
+
+        Raises:
+            OpenLLMError: it does not; the hint names what does.
+        """
+        check = getattr(self._launch(), "check_here", None)
+        if check is not None:
+            check(options, architecture, machine, version)
+
+    def why_not(
+        self,
+        options: EngineOptions,
+        architecture: str,
+        machine: detect.Machine | None = None,
+        version: installed.Version | None = None,
+    ) -> str | None:
+        """Why `auto` had better take another backend, in a few words; None when nothing is known against this one."""
+        judge = getattr(self._launch(), "why_not", None)
+        return judge(options, architecture, machine, version) if judge is not None else None
 
     def check_arguments(self, options: EngineOptions) -> None:
         """Whether it takes every `--engine-arg`, as far as that can be told without its framework.
@@ -125,12 +148,18 @@ def get(name: str) -> RegisteredBackend:
     return RegisteredBackend(found, package)
 
 
-def choose(options: EngineOptions, architecture: str | None = None) -> tuple[str, str]:
+def choose(
+    options: EngineOptions,
+    architecture: str | None = None,
+    machine: detect.Machine | None = None,
+    version: installed.Version | None = None,
+) -> tuple[str, str]:
     """Which backend runs this model, and why, in a few words for the start line.
 
     Args:
         options: `backend` may be `auto`; with `model_path`, how its weights are quantised counts too.
         architecture: of the model's config; for backends that cannot run every one.
+        machine, version: None looks at this machine, and at what is installed.
 
     Raises:
         UnknownBackend: the asked-for one does not exist.
@@ -138,7 +167,7 @@ def choose(options: EngineOptions, architecture: str | None = None) -> tuple[str
     """
     if options.backend != "auto":
         return get(options.backend).name, "asked for"
-    why_not = _no_vllm(options, architecture)
+    why_not = _no_vllm(options, architecture, machine, version)
     if why_not is None:
         return "vllm", f"installed, and runs {architecture}" if architecture else "installed"
     if importlib.util.find_spec("torch") is not None:
@@ -149,8 +178,13 @@ def choose(options: EngineOptions, architecture: str | None = None) -> tuple[str
     )
 
 
-def _no_vllm(options: EngineOptions, architecture: str | None) -> str | None:
+def _no_vllm(
+    options: EngineOptions,
+    architecture: str | None,
+    machine: detect.Machine | None,
+    version: installed.Version | None,
+) -> str | None:
     """Why `auto` does not take vLLM; None when it does."""
     if "vllm" not in _packages() or importlib.util.find_spec("vllm") is None:
         return f"the fastest installed{f' for {architecture}' if architecture else ''}; vllm is not"
-    return quantisation.against_vllm(options) or get("vllm").unsupported(architecture or "")
+    return get("vllm").why_not(options, architecture or "", machine, version)

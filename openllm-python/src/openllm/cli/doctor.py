@@ -85,18 +85,18 @@ def report(settings: Settings, model: str | None, model_id: str | None, out: Out
 
 
 def refuse(situation: Situation, checks: Sequence[Check]) -> None:
-    """Make some checks and say nothing unless one of them would stop the start.
+    """Make some checks and say nothing unless one of them would stop the start; then all that would, and end the program.
 
     Raises:
-        OpenLLMError: of the last red line; those before it were printed.
+        click.exceptions.Exit: with the code that `openllm doctor` would end with.
     """
-    from openllm.doctor import examine, reds
+    from openllm.doctor import examine, exit_code, reds
 
-    found = [finding.error for finding in reds(examine(situation, checks)) if finding.error is not None]
-    for error in found[:-1]:
-        failures.report(error.message, error.hint)
+    found = reds(examine(situation, checks))
+    for finding in found:
+        failures.report(finding.text, finding.fix)
     if found:
-        raise found[-1]
+        raise click.exceptions.Exit(exit_code(found))
 
 
 def _print(finding: Finding, out: Output) -> None:

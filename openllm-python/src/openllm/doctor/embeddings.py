@@ -28,7 +28,7 @@ def embeddings(situation: Situation) -> Iterator[Finding]:
     if resolved is None and not situation.needs_no_model:
         return
     own = resolved.engine(situation.engine) if resolved else situation.engine
-    backend, _ = registry.choose(own, resolved.architecture if resolved else None)
+    backend, _ = registry.choose(own, resolved.architecture if resolved else None, situation.machine, situation.version)
     options = attrs.evolve(own, backend=backend)
     maker = maker_of(options)
     if maker == "engine":

@@ -5,13 +5,13 @@ A `Situation` can be made up in a test: machine, packages and model are all give
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
+from openllm.backends import installed
 from openllm_core.errors import OpenLLMError
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 from openllm_core.resources import detect
@@ -32,7 +32,7 @@ class Finding:
         level: `red` stops a start; `warn` may hurt later; `note` could not be decided yet; `ok` says what is so.
         text: what was found, one line.
         fix: the command or change that mends it.
-        exit_code: of a start that this stops.
+        exit_code: of a start that nothing but this stops: 71 where the machine lacks something, else 78.
         data: numbers and names, for `-o json`.
         error: what a start raises for it.
     """
@@ -48,18 +48,8 @@ class Finding:
 
 def red(name: str, error: OpenLLMError, **data: Any) -> Finding:
     """A finding that stops a start with this error."""
-    return Finding(
-        name, "red", error.message, error.hint or "", exit_code=error.exit_code or CONFIGURATION, data=data, error=error
-    )
-
-
-@functools.cache
-def installed_version(distribution: str) -> str | None:
-    """Version of an installed distribution; None when it is not installed."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
+    code = RESOURCES if error.exit_code == RESOURCES else CONFIGURATION
+    return Finding(name, "red", error.message, error.hint or "", exit_code=code, data=data, error=error)
 
 
 def declared_requirements(distribution: str) -> list[str]:
@@ -90,7 +80,7 @@ class Situation:
     model: str | None = None
     model_id: str | None = None
     resolved: ResolvedModel | None = None
-    version: Callable[[str], str | None] = installed_version
+    version: installed.Version = installed.version
     requirements: Callable[[str], list[str]] = declared_requirements
     _machine: detect.Machine | None = attrs.field(default=None, alias="machine")
 

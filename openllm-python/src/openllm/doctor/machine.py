@@ -71,7 +71,9 @@ def memory(situation: Situation) -> Iterator[Finding]:
         if not situation.needs_no_model:
             yield Finding("memory", "note", "can be told once the model is on this machine")
         return
-    name, _ = registry.choose(resolved.engine(situation.engine), resolved.architecture)
+    name, _ = registry.choose(
+        resolved.engine(situation.engine), resolved.architecture, situation.machine, situation.version
+    )
     own = attrs.evolve(resolved.engine(situation.engine), backend=name)
     placed = _placed(situation, own)
     for device in dict.fromkeys(one.device for one in placed):

@@ -21,10 +21,17 @@ import threading
 import traceback
 from array import array
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from openllm_core import options as core_options
-from openllm_core.errors import EngineError, EngineUnavailable, MissingDependency, OpenLLMError, OutOfMemory
+from openllm_core.errors import (
+    EngineError,
+    EngineUnavailable,
+    MissingDependency,
+    OpenLLMError,
+    OutOfMemory,
+    root_of,
+)
 
 from ..backends import registry
 from ..backends.base import Backend
@@ -275,7 +282,7 @@ def _as_openllm_error(error: BaseException) -> OpenLLMError:
     """Ours as it is; anything else with its root cause on the first line."""
     if isinstance(error, OpenLLMError):
         return error
-    root = _root_of(error)
+    root = root_of(error)
     if isinstance(root, MemoryError):
         return OutOfMemory("Memory ran out while loading the model.", hint="Use a smaller model or dtype.")
     lines = [line.strip() for line in str(root).splitlines() if line.strip()] or ["no message"]
@@ -285,18 +292,6 @@ def _as_openllm_error(error: BaseException) -> OpenLLMError:
     if isinstance(root, ModuleNotFoundError):
         return MissingDependency(message, hint=hint)
     return EngineError(message, hint=hint or "`openllm doctor` checks this machine; --debug shows the traceback.")
-
-
-def _root_of(error: BaseException) -> BaseException:
-    """The exception at the bottom of a chain; of a group, that of its first member."""
-    below = _first_of(error) or error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return error if below is None else _root_of(below)
-
-
-def _first_of(error: BaseException) -> BaseException | None:
-    if not isinstance(error, BaseExceptionGroup):
-        return None
-    return cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
 
 
 def _as_data(error: OpenLLMError) -> dict[str, Any]:

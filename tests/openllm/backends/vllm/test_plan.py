@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,24 @@ import pytest
 from tests.openllm.backends.vllm.facts import GIB, cpu_machine, gpu_machine, model_folder
 from tests.tiny_adapters import write_safetensors
 
-from openllm.backends import checkpoint
+from openllm.backends import checkpoint, installed
 from openllm.backends.vllm import launch, plan
 from openllm_core.errors import InvalidSetting, NoSuitableDevice, OutOfMemory
 from openllm_core.options import EngineOptions
 from openllm_core.resources.detect import Machine
 
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True}
 PER_TOKEN = 2 * 16 * 4 * 64 * 2  # keys and values of 16 layers with 4 heads of 64, two bytes each
 
 
 def made(folder: Path, machine: Machine, **options: Any) -> plan.Plan:
     return plan.make(EngineOptions(model_path=str(folder), **options), checkpoint.read(folder), machine)
+
+
+@pytest.fixture(autouse=True)
+def no_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is installed here does not count: a vLLM for CPUs would leave GPUs that are made up alone."""
+    monkeypatch.setattr(installed, "version", lambda _: None)
 
 
 @pytest.fixture
@@ -119,7 +127,40 @@ def test_a_gpu_share_counts_what_others_hold(folder: Path) -> None:
     found = made(folder, gpu_machine(20))
     assert found.memory_share == pytest.approx(0.95 * 20 / 80, abs=0.001)
     assert made(folder, gpu_machine(80)).memory_share == plan.MOST_GPU_SHARE
-    assert made(folder, gpu_machine(20), gpu_memory_utilization=0.3).memory_share == 0.3
+    assert made(folder, gpu_machine(20), gpu_memory_utilization=0.2).memory_share == 0.2
+
+
+def test_a_share_of_which_less_is_free_is_refused(folder: Path) -> None:
+    """vLLM would refuse it once it is there: need, have and the share are named before, on a GPU and on a CPU."""
+    with pytest.raises(OutOfMemory, match=r"--gpu-memory-utilization 0\.3 takes .* of GPU 0") as caught:
+        made(folder, gpu_machine(20), gpu_memory_utilization=0.3)
+    assert f"{24 * GIB:,} of the {80 * GIB:,} bytes" in caught.value.message.replace(
+        f"{int(80 * GIB * 0.3):,}", f"{24 * GIB:,}"
+    )
+    assert f"{20 * GIB:,} are free" in caught.value.message
+    assert str(caught.value.hint).startswith("--gpu-memory-utilization 0.23,")
+    with pytest.raises(OutOfMemory, match="NUMA node 0"):
+        made(folder, cpu_machine(free_gib=8), gpu_memory_utilization=0.6)  # half of the node is free
+    assert (
+        made(folder, cpu_machine(free_gib=8), gpu_memory_utilization=0.4).cache_bytes == int(16 * GIB * 0.4) - 4 * GIB
+    )
+
+
+def test_a_share_too_small_for_the_model_is_named(folder: Path) -> None:
+    """What is free would do; the share that was asked for does not."""
+    with pytest.raises(OutOfMemory, match=r"within --gpu-memory-utilization 0\.02"):
+        made(folder, gpu_machine(80), gpu_memory_utilization=0.02)
+
+
+@pytest.mark.parametrize("machine", [gpu_machine(80), cpu_machine(free_gib=64)], ids=["cuda", "cpu"])
+@pytest.mark.parametrize("share", [0.01, 0.999])
+def test_the_estimate_keeps_what_the_plan_refuses(machine: Machine, share: float, folder: Path) -> None:
+    """The start checks do not call a start possible whose plan is refused for the share that was asked for."""
+    options = EngineOptions(model_path=str(folder), gpu_memory_utilization=share)
+    if share > 0.9 and machine.gpus:
+        machine = gpu_machine(70)
+    with pytest.raises(OutOfMemory, match=f"--gpu-memory-utilization {share:g}"):
+        launch.estimate(options, machine)
 
 
 def test_all_devices_of_an_engine_share_each_layer(folder: Path) -> None:
@@ -134,6 +175,40 @@ def test_all_devices_of_an_engine_share_each_layer(folder: Path) -> None:
         made(folder, cpu_machine(), tensor_parallel_size=2)
     with pytest.raises(NoSuitableDevice):
         made(folder, gpu_machine(40), device="7")
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "gpus", "ranks"),
+    [(9, 3, 2, 1), (9, 3, 4, 3), (16, 4, 3, 2), (16, 4, 8, 8), (12, 8, 6, 4), (71, 1, 4, 1), (6, 4, 3, 2)],
+)
+def test_ranks_are_the_most_that_share_the_heads_evenly(
+    heads: int, kv_heads: int, gpus: int, ranks: int, tmp_path: Path
+) -> None:
+    """Every head of keys and values is whole, or copied to as many ranks as share it; the line says why GPUs stay idle."""
+    folder = model_folder(tmp_path / "m", num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=64)
+    machine = gpu_machine(*[40] * gpus)
+    found = made(folder, machine)
+    assert found.ranks == ranks
+    assert found.device == "cuda:" + ",".join(map(str, range(ranks)))
+    told = [line for line in found.decisions if line.startswith("ranks: ")]
+    assert len(told) == (ranks < gpus)
+    assert all(f"{ranks} of {gpus} GPUs" in line and f"{heads} attention heads" in line for line in told)
+    estimate = launch.estimate(EngineOptions(model_path=str(folder)), machine)
+    assert estimate.parts["weights"] == 2 * GIB // ranks
+
+
+def test_ranks_that_the_heads_cannot_be_dealt_out_to_are_refused(tmp_path: Path) -> None:
+    """On GPUs and on NUMA nodes, with the next number that goes; a model that names no heads is left to vLLM."""
+    folder = model_folder(tmp_path / "m", num_attention_heads=9, num_key_value_heads=3, head_dim=64)
+    for machine in (gpu_machine(40, 40, 40, 40), cpu_machine(cores=4, nodes=4)):
+        with pytest.raises(InvalidSetting, match="9 attention heads") as caught:
+            made(folder, machine, tensor_parallel_size=4)
+        assert caught.value.hint == "--tensor-parallel-size 3"
+        with pytest.raises(InvalidSetting, match="9 attention heads"):
+            launch.estimate(EngineOptions(model_path=str(folder), tensor_parallel_size=2), machine)
+        assert made(folder, machine, tensor_parallel_size=3).ranks == 3
+    silent = model_folder(tmp_path / "silent", num_attention_heads=None, num_key_value_heads=None)
+    assert made(silent, gpu_machine(40, 40)).ranks == 2
 
 
 @pytest.mark.parametrize(
@@ -189,3 +264,55 @@ def test_room_for_adapters_is_told_before_the_start(tmp_path: Path) -> None:
             plan.make(roomy, checkpoint.read(path), machine)
     assert launch.estimate(roomy, cpu_machine(free_gib=12)).fits
     assert plan.make(roomy, checkpoint.read(path), cpu_machine(free_gib=12))
+
+
+# -- quantised weights -----------------------------------------------------------------------------------------------
+
+
+def quantised_folder(folder: Path, scheme: dict[str, Any], *, beside: bool = False) -> Path:
+    """A model folder whose weights are quantised, as config.json or AutoGPTQ's file of its own says."""
+    made_folder = model_folder(folder, **({} if beside else {"quantization_config": scheme}))
+    if beside:
+        (made_folder / "quantize_config.json").write_text(json.dumps(scheme))
+    return made_folder
+
+
+def test_a_method_of_vllms_own_is_passed_on_and_told(folder: Path) -> None:
+    """--quantization goes to vLLM as it is; the weights count as they are stored, before they shrink."""
+    found = made(folder, cpu_machine(), quantization="fp8_per_channel")
+    assert found.quantization == "fp8_per_channel"
+    assert "quantisation: fp8_per_channel while loading, by vLLM" in found.decisions
+    assert found.weight_bytes == 2 * GIB
+    assert made(folder, cpu_machine()).quantization is None
+
+
+@pytest.mark.parametrize("machine", [cpu_machine(), gpu_machine(40)], ids=["cpu", "cuda"])
+@pytest.mark.parametrize("beside", [False, True], ids=["config.json", "quantize_config.json"])
+def test_a_quantised_checkpoint(beside: bool, machine: Machine, tmp_path: Path) -> None:
+    """vLLM reads config.json itself and is told of what stands beside it; the bytes are those of the files."""
+    found = made(quantised_folder(tmp_path / "q", GPTQ, beside=beside), machine)
+    assert found.quantization == ("gptq" if beside else None)
+    assert any(
+        line.startswith("quantisation: gptq, 4 bits, groups of 64 (the checkpoint's") for line in found.decisions
+    )
+    assert found.weight_bytes == 2 * GIB
+    asked = quantised_folder(tmp_path / "asked", GPTQ, beside=beside)
+    assert made(asked, machine, quantization="gptq_marlin").quantization == "gptq_marlin"
+
+
+def test_a_scheme_that_vllm_does_not_run_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Before anything is loaded, with what runs it."""
+    with pytest.raises(InvalidSetting, match="int8 does not exist for the vllm backend on a CPU") as caught:
+        made(folder, cpu_machine(), quantize="int8")
+    assert "--backend pt" in str(caught.value.hint) and "fp8_per_channel" in str(caught.value.hint)
+    with pytest.raises(InvalidSetting, match="gptq with 8 bits does not exist for the vllm backend on a CPU"):
+        made(quantised_folder(tmp_path / "q", GPTQ | {"bits": 8}), cpu_machine())
+
+
+def test_quantised_weights_keep_their_type_on_an_old_cpu(folder: Path, tmp_path: Path) -> None:
+    """Their kernels compute in the type they were made for: float32 is only chosen for plain weights."""
+    arm = attrs.evolve(cpu_machine(), cpu_flags=frozenset({"asimd"}))  # of no x86 flag, which the 4-bit kernels ask for
+    assert made(folder, arm).dtype == "float32"
+    assert made(quantised_folder(tmp_path / "q", GPTQ), arm).dtype == "auto"
+    assert made(quantised_folder(tmp_path / "b", GPTQ, beside=True), arm).dtype == "auto"
+    assert made(folder, arm, quantization="fp8_per_channel").dtype == "auto"

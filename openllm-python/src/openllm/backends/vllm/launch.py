@@ -6,21 +6,20 @@ Called by the supervisor in the server process, by the start checks, and by the 
 from __future__ import annotations
 
 import os
-from functools import partial
 
-from openllm_core.errors import OutOfMemory
+from openllm_core.errors import OpenLLMError, OutOfMemory
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
-from .. import arguments, quantisation
 from .. import checkpoint as checkpoints
+from .. import installed, quantisation
 from ..base import MemoryEstimate
 from ..cache import cache_folder
-from . import architectures, plan, source, threads
+from . import architectures, checks, distribution, plan, ranks, threads
 
 PRELOAD = "openllm.backends.vllm.backend"
 unsupported = architectures.unsupported
-quantised = partial(quantisation.describe, "vllm")
+check_arguments = checks.check_arguments
 
 
 def environment(options: EngineOptions, machine: detect.Machine | None = None) -> dict[str, str]:
@@ -42,7 +41,7 @@ def environment(options: EngineOptions, machine: detect.Machine | None = None) -
         variables["CUDA_VISIBLE_DEVICES"] = options.device.removeprefix("cuda:")
     elif options.device == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = "-1"
-    if not detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device):
+    if not distribution.visible_gpus(options, found):
         # vLLM 0.32 cannot read back the whole compiled model that it keeps of a CPU, so that each start compiled anew;
         # inductor's own cache, which is used without it, can be.
         if "VLLM_USE_AOT_COMPILE" not in os.environ:
@@ -51,14 +50,45 @@ def environment(options: EngineOptions, machine: detect.Machine | None = None) -
     return variables
 
 
-def check_arguments(options: EngineOptions) -> None:
-    """Whether vLLM has the engine arguments that are given; their values are read where it is imported.
+def check_here(
+    options: EngineOptions,
+    architecture: str,
+    machine: detect.Machine | None = None,
+    version: installed.Version | None = None,
+) -> None:
+    """Whether the installed vLLM runs such a model on this machine with what was asked for, as far as can be told without it.
 
     Raises:
-        InvalidSetting: it has not.
+        UnsupportedFeature: it has no code for the architecture, or none for adapters on it.
+        MissingDependency, NoSuitableDevice: see `distribution`.
     """
-    if known := source.engine_arguments():
-        arguments.refuse_unknown((key.replace("-", "_") for key in options.engine_arg), known, "vllm")
+    architectures.refuse(unsupported(architecture) or architectures.former_layout(architecture, options.model_path))
+    if (options.adapter_id or options.max_adapters) and not architectures.takes_adapters(architecture):
+        architectures.refuse(f"vLLM runs {architecture} without adapters.")
+    if distribution.find(version) is not None:
+        distribution.refuse_other_device(options, machine or detect.machine(), version)
+
+
+def why_not(
+    options: EngineOptions,
+    architecture: str,
+    machine: detect.Machine | None = None,
+    version: installed.Version | None = None,
+) -> str | None:
+    """Why `--backend auto` had better take another backend; None when nothing is known against this one."""
+    try:
+        check_here(options, architecture, machine, version)
+    except OpenLLMError as error:
+        return error.message
+    found = distribution.find(version)
+    return quantisation.against_vllm(options, machine, "cpu" if found is not None and found.on_cpus else None)
+
+
+def quantised(options: EngineOptions, machine: detect.Machine | None = None) -> str | None:
+    """See `quantisation.describe`."""
+    found = machine or detect.machine()
+    kind = "cuda" if distribution.visible_gpus(options, found) else "cpu"
+    return quantisation.describe("vllm", options, found, kind)
 
 
 def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> MemoryEstimate:
@@ -66,34 +96,39 @@ def estimate(options: EngineOptions, machine: detect.Machine | None = None) -> M
 
     Raises:
         CorruptModel: the folder cannot be read.
-        NoSuitableDevice, InvalidSetting: devices that are asked for are not there.
+        NoSuitableDevice, InvalidSetting, MissingDependency: devices that are asked for are not there, or not for this vLLM.
+        OutOfMemory: `plan` refuses what these sums alone would let pass.
     """
     found = machine or detect.machine()
     checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
     options = plan.with_dtype(options, checkpoint, found)
-    gpus = detect.visible_gpus(found, "auto" if options.device == "cuda" else options.device)
-    kind = "cuda" if gpus else "cpu"
-    ranks = options.tensor_parallel_size or max(1, len(gpus))
+    gpus = distribution.visible_gpus(options, found)
+    shared_by = ranks.on_gpus(options, checkpoint, len(gpus)) if gpus else ranks.on_cpu(options, checkpoint, found)
     context = min(plan.context_of(options, checkpoint), options.max_model_len or plan.LEAST_CONTEXT)
     parts = {
-        "weights": plan.weight_bytes(options, checkpoint) // ranks,
-        "cache": plan.cache_bytes_per_token(options, checkpoint) // ranks * context,
-        "runtime": plan.RUNTIME_BYTES[kind],
+        "weights": plan.weight_bytes(options, checkpoint) // shared_by,
+        "cache": plan.cache_bytes_per_token(options, checkpoint) // shared_by * context,
+        "runtime": plan.RUNTIME_BYTES["cuda" if gpus else "cpu"],
     }
     if adapters := plan.adapter_bytes(options, checkpoint):
         parts["adapters"] = adapters
+    refusal: OutOfMemory | None = None
     try:
         made = plan.make(options, checkpoint, found)
         device, free = made.device, made.free_bytes
-    except OutOfMemory:
+    except OutOfMemory as error:
+        refusal = error
         device = f"cuda:{gpus[0].index}" if gpus else "cpu"
         free = gpus[0].memory_free_bytes if gpus else found.memory_available_bytes
-    return MemoryEstimate(
+    estimated = MemoryEstimate(
         need_bytes=sum(parts.values()),
         have_bytes=free,
         parts=parts,
         device=device,
-        bytes_per_token=plan.cache_bytes_per_token(options, checkpoint) // ranks,
+        bytes_per_token=plan.cache_bytes_per_token(options, checkpoint) // shared_by,
         context_tokens=plan.context_of(options, checkpoint),
         slots=options.max_num_seqs or plan.MAX_NUM_SEQS,
     )
+    if refusal is not None and estimated.fits:  # of what the sums here do not count: a share that was asked for
+        raise refusal
+    return estimated

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import attrs
 
-from openllm_core.errors import InvalidSetting, OutOfMemory
+from openllm_core.errors import OutOfMemory
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
 from .. import quantisation
 from ..checkpoint import DTYPE_BYTES, Checkpoint, safetensors_tensors
+from . import distribution, ranks
 from .nodes import part_of
 
 GIB = 1 << 30
@@ -25,6 +26,7 @@ MOST_GPU_SHARE = 0.92  # of a GPU's whole memory, as vLLM's own default
 MATRIX_FLAGS = detect.BFLOAT16_FLAGS | {"avx512f", "avx_ne_convert"}
 """A CPU without any of these has no fast matrix product for 16-bit types: oneDNN makes none, and vLLM falls back to loops that
 widen each element."""
+SHARE_FLAG = "--gpu-memory-utilization"
 MAX_NUM_SEQS = 256
 LEAST_CONTEXT = 512  # tokens of cache without which a start makes no sense
 UNBOUNDED_CONTEXT = 2048  # tokens, for architectures without a limit of their own
@@ -79,12 +81,11 @@ def make(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine
     """Decide.
 
     Raises:
-        NoSuitableDevice: a GPU that is asked for is not there.
-        InvalidSetting: more ranks than devices.
-        OutOfMemory: the weights and a short sequence do not fit, or the context that was asked for does not.
-        InvalidSetting: see `quantisation.scheme_of`.
+        NoSuitableDevice, MissingDependency: see `distribution.visible_gpus`.
+        OutOfMemory: the weights and a short sequence do not fit, or the context or share that was asked for does not.
+        InvalidSetting: see `ranks.on_gpus` and `quantisation.scheme_of`.
     """
-    gpus = detect.visible_gpus(machine, "auto" if options.device == "cuda" else options.device)
+    gpus = distribution.visible_gpus(options, machine)
     scheme = quantisation.scheme_of("vllm", "cuda" if gpus else "cpu", options, checkpoint, machine)
     asked = options.dtype
     options = with_dtype(options, checkpoint, machine)
@@ -98,12 +99,14 @@ def make(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine
             method = method or scheme.name
     if options.dtype != asked:
         lines = (f"dtype: {options.dtype} (this CPU has no {checkpoint.dtype} matrix product; --dtype)", *lines)
+    if idle := distribution.idle_gpus(options, machine):
+        lines = (f"device: cpu ({idle})", *lines)
     return attrs.evolve(made, quantization=method, decisions=(*made.decisions, *lines))
 
 
 def with_dtype(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> EngineOptions:
     """`options` with float32 where nothing was asked for and a CPU computes the checkpoint's own type badly."""
-    if options.dtype != "auto" or detect.visible_gpus(machine, "auto" if options.device == "cuda" else options.device):
+    if options.dtype != "auto" or distribution.visible_gpus(options, machine):
         return options
     if quantisation.stored(checkpoint) is not None or options.quantization or DTYPE_BYTES.get(checkpoint.dtype) != 2:
         return options
@@ -155,12 +158,7 @@ def cache_bytes_per_token(options: EngineOptions, checkpoint: Checkpoint) -> int
 
 def _on_cpu(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Machine) -> Plan:
     nodes = machine.numa_nodes
-    ranks = options.tensor_parallel_size or 1
-    if ranks > max(1, len(nodes)):
-        raise InvalidSetting(
-            f"--tensor-parallel-size {ranks}: this machine has {max(1, len(nodes))} NUMA node(s).",
-            param="--tensor-parallel-size",
-        )
+    shared_by = ranks.on_cpu(options, checkpoint, machine)
     free = machine.memory_available_bytes  # counts what the kernel can drop, which a node's own count does only in part
     mine = part_of(options, machine).nodes
     if len(nodes) > 1:
@@ -171,16 +169,17 @@ def _on_cpu(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mach
         where += f" for one of {options.sharing_engines} engines"
     weights = weight_bytes(options, checkpoint)
     runtime = RUNTIME_BYTES["cpu"] + adapter_bytes(options, checkpoint)
-    left = free - weights // ranks - runtime
-    per_token = cache_bytes_per_token(options, checkpoint) // ranks or 1
+    left = free - weights // shared_by - runtime
+    per_token = cache_bytes_per_token(options, checkpoint) // shared_by or 1
     length, slots = context_of(options, checkpoint), options.max_num_seqs or MAX_NUM_SEQS
+    whole = mine[0].memory_total_bytes if mine else machine.memory_total_bytes
+    room, within = _room(options, free, whole, where)
     if options.gpu_memory_utilization is not None:
-        whole = mine[0].memory_total_bytes if mine else machine.memory_total_bytes
-        cache = int(whole * options.gpu_memory_utilization) - weights // ranks - runtime
+        cache = room - weights // shared_by - runtime
     else:
         cache = int(min(left * CACHE_SHARE, per_token * _useful_tokens(slots, length)))
     fits = cache // per_token - BLOCK_TOKENS
-    _refuse(options, checkpoint, free, weights // ranks + runtime, fits, length, per_token, where)
+    _refuse(options, checkpoint, room, weights // shared_by + runtime, fits, length, per_token, within)
     shortened = length if fits >= length else fits // BLOCK_TOKENS * BLOCK_TOKENS
     eager, startup = runs_eager(options)
     if options.max_adapters and not eager:
@@ -195,7 +194,7 @@ def _on_cpu(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mach
     if shortened < length:
         lines.append(f"context: {shortened:,} tokens (the longest whose cache fits; the model's own is {length:,})")
     return Plan(
-        device="cpu", dtype=options.dtype, ranks=ranks, max_model_len=shortened, max_num_seqs=slots, weight_bytes=weights,
+        device="cpu", dtype=options.dtype, ranks=shared_by, max_model_len=shortened, max_num_seqs=slots, weight_bytes=weights,
         runtime_bytes=runtime, cache_bytes=cache, memory_share=None, step_tokens=step_tokens, free_bytes=free, eager=eager,
         decisions=tuple(lines),
     )  # fmt: skip
@@ -207,12 +206,8 @@ def _useful_tokens(slots: int, length: int) -> int:
 
 
 def _on_gpus(options: EngineOptions, checkpoint: Checkpoint, gpus: tuple[detect.Gpu, ...]) -> Plan:
-    ranks = options.tensor_parallel_size or len(gpus)
-    if ranks > len(gpus):
-        raise InvalidSetting(
-            f"--tensor-parallel-size {ranks}: this engine has {len(gpus)} GPU(s).", param="--tensor-parallel-size"
-        )
-    used = gpus[:ranks]
+    shared_by = ranks.on_gpus(options, checkpoint, len(gpus))
+    used = gpus[:shared_by]
     tightest = min(used, key=lambda gpu: gpu.memory_free_bytes)
     free, whole = tightest.memory_free_bytes, max(1, tightest.memory_total_bytes)
     if options.memory_bytes is not None:
@@ -220,26 +215,52 @@ def _on_gpus(options: EngineOptions, checkpoint: Checkpoint, gpus: tuple[detect.
     share = options.gpu_memory_utilization or min(MOST_GPU_SHARE, int(free * GPU_SHARE / whole * 1000) / 1000)
     weights = weight_bytes(options, checkpoint)
     runtime = RUNTIME_BYTES["cuda"] + adapter_bytes(options, checkpoint)
-    per_token = cache_bytes_per_token(options, checkpoint) // ranks or 1
-    fits = (int(whole * share) - weights // ranks - runtime) // per_token
+    per_token = cache_bytes_per_token(options, checkpoint) // shared_by or 1
+    fits = (int(whole * share) - weights // shared_by - runtime) // per_token
     length = context_of(options, checkpoint)
     names = ",".join(str(gpu.index) for gpu in used)
     where = f"GPU {tightest.index} ({tightest.name})"
-    _refuse(options, checkpoint, free, weights // ranks + runtime, fits, length, per_token, where)
+    room, within = _room(options, free, whole, where)
+    _refuse(options, checkpoint, room, weights // shared_by + runtime, fits, length, per_token, within)
     shortened = min(length, fits)
     eager, startup = runs_eager(options)
     lines = [
         f"memory: {share:.3f} of {whole / GIB:.1f} GiB on {where} "
-        f"({free / GIB:.1f} GiB are free, weights take {weights / GIB:.1f} over {ranks}; --gpu-memory-utilization)",
+        f"({free / GIB:.1f} GiB are free, weights take {weights / GIB:.1f} over {shared_by}; {SHARE_FLAG})",
         startup,
     ]
+    if shared_by < len(gpus) and options.tensor_parallel_size is None:
+        lines.insert(
+            0,
+            f"ranks: {shared_by} of {len(gpus)} GPUs ({ranks.heads_of(checkpoint)} go evenly over no more; {ranks.FLAG})",
+        )
     if shortened < length:
         lines.append(f"context: {shortened:,} tokens (the longest whose cache fits; the model's own is {length:,})")
     return Plan(
-        device=f"cuda:{names}", dtype=options.dtype, ranks=ranks, max_model_len=shortened if shortened < length else options.max_model_len,
+        device=f"cuda:{names}", dtype=options.dtype, ranks=shared_by, max_model_len=shortened if shortened < length else options.max_model_len,
         max_num_seqs=options.max_num_seqs or MAX_NUM_SEQS, weight_bytes=weights, runtime_bytes=runtime, cache_bytes=0,
         memory_share=share, step_tokens=None, free_bytes=free, eager=eager, decisions=tuple(lines),
     )  # fmt: skip
+
+
+def _room(options: EngineOptions, free: int, whole: int, where: str) -> tuple[int, str]:
+    """Bytes that an engine may take on a device, and how a refusal names them: all that is free, or the share asked for.
+
+    Raises:
+        OutOfMemory: less is free than that share.
+    """
+    share = options.gpu_memory_utilization
+    if share is None:
+        return free, where
+    asked = int(whole * share)
+    if asked > free:
+        fitting = int(free * GPU_SHARE / whole * 100) / 100
+        raise OutOfMemory(
+            f"{SHARE_FLAG} {share:g} takes {asked:,} of the {whole:,} bytes of {where}; {free:,} are free.",
+            hint=f"{SHARE_FLAG} {fitting:g}, or leave it out: the memory is then sized from what is free.",
+            param=SHARE_FLAG,
+        )
+    return asked, f"{where} within {SHARE_FLAG} {share:g}"
 
 
 def _refuse(
