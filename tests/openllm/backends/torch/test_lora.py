@@ -17,6 +17,7 @@ from tests.tiny_adapters import blank_adapter, forcing_adapter
 from tests.tiny_models import tiny_checkpoint
 
 from openllm.backends.base import BackendRequest
+from openllm.backends.torch import quantised
 from openllm.backends.torch.backend import TorchBackend
 from openllm.backends.torch.lora import AdapterMixer
 from openllm.backends.torch.scheduler import Scheduler
@@ -57,9 +58,9 @@ def saved_by_peft(checkpoint: Path, folder: Path, seed: int, **arguments: Any) -
     return folder, wrapped.eval()
 
 
-def with_adapters(path: Path, **folders: Path) -> Scheduler:
+def with_adapters(path: Path, *, quantize: str | None = None, **folders: Path) -> Scheduler:
     """A scheduler whose model has these adapters."""
-    model, limits = load_model(path, max_adapters=4)
+    model, limits = load_model(path, max_adapters=4, quantize=quantize)
     assert model.adapters is not None
     for name, folder in folders.items():
         model.adapters.add(name, model.adapters.read(name, str(folder)))
@@ -114,20 +115,50 @@ def test_a_mixed_batch_answers_as_each_row_alone(architecture: str, checkpoints:
         assert len({tuple(together[f"{name}-{at}"]) for name in names}) > 1
 
 
-def test_a_qlora_checkpoint_is_served(checkpoints: Path, tmp_path: Path) -> None:
-    """One that was trained over 4-bit weights has the same files: on the plain base it answers as PEFT has it there."""
-    path = tiny_checkpoint("llama", checkpoints, wide=True)
-    four_bits = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    model = transformers.AutoModelForCausalLM.from_pretrained(path, quantization_config=four_bits)
+def four_bit_base(path: Path) -> Any:
+    """The model as transformers has it in 4 bits."""
+    config = quantised.bitsandbytes_config("int4", torch.float32)
+    return transformers.AutoModelForCausalLM.from_pretrained(path, quantization_config=config, dtype=torch.float32)
+
+
+def saved_over_four_bits(path: Path, folder: Path, seed: int) -> Path:
+    """A random adapter that PEFT made over 4-bit weights and saved."""
+    torch.manual_seed(seed)
     config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
-    peft.get_peft_model(peft.prepare_model_for_kbit_training(model), config).save_pretrained(tmp_path / "q")
+    peft.get_peft_model(peft.prepare_model_for_kbit_training(four_bit_base(path)), config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("quantize", [None, "int4"])
+def test_a_qlora_checkpoint_is_served(quantize: str | None, checkpoints: Path, tmp_path: Path) -> None:
+    """One that was trained over 4-bit weights has the same files: it answers as PEFT has it, over plain weights or 4-bit ones."""
+    path = tiny_checkpoint("llama", checkpoints, wide=True)
+    folder = saved_over_four_bits(path, tmp_path / "q", 1)
     plain = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    reference = peft.PeftModel.from_pretrained(plain, tmp_path / "q").eval()
-    served = with_adapters(path, one=tmp_path / "q").model
-    with torch.inference_mode(), served.using(["one"]):
-        found = served.whole(PROMPTS[0], [5, 6])
+    reference = peft.PeftModel.from_pretrained(plain if quantize is None else four_bit_base(path), folder).eval()
+    served = with_adapters(path, one=folder, quantize=quantize).model
+    with torch.inference_mode():
+        bare = served.whole(PROMPTS[0], [5, 6])
+        with served.using(["one"]):
+            found = served.whole(PROMPTS[0], [5, 6])
         expected = reference(input_ids=torch.tensor([[*PROMPTS[0], 5, 6]])).logits[0, -3:]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    assert (found - bare).abs().max() > 0.05
+
+
+def test_a_mixed_batch_over_four_bit_weights(checkpoints: Path, tmp_path: Path) -> None:
+    """Rows of two adapters and of the bare quantised base answer together as each alone."""
+    path = tiny_checkpoint("llama", checkpoints, wide=True)
+    folders = {name: saved_over_four_bits(path, tmp_path / name, seed) for seed, name in enumerate(("one", "two"))}
+    scheduler = with_adapters(path, quantize="int4", **folders)
+    asked = [
+        BackendRequest(f"{name}-{at}", list(prompt), GREEDY, adapter=name)
+        for at, prompt in enumerate(PROMPTS)
+        for name in (None, "one", "two")
+    ]
+    together = tokens(scheduler, *asked)
+    assert together == {one.request_id: tokens(scheduler, one)[one.request_id] for one in asked}
+    assert len({tuple(together[f"{name}-0"]) for name in (None, "one", "two")}) == 3
 
 
 def test_an_unknown_adapter_fails_alone(checkpoints: Path) -> None:
