@@ -130,3 +130,20 @@ def test_a_method_that_the_table_does_not_know_is_left_to_transformers(tmp_path:
     held = Stored(method="compressed-tensors", bits=None, group_size=None, config={"format": "pack-quantized"})
     scheme = Scheme(name=held.method, made=False, stored=held, line="")
     assert quantised.arguments(scheme, EngineOptions(device="cpu"), checkpoint, torch.float32) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "home", "dtype", "found"),
+    [
+        ("TorchAtenLinear", "gptqmodel.nn_modules.qlinear", torch.float32, torch.bfloat16),
+        ("TorchAtenLinear", "gptqmodel.nn_modules.qlinear", torch.float16, torch.bfloat16),
+        ("AwqTorchLinear", "gptqmodel.nn_modules.qlinear", torch.float32, torch.float16),
+        ("AwqTorchLinear", "gptqmodel.nn_modules.qlinear", torch.bfloat16, torch.bfloat16),
+        ("TorchLinear", "gptqmodel.nn_modules.qlinear", torch.float32, torch.float32),  # keeps what it is given
+        ("TorchAtenLinear", "another", torch.float32, torch.float32),
+    ],
+)
+def test_only_layers_that_round_are_allowed_for(kind: str, home: str, dtype: torch.dtype, found: torch.dtype) -> None:
+    """A model with gptqmodel's layers is held to the type those very layers multiply in, and no coarser one."""
+    layer = type(kind, (torch.nn.Linear,), {"__module__": home})(2, 2)
+    assert quantised.computed_in(torch.nn.Sequential(torch.nn.Linear(2, 2), layer), dtype) == found

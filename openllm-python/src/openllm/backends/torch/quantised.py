@@ -26,6 +26,15 @@ from ..quantisation import Scheme
 
 INT8_THRESHOLD = 6.0
 """Activations beyond this keep 16 bits (Dettmers et al. 2022, arXiv:2208.07339, section 3)."""
+GPTQMODEL = "gptqmodel."
+OWN_TYPES = {
+    "TorchAtenLinear": torch.bfloat16,
+    "TorchAtenAwqLinear": torch.bfloat16,
+    "TorchFusedLinear": torch.bfloat16,
+    "TorchFusedAwqLinear": torch.bfloat16,
+    "AwqTorchLinear": torch.float16,
+}
+"""gptqmodel's layers for CPUs that multiply in a type of their own where the model computes in float32 (seen in 7.6.0)."""
 
 
 def scheme_of(options: EngineOptions, checkpoint: Checkpoint, device: torch.device) -> Scheme | None:
@@ -98,6 +107,16 @@ def _exactly(layer: Any) -> Any:
     return forward
 
 
-def multiplies_in_bfloat16(module: nn.Module) -> bool:
-    """Whether layers are gptqmodel's: its CPU kernel does, whatever it is given (seen: 0.09 of the logits' spread)."""
-    return any(type(layer).__module__.startswith("gptqmodel.") for layer in module.modules())
+def computed_in(module: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """The coarsest type that a model multiplies in: `dtype`, unless layers of gptqmodel round what they are given.
+
+    Args:
+        dtype: of the computation around the layers.
+    """
+    layers = (type(layer) for layer in module.modules())
+    types = {
+        OWN_TYPES[kind.__name__]
+        for kind in layers
+        if kind.__module__.startswith(GPTQMODEL) and kind.__name__ in OWN_TYPES
+    }
+    return max((dtype, *types), key=lambda one: torch.finfo(one).eps)

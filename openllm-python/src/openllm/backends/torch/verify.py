@@ -51,7 +51,7 @@ def _holds(model: LoadedModel, shared: bool, run: Callable[[], list[Tensor]], ex
             found = run()
     except Exception:  # whatever an architecture raises means: not this way
         return False
-    tolerance = TOLERANCE[torch.bfloat16 if quantised.multiplies_in_bfloat16(model.module) else model.dtype]
+    tolerance = TOLERANCE[quantised.computed_in(model.module, model.dtype)]
     return all(
         bool((mine - theirs).abs().amax() <= tolerance * theirs.std().clamp(min=1e-6))
         for mine, theirs in zip(found, expected, strict=True)
