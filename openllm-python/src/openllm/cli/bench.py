@@ -36,7 +36,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 COUNT = click.IntRange(min=1)
 
 OPTIONS: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
-    (LOAD, ("--concurrency",), {"metavar": "N[,N…]", "help": "Requests under way at any time.  [default: 1,8,32]"}),
+    (LOAD, ("--concurrency",), {"metavar": "N[,N…]", "help": "Requests under way at any time.  [default: 1,8,32; large --shape: 100]"}),
     (LOAD, ("--rate",), {"metavar": "R[,R…]", "help": "Open loop: requests a second, at random intervals."}),
     (LOAD, ("--num-prompts",), {"metavar": "N", "type": COUNT, "help": "Requests per level.  [default: 2 per stream, at least 4]"}),
     (LOAD, ("--duration",), {"type": POSITIVE, "metavar": "SECONDS", "help": "Send for so long instead."}),
@@ -57,7 +57,10 @@ OPTIONS: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
     (
         SERVERS,
         ("--baseline",),
-        {"type": click.Choice(["vllm", "transformers"]), "help": "Measure this peer's own server in turns with ours."},
+        {
+            "type": click.Choice(["vllm", "transformers", "none"]),
+            "help": "Measure this peer's own server in turns with ours.  [default: none; large --shape: vllm where it is]",
+        },
     ),
     (SERVERS, ("--peer-python",), {"metavar": "PATH", "default": sys.executable, "help": "Python that has the peer."}),
     (SERVERS, ("--peer-arg",), {"multiple": True, "metavar": "WORD", "help": "Word for the peer's command line."}),
@@ -99,6 +102,7 @@ def command(session: Session, url: str | None, output: str, **given: Any) -> int
       openllm bench localhost:3000 --concurrency 1,32
       openllm bench --serve ./my-model --json today.json
       openllm bench --baseline vllm --rounds 3
+      openllm bench --shape llama-2-13b
       openllm bench --compare yesterday.json today.json
 
     URL is any server that speaks OpenAI's API; without it, http://localhost:3000. The key comes from OPENLLM_API_KEY.
@@ -108,6 +112,7 @@ def command(session: Session, url: str | None, output: str, **given: Any) -> int
     out = Output(output, session)
     if given["compare"]:
         return _compare(out, *given["compare"], tolerance=given["tolerance"])
+    _complete(given)
     starts = given["serve"] or given["baseline"] or given["shape"]
     if starts and url:
         raise click.UsageError("URL is a server that is up already; --serve, --baseline and --shape start their own.")
@@ -127,6 +132,19 @@ def command(session: Session, url: str | None, output: str, **given: Any) -> int
 
 
 # -- what to measure --------------------------------------------------------------------------------------------------
+
+
+def _complete(given: dict[str, Any]) -> None:
+    """Fill in what was not said: a large shape is measured as throughput is compared, 100 requests at once in turns with vLLM."""
+    from openllm.bench import shapes, subjects
+
+    if given["shape"] and shapes.find(given["shape"]).large:
+        if given["baseline"] is None and subjects.has_peer("vllm", given["peer_python"]):
+            given["baseline"] = "vllm"
+        if not given["rate"]:
+            given["concurrency"] = given["concurrency"] or "100"
+    if given["baseline"] == "none":
+        given["baseline"] = None
 
 
 def _plan(given: dict[str, Any], in_turns: bool) -> Plan:
@@ -195,6 +213,15 @@ def _json_or_text(text: str) -> Any:
         return text
 
 
+def _headers(given: dict[str, Any]) -> dict[str, str]:
+    """Those typed, and the key, which a server that we start inherits."""
+    headers = _pairs(given["header"], "--header")
+    key = os.environ.get("OPENLLM_API_KEY", "").split(",")[0].strip()
+    if key and not any(name.lower() == "authorization" for name in headers):
+        headers["Authorization"] = f"Bearer {key}"
+    return headers
+
+
 def _existing(url: str | None, given: dict[str, Any], plan: Plan, out: Output) -> dict[str, Any]:
     """Measure a server that is up."""
     from openllm.bench import cpu
@@ -202,10 +229,7 @@ def _existing(url: str | None, given: dict[str, Any], plan: Plan, out: Output) -
     from openllm.bench.rounds import measure_server
     from openllm_client import HTTPClient
 
-    headers = _pairs(given["header"], "--header")
-    key = os.environ.get("OPENLLM_API_KEY", "").split(",")[0].strip()
-    if key and not any(name.lower() == "authorization" for name in headers):
-        headers["Authorization"] = f"Bearer {key}"
+    headers = _headers(given)
     with HTTPClient(url) as client:  # it knows what an address may look like
         address = Address(client.address.removesuffix("/v1"), headers)
     pid = given["pid"] or cpu.listener(address.host, address.port)
@@ -222,7 +246,7 @@ def _started(given: dict[str, Any], plan: Plan, out: Output) -> dict[str, Any]:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_TERMINATED))  # else the servers would outlive us
     with tempfile.TemporaryDirectory(prefix="openllm-bench-") as scratch:
         subjects = _subjects(given, plan, Path(scratch), out)
-        return measure_subjects(subjects, plan, out.say)
+        return measure_subjects(subjects, plan, out.say, headers=_headers(given), model=given["model"])
 
 
 def _subjects(given: dict[str, Any], plan: Plan, scratch: Path, out: Output) -> list[Subject]:
