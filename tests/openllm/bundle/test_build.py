@@ -9,10 +9,11 @@ import re
 import runpy
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -21,12 +22,16 @@ from tests.tiny_adapters import blank_adapter, write_safetensors
 
 import openllm
 from openllm.backends import registry
-from openllm.bundle import build, containers
+from openllm.bundle import build, containerfile, containers
+from openllm.bundle.bentos import get as get_bento
 from openllm.cli import cli
-from openllm.serialisation import find_here
+from openllm.serialisation import fetch, find_here
 from openllm.serialisation.bento_record import BuiltBento, read, users
+from openllm.serialisation.fetch import DEFAULT_MODEL
+from openllm.serialisation.importing import Trust, from_folder, index_tag
+from openllm.serialisation.manifest import Manifest
 from openllm.serialisation.store import Store
-from openllm_core.errors import InvalidSetting, StoreError
+from openllm_core.errors import InvalidSetting, OpenLLMError, StoreError
 from openllm_core.options import EngineOptions
 
 Run = Callable[..., Result]
@@ -37,6 +42,7 @@ ENVIRONMENT = {
     "OPENLLM_PORT": "4321",
     "OPENLLM_BACKEND": None,
 }
+OF_OLD = ("einops", "fairscale", "scipy", "triton", "xformers", "bitsandbytes")
 FLAGS = ("--backend", "pt", "--temperature", "0.25", "--served-model-name", "mine", "--workers-per-resource", "1")
 
 
@@ -158,6 +164,7 @@ def test_the_generated_service_loads(bento: BuiltBento) -> None:
     service = runpy.run_path(str(file))["svc"]
     assert (service.name, service.config["workers"]) == ("tiny-service", 1)
     assert service.config["traffic"]["timeout"] >= 600
+    assert "http" not in service.config  # what the machine that built it listens on is no business of the Bento
     assert len(service.mount_apps) == 1
 
 
@@ -241,6 +248,90 @@ def test_a_sentence_encoder_goes_along(
     parts = json.loads((made.path / "sbom.cdx.json").read_bytes())["components"]
     assert {"tiny", "encoder"} <= {part["name"] for part in parts}
     assert made.tag in users(Store(small.options(home)))[tag]
+
+
+def test_the_port_and_host_it_was_built_with(home: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typed at build, `bentoml serve` and the container listen there; a variable wins, and a host is an address."""
+    words = ("--backend", "pt", "--port", "8080", "--host", "localhost", "--bento-version", "on8080")
+    done = invoke(home, str(model), *words)
+    assert done.exit_code == 0, done.stderr
+    made = read(home / "bentos" / "tiny-service" / "on8080")
+    text = containerfile.render(get_bento(made.tag, small.options(home)))
+    assert "\nEXPOSE 8080\n" in text and "\nEXPOSE 3000\n" not in text and containerfile.HEALTHCHECK in text
+    (file,) = made.sources.glob("generated_*_service.py")
+    assert runpy.run_path(str(file))["svc"].config["http"] == {"host": "127.0.0.1", "port": 8080}
+    monkeypatch.setenv("OPENLLM_HOST", "0.0.0.0")
+    monkeypatch.setenv("OPENLLM_PORT", "9090")
+    assert runpy.run_path(str(file))["svc"].config["http"] == {"host": "0.0.0.0", "port": 9090}
+    monkeypatch.setenv("OPENLLM_HOST", "some.name")
+    with pytest.raises(InvalidSetting, match="listens on an address"):
+        runpy.run_path(str(file))
+
+
+def test_the_encoder_that_makes_the_embeddings_goes_along(
+    home: Path, tmp_path: Path, packed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the model has none of its own `openllm start` fetches one, and a container cannot; one it cannot have is told."""
+    folder = small.model_folder(tmp_path / "mute")
+    (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense", "path": ""}]')
+    encoder = small.model_folder(tmp_path / "encoder")
+    monkeypatch.setattr(fetch, "EMBEDDING_MODEL", attrs.evolve(fetch.EMBEDDING_MODEL, model_id=str(encoder)))
+    words = (str(folder), "--backend", "pt", "--bento-version", "never")
+    assert invoke(home, *words).exit_code == 74
+    assert "pt-encoder:" in packed[0]["settings"]["embedding_model"]
+    shutil.rmtree(encoder)
+    done = invoke(home, *words)
+    assert "makes none" in done.stderr and str(encoder) in done.stderr
+    assert "embedding_model" not in packed[1]["settings"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_type", "code", "packages"),
+    [
+        ("BaichuanForCausalLM", "baichuan", True, ["cpm-kernels", "sentencepiece"]),
+        ("ChatGLMModel", "chatglm", True, ["cpm-kernels", "sentencepiece"]),
+        ("FalconForCausalLM", "RefinedWebModel", True, ["einops"]),
+        ("FalconForCausalLM", "falcon", True, []),  # transformers has it
+        ("MPTForCausalLM", "mpt", True, []),
+        ("LlamaForCausalLM", "llama", False, []),
+        ("GPTBigCodeForCausalLM", "gpt_bigcode", False, []),
+    ],
+)
+def test_the_container_installs_what_the_code_of_a_model_imports(
+    home: Path,
+    tmp_path: Path,
+    packed: list[dict[str, Any]],
+    architecture: str,
+    model_type: str,
+    code: bool,
+    packages: list[str],
+) -> None:
+    """Of what 0.3.5 installed for a family, that which Python code of a model still imports, and only where it brings code."""
+    config = small.CONFIG | {"architectures": [architecture], "model_type": model_type}
+    own = {"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}} if code else {}
+    folder = small.model_folder(tmp_path / "coded", config=config | own)
+    if code:
+        (folder / "modeling_own.py").write_text("import nothing_of_this_runs\n")
+    words = ("--backend", "pt", "--trust-remote-code", "--bento-version", "never")
+    done = invoke(home, str(folder), *words)
+    assert (done.exit_code, len(packed)) == (74, 1), done.stderr
+    lines = [re.split("[=<>]", line)[0] for line in packed[0]["image"]["packages"]]
+    assert [line for line in lines if line in ("cpm-kernels", "sentencepiece", *OF_OLD)] == packages
+
+
+def test_who_serves_a_model_with_code_of_its_own_has_to_trust_it(home: Path, tmp_path: Path) -> None:
+    """Said when it is built, new or found: `bentoml serve` and a plain container never run it, our command does once told."""
+    config = small.CONFIG | {"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}}
+    folder = small.model_folder(tmp_path / "own", config=config)
+    (folder / "modeling_own.py").write_text("import nothing_of_this_runs\n")
+    words = (str(folder), "--backend", "pt", "--trust-remote-code", "--bento-version", "v1")
+    for said in ("Built.", "used again"):
+        done = invoke(home, *words)
+        assert (done.exit_code, done.stdout) == (0, "own-service:v1\n"), done.stderr
+        assert said in done.stderr and "`bentoml serve` and a plain `docker run` refuse to run it" in done.stderr
+        assert "openllm start own-service:v1 --trust-remote-code" in done.stderr
+        assert "own-service:v1 openllm start --trust-remote-code" in done.stderr
+        assert "or: bentoml serve" not in done.stderr
 
 
 def test_a_family_that_was_named_stays_named(home: Path, model: Path, packed: list[dict[str, Any]]) -> None:
@@ -408,6 +499,31 @@ def test_fast_takes_what_is_there_and_imports_nothing(home: Path, tmp_path: Path
     assert not list(empty.glob("models/*"))
 
 
+@pytest.mark.parametrize("what", ["./tiny", "smollm"])
+def test_a_model_that_changed_in_the_store_is_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Named by its folder or its family it is checked as at a start: exit code 65, and there is no Bento."""
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home"
+    folder = small.model_folder(tmp_path / "tiny")
+    store = Store(small.options(home))
+    if what == "smollm":
+        tag, model_id = index_tag(DEFAULT_MODEL), DEFAULT_MODEL.model_id
+        with store.staging() as staged:
+            small.model_folder(staged)
+            entry = store.publish(staged, Manifest(tag=tag, model_id=model_id, origin="index", family="smollm"))
+    else:
+        entry = from_folder(store, folder, trust=Trust())
+    file = entry.path / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    done = invoke(home, what, "--backend", "pt")
+    assert done.exit_code == 65 and "model.safetensors" in done.stderr
+    assert not (home / "bentos").exists()
+
+
 @pytest.mark.parametrize("words", [("--containerize",), ("--format", "container")])
 def test_a_container_is_made_of_the_bento(
     home: Path, model: Path, adapter: Path, bento: BuiltBento, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
@@ -424,6 +540,58 @@ def test_a_container_is_made_of_the_bento(
     done = invoke(home, str(model), *FLAGS, *rest, *words)
     assert (done.exit_code, done.stdout) == (0, "tiny-service:v1\n"), done.stderr
     assert asked == [("tiny-service:v1", str(home))]
+
+
+@pytest.fixture
+def pushed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
+    """What BentoCloud was sent: tag, whether to replace, the context; the last tells whether reports were switched off."""
+    import bentoml
+    from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.utils.analytics.usage_stats import do_not_track
+
+    found: list[tuple[Any, ...]] = []
+
+    def push(tag: str, *, force: bool) -> None:
+        found.append((tag, force, BentoMLContainer.cloud_context.get(), do_not_track()))
+        if len(found) > 2:
+            raise bentoml.exceptions.CloudRESTApiClientError("not logged in")
+
+    monkeypatch.delenv("BENTOML_DO_NOT_TRACK", raising=False)
+    do_not_track.cache_clear()
+    assert do_not_track() is False  # as in a process where BentoML has asked already
+    monkeypatch.setattr(bentoml, "push", push)
+    yield found
+    BentoMLContainer.cloud_context.reset()
+
+
+def test_a_bento_is_sent_to_bentocloud(
+    home: Path, model: Path, adapter: Path, bento: BuiltBento, pushed: list[tuple[Any, ...]]
+) -> None:
+    """Its tag, to the context of --context, over what is there with --force-push; what the cloud says no to is told."""
+    rest = ("--adapter-id", f"{adapter}:fr", "--enable-features", "grpc,otel", "--bento-version", "v1", "--push")
+    done = invoke(home, str(model), *FLAGS, *rest)
+    assert (done.exit_code, done.stdout) == (0, "tiny-service:v1\n"), done.stderr
+    assert "Pushed tiny-service:v1." in done.stderr
+    words = (str(model), *FLAGS, *rest, "--force-push", "--context", "staging")
+    assert invoke(home, *words).exit_code == 0
+    assert pushed == [("tiny-service:v1", False, None, True), ("tiny-service:v1", True, "staging", True)]
+    done = invoke(home, *words)
+    assert done.exit_code == 1 and "BentoCloud did not take tiny-service:v1: not logged in" in done.stderr
+    assert "bentoml cloud login" in done.stderr
+    with pytest.raises(OpenLLMError) as caught:
+        containers.push_bento("tiny-service:v1")
+    assert caught.value.wire_code == "push_failed"
+
+
+def test_the_registry_of_the_variable(
+    home: Path, model: Path, packed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OPENLLM_CONTAINER_REGISTRY is --container-registry, which goes before it."""
+    monkeypatch.setitem(ENVIRONMENT, "OPENLLM_CONTAINER_REGISTRY", "gh")
+    words = ("--backend", "pt", "--device", "cpu", "--bento-version", "never", "--container-version-strategy", "latest")
+    for more in ((), ("--container-registry", "docker")):
+        assert invoke(home, str(model), *words, *more).exit_code == 74
+    assert [found["image"]["base"].partition("/")[0] for found in packed] == ["ghcr.io", "docker.io"]
 
 
 def test_from_python(

@@ -90,6 +90,11 @@ def bento(tmp_path: Path) -> Bento:
     return make_bento(tmp_path, envs=[{"name": "A", "value": "plain"}])
 
 
+def with_info(bento: Bento, **info: Any) -> Bento:
+    """The Bento with other facts in its bento.yaml."""
+    return Bento(name=bento.name, version=bento.version, path=bento.path, info={**bento.info, **info})
+
+
 def with_value(bento: Bento, field: str, value: str) -> Bento:
     """The Bento with one value changed."""
     image, env = dict(IMAGE), {"name": "A", "value": "plain"}
@@ -99,7 +104,7 @@ def with_value(bento: Bento, field: str, value: str) -> Bento:
         image[field] = [value]
     else:
         image[field] = value
-    return Bento(name=bento.name, version=bento.version, path=bento.path, info={"image": image, "envs": [env]})
+    return with_info(bento, image=image, envs=[env])
 
 
 FIELDS = ["value", "name", "base_image", "python_version", "commands", "post_commands", "build_include"]
@@ -151,7 +156,7 @@ def test_any_text_adds_no_instruction(field: str, value: str) -> None:
 
 
 def test_it_is_what_bentoml_containerize_builds_from(tmp_path: Path) -> None:
-    """Line by line the text that BentoML itself makes of the same Bento."""
+    """Line by line the text that BentoML itself makes of the same Bento, and at its end the health check."""
     import bentoml
     from bentoml._internal.container import construct_containerfile
 
@@ -162,7 +167,25 @@ def test_it_is_what_bentoml_containerize_builds_from(tmp_path: Path) -> None:
     )
     with construct_containerfile(bentoml.Bento.from_path(str(bento.path)), add_header=True) as (_, path):
         theirs = Path(path).read_text()
-    assert instructions(containerfile.render(bento)) == instructions(theirs)
+    assert instructions(containerfile.render(bento)) == [*instructions(theirs), containerfile.HEALTHCHECK]
+
+
+def test_the_port_it_was_built_with_is_exposed(bento: Bento) -> None:
+    """What `bentoml serve` listens on stands in the Bento's service; 3000 where nothing, or nonsense, does."""
+    for http, port in (({"port": 8080}, 8080), ({}, 3000), ({"port": 0}, 3000), ({"port": "x"}, 3000), ("x", 3000)):
+        text = containerfile.render(with_info(bento, services=[{"name": "x", "config": {"http": http}}]))
+        exposed = [line for line in instructions(text) if line.startswith("EXPOSE")]
+        assert exposed == [f"EXPOSE {port}", "EXPOSE 3001"]
+
+
+def test_the_health_check_is_the_last_word_of_the_image(bento: Bento) -> None:
+    """Ours, once; a template's own stays alone; a Bento that somebody else built has no `openllm` to ask."""
+    assert words(containerfile.render(bento)).count("HEALTHCHECK") == 1
+    assert "HEALTHCHECK" not in words(containerfile.render(with_info(bento, labels={})))
+    (bento.path / containerfile.TEMPLATE).write_text(
+        "{% extends bento_base_template %}\n{% block SETUP_BENTO_ENTRYPOINT %}\n{{ super() }}\nHEALTHCHECK NONE\n{% endblock %}\n"
+    )
+    assert [line for line in instructions(containerfile.render(bento)) if "HEALTHCHECK" in line] == ["HEALTHCHECK NONE"]
 
 
 TEMPLATE = """{% extends bento_base_template %}
@@ -201,9 +224,13 @@ def test_a_bento_of_the_old_layout(tmp_path: Path) -> None:
         containerfile.render(Bento(name="x", version="v1", path=bento.path, info=old))
 
 
-def test_every_image_listens_outside_and_finds_torch() -> None:
-    """Loopback reaches nobody in a container, and PyTorch's index must not hide the other one."""
-    assert containerfile.ENVIRONMENT == {"OPENLLM_HOST": "0.0.0.0", "UV_INDEX_STRATEGY": "unsafe-best-match"}
+def test_every_image_listens_outside_and_finds_torch_and_its_server() -> None:
+    """Loopback reaches nobody in a container, PyTorch's index must not hide the other one, the server's note has a folder."""
+    assert containerfile.ENVIRONMENT == {
+        "OPENLLM_HOST": "0.0.0.0",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "XDG_RUNTIME_DIR": "/tmp",
+    }
 
 
 def test_the_containerfile_passes_hadolint(bento: Bento) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 
-from openllm.cli import ready
+from openllm import running
 from openllm.cli.ps import since
-from openllm.cli.ready import Ready
+from openllm.running import Ready, endpoint
 
 Run = Callable[..., Result]
 HERE = Ready(endpoint="http://127.0.0.1:3000", model="smollm", backend="pt", device="cpu")
@@ -26,14 +28,14 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_server_that_runs_is_listed(run: Run, notes: Path) -> None:
     """By its note: as a table, as JSON, or its endpoint alone; no more once it has stopped."""
-    note = ready.remember(HERE)
+    note = running.remember(HERE)
     (listed,) = json.loads(run("ps", "-o", "json").stdout)
     assert listed.pop("started") > 0 and listed == HERE.as_data()
     assert run("ps", "-o", "porcelain").stdout == "http://127.0.0.1:3000\n"
     lines = run("ps").stdout.splitlines()
     assert lines[0].split() == ["Process", "Endpoint", "Model", "Backend", "Device", "Up"]
     assert lines[2].split()[:5] == [str(os.getpid()), HERE.endpoint, "smollm", "pt", "cpu"]
-    ready.forget(note)
+    running.forget(note)
     assert run("ps", "-o", "json").stdout == "[]\n"
 
 
@@ -53,6 +55,44 @@ def test_without_a_runtime_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     """Nothing is known, and nothing fails."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     assert run("ps", "-o", "json").stdout == "[]\n"
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A server of one route, which is ready while its `status` says so."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        """`/readyz`."""
+        self.send_response(self.status if self.path == "/readyz" else 404)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def answering() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield endpoint("127.0.0.1", server.server_port)
+        server.shutdown()
+
+
+def test_only_what_can_answer(run: Run, notes: Path, answering: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--ready asks, past any proxy of the environment: 0 while one is ready, 1 where it is not, or none is there."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert run("ps", "--ready").exit_code == 1
+    note = running.remember(Ready(endpoint=answering, model="smollm", backend="pt", device="cpu"))
+    done = run("ps", "--ready", "-o", "porcelain")
+    assert (done.exit_code, done.stdout) == (0, answering + "\n")
+    monkeypatch.setattr(Answers, "status", 503)
+    done = run("ps", "--ready")
+    assert (done.exit_code, done.stdout) == (1, "") and "can answer" in done.stderr
+    assert run("ps").exit_code == 0
+    running.forget(note)
+    running.remember(Ready(endpoint="http://127.0.0.1:9", model="smollm", backend="pt", device="cpu"))
+    assert run("ps", "--ready").exit_code == 1
 
 
 def test_how_long() -> None:

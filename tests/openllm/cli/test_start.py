@@ -20,8 +20,8 @@ from click.testing import Result
 from tests.openllm.cli.conftest import interrupt
 from tests.openllm.serialisation import small
 
-from openllm.cli.ready import Ready, curl_line, openai_arguments, python_snippet
-from openllm.cli.start import reachable
+from openllm.cli.ready import curl_line, openai_arguments, python_snippet
+from openllm.running import Ready, endpoint
 
 Run = Callable[..., Result]
 Start = Callable[..., "Started"]
@@ -270,12 +270,21 @@ def test_printed_lines_survive_odd_names():
 
 def test_addresses_are_printed_as_clients_write_them():
     """An address that means every interface is reached over loopback; IPv6 gets brackets."""
-    assert [reachable(host) for host in ("0.0.0.0", "::", "::1", "localhost")] == [
-        "127.0.0.1",
-        "[::1]",
-        "[::1]",
-        "localhost",
+    assert [endpoint(host, 3000) for host in ("0.0.0.0", "::", "::1", "localhost")] == [
+        "http://127.0.0.1:3000",
+        "http://[::1]:3000",
+        "http://[::1]:3000",
+        "http://localhost:3000",
     ]
+
+
+def test_where_a_server_that_did_not_bind_listens() -> None:
+    """Its endpoint is that of the socket it was given, which whoever bound it has open too."""
+    code = "from openllm import running; print(running.own_endpoint())"
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        for passed, found in (((given.fileno(),), endpoint(*given.getsockname())), ((), "None")):
+            said = subprocess.run([sys.executable, "-c", code], pass_fds=passed, stdout=subprocess.PIPE, text=True)
+            assert said.stdout == f"{found}\n"
 
 
 def test_a_variable_that_is_set_for_nothing_is_told(start: Start) -> None:

@@ -13,14 +13,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from openllm.backends import quantisation
-from openllm.serialisation import bento_record, disk
+from openllm.serialisation import bento_record, disk, safety
 from openllm.serialisation.bento_record import BentoAdapter, BentoRecord, BuiltBento
 from openllm.serialisation.manifest import sha256_of
 from openllm.serialisation.store import Progress, Store, StoreEntry
@@ -29,17 +28,20 @@ from openllm_core.config.llm import LLMConfig
 from openllm_core.errors import CorruptModel, StoreError
 from openllm_core.options import StoreOptions
 
-from . import base_images, containerfile, wheels
+from . import base_images, containerfile, untracked, wheels
 from .bentos import BUNDLER
-from .requirements import extras_for, requirements
+from .requirements import extras_for, for_own_code, requirements
 from .sbom import write_sbom
+from .untracked import bentoml
 
 SLIM_COMMANDS = (
     "apt-get update -q && apt-get install -q -y --no-install-recommends ca-certificates g++ "
     "&& rm -rf /var/lib/apt/lists/*",
 )
 """What a slim Python base lacks: a compiler, with which torch and vLLM make their fast kernels at the first start."""
-OFFLINE = {"HF_HUB_OFFLINE": "1", "BENTOML_DO_NOT_TRACK": "True"}
+OFFLINE = {"HF_HUB_OFFLINE": "1", untracked.VARIABLE: "True"}
+OF_THE_MACHINE = ("OPENLLM_HOST", "OPENLLM_PORT")
+"""Where the machine that builds listens; no Bento is to know it."""
 ANY_INDEX = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
 """For uv, which installs in the container: PyTorch's CPU index holds old versions of other packages too."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -105,13 +107,19 @@ class BuildOrder:
         version = self.model.tag.partition(":")[2] if self.version is None else normalise(self.version)
         return f"{self.name}:{version}"
 
+    @property
+    def own_code(self) -> bool:
+        """Whether the model brings Python code, which whoever serves it has to trust anew."""
+        return next(safety.findings(self.model.path), None) is not None
+
 
 @attrs.frozen(kw_only=True)
 class Built:
-    """A Bento, and whether it was made now or found."""
+    """A Bento, whether it was made now or found, and whether its model brings Python code."""
 
     bento: BuiltBento
     fresh: bool
+    own_code: bool = False
 
 
 def _target(order: BuildOrder, store: Store) -> Path:
@@ -138,7 +146,7 @@ def find_built(order: BuildOrder, options: StoreOptions) -> Built | None:
         raise StoreError(
             f"There is a Bento {order.tag} already, built with other {' and '.join(differing)}.", hint=ways
         )
-    return Built(bento=known, fresh=False)
+    return Built(bento=known, fresh=False, own_code=order.own_code)
 
 
 def build(order: BuildOrder, options: StoreOptions, progress: Progress | None = None) -> Built:
@@ -164,7 +172,7 @@ def build(order: BuildOrder, options: StoreOptions, progress: Progress | None = 
             _add_documents(order, record, made)
             list(disk.seal(made, {}))
             store.place(made, target)
-    return Built(bento=bento_record.read(target), fresh=True)
+    return Built(bento=bento_record.read(target), fresh=True, own_code=order.own_code)
 
 
 def record_of(order: BuildOrder) -> BentoRecord:
@@ -199,8 +207,7 @@ def _adapter(index: int, name: str, folder: Path) -> BentoAdapter:
 
 def as_bentoml(bento: BuiltBento) -> Any:
     """It as BentoML sees it: a `bentoml.Bento`."""
-    bentoml: Any = import_module("bentoml")
-    return bentoml.Bento.from_path(str(bento.path))
+    return bentoml().Bento.from_path(str(bento.path))
 
 
 # -- what is packed -----------------------------------------------------------------------------------------------
@@ -215,7 +222,8 @@ def _write_sources(order: BuildOrder, record: BentoRecord, sources: Path) -> Ben
         for name in adapter.files:
             disk.copy(folder / name, target / name)
     embedded = [] if wheels.released() else wheels.embed(sources / "wheels")
-    lines = requirements(_extras(order), embedded, cpu=order.cpu)
+    more = for_own_code(order.family) if order.own_code else ()
+    lines = requirements(_extras(order), embedded, cpu=order.cpu, more=more)
     record = attrs.evolve(record, image={**record.image, "packages": lines, "wheels": bool(embedded)})
     disk.write(sources / bento_record.RECORD_FILE, record.to_json())
     text = _SERVICE.format(name=_start_name(order), record=bento_record.RECORD_FILE)
@@ -295,7 +303,8 @@ def _pack(facts: dict[str, Any], store: Store) -> None:
         StoreError: it could not; the last line of what it said tells why.
     """
     environ = os.environ | {"BENTOML_HOME": str(store.home), **OFFLINE}
-    environ.pop("BENTO_PATH", None)
+    for name in ("BENTO_PATH", *OF_THE_MACHINE):
+        environ.pop(name, None)
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "openllm.bundle.pack"],

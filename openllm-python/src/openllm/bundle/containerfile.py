@@ -1,7 +1,8 @@
 """The Containerfile of a Bento: BentoML's own text, made from values that cannot add a line to it.
 
 Called by `containers.py` and `openllm get-containerfile`; `check` also by whoever writes values into a Bento. BentoML
-puts names and values into its template as they are, so a line end in one would be a new instruction. Runs no engine.
+puts names and values into its template as they are, so a line end in one would be a new instruction. What its template
+lacks, a health check and another port than 3000, is added. Runs no engine.
 """
 
 from __future__ import annotations
@@ -13,15 +14,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 from openllm_core.errors import CorruptModel, InvalidSetting
 
+from .untracked import bentoml
+
 if TYPE_CHECKING:
     from .bentos import Bento
 
 NAME = "Containerfile"
 TEMPLATE = "env/docker/Dockerfile.template"
 """Where a Bento keeps the file of `--dockerfile-template`; the folder is BentoML's."""
-ENVIRONMENT = {"OPENLLM_HOST": "0.0.0.0", "UV_INDEX_STRATEGY": "unsafe-best-match"}
+ENVIRONMENT = {"OPENLLM_HOST": "0.0.0.0", "UV_INDEX_STRATEGY": "unsafe-best-match", "XDG_RUNTIME_DIR": "/tmp"}
 """What the image of every Bento sets. In a container loopback reaches nobody, so we listen outside and want a key. PyTorch's
-index has old versions of common packages beside torch; uv would look no further without the second."""
+index has old versions of common packages beside torch; uv would look no further without the second. In the folder of the
+third a server leaves its note, by which the health check finds it; no other user is in the container."""
+HEALTHCHECK = 'HEALTHCHECK --interval=30s --timeout=10s --start-period=15m --retries=4 CMD ["openllm", "ps", "--ready"]'
+"""Healthy is what answers `/readyz` with 200, on whatever port it was told to listen."""
+PORT = 3000  # BentoML's own, which its template exposes
 
 IMAGE = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+)?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?(@sha256:[0-9a-f]{64})?"
@@ -40,12 +47,12 @@ def render(bento: Bento) -> str:
         CorruptModel: an earlier BentoML made the Bento, in a layout that has no image.
         InvalidSetting: a value in it would change the file's instructions, or its template is wrong.
     """
-    generate: Any = import_module("bentoml._internal.container.generate")
+    generate = bentoml("._internal.container.generate")
     docker: Any = import_module("_bentoml_impl.docker")
     image, envs = _image(bento), _mappings(bento.info.get("envs"))
     check(image, envs)
     variables = docker.get_templates_variables(
-        import_module("bentoml._internal.bento.bento").ImageInfo(**image),
+        bentoml("._internal.bento.bento").ImageInfo(**image),
         bento.path,
         enable_buildkit=True,
         add_header=True,
@@ -57,8 +64,26 @@ def render(bento: Bento) -> str:
     own = bento.path / TEMPLATE
     if own.is_file():
         template = extended(environment, template, own.read_text(encoding="utf-8"))
-    text = _filled(template, variables)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    text = re.sub(r"\n{3,}", "\n\n", _filled(template, variables)).strip() + "\n"
+    return _completed(text, _port(bento)) if bento.ours else text
+
+
+def _completed(text: str, port: int) -> str:
+    """The port that the Bento was built with, and the health check where its template has none of its own."""
+    text = re.sub(rf"^EXPOSE {PORT}$", f"EXPOSE {port}", text, flags=re.MULTILINE)
+    has_check = re.search(r"^\s*HEALTHCHECK\b", text, re.MULTILINE | re.IGNORECASE)
+    return text if has_check else f"{text}\n{HEALTHCHECK}\n"
+
+
+def _port(bento: Bento) -> int:
+    """The one that `bentoml serve` listens on."""
+    for service in _mappings(bento.info.get("services")):
+        value: Any = service
+        for key in ("config", "http", "port"):
+            value = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
+        if isinstance(value, int) and 0 < value < 1 << 16:
+            return value
+    return PORT
 
 
 def extended(environment: Any, base: Any, text: str) -> Any:
@@ -72,7 +97,7 @@ def extended(environment: Any, base: Any, text: str) -> Any:
     """
     import jinja2
 
-    functions = import_module("bentoml._internal.container.generate").J2_FUNCTION
+    functions = bentoml("._internal.container.generate").J2_FUNCTION
     try:
         return environment.from_string(text, globals={"bento_base_template": base, **functions})
     except jinja2.TemplateError as error:

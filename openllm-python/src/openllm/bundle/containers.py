@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from openllm.serialisation import disk
 from openllm.serialisation.removal import CONTEXTS
@@ -23,6 +21,7 @@ from . import containerfile
 from .bentos import Bento
 from .bentos import get as get_bento
 from .engines import find_engine
+from .untracked import bentoml
 
 Say = Callable[[str], None]
 
@@ -87,13 +86,12 @@ def push_bento(tag: str, *, context: str | None = None, force: bool = False) -> 
     Raises:
         OpenLLMError: not logged in, no network, or BentoCloud says no.
     """
-    bentoml: Any = import_module("bentoml")
-    store: Any = import_module("bentoml._internal.configuration.containers").BentoMLContainer
+    cloud = bentoml()
     try:
         if context is not None:
-            store.cloud_context.set(context)
-        bentoml.push(tag, force=force)
-    except bentoml.exceptions.BentoMLException as error:
+            bentoml("._internal.configuration.containers").BentoMLContainer.cloud_context.set(context)
+        cloud.push(tag, force=force)
+    except cloud.exceptions.BentoMLException as error:
         raise OpenLLMError(
             f"BentoCloud did not take {tag}: {error}", hint="bentoml cloud login", code="push_failed"
         ) from error

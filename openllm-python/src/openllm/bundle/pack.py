@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from .untracked import bentoml
 
 LIMIT_CHARS = 600
 
@@ -23,12 +24,10 @@ def pack(facts: dict[str, Any]) -> None:
         facts: `context` (folder of the sources), `service` (`module:attribute`), `name`, `version`, `labels`, `models`
             (tags), `envs`, `description`, `target` (folder to make).
     """
-    bentoml: Any = import_module("bentoml")
-    schema: Any = import_module("bentoml._internal.bento.build_config")
-    container: Any = import_module("bentoml._internal.configuration.containers").BentoMLContainer
+    schema = bentoml("._internal.bento.build_config")
     target = Path(facts["target"])
-    container.tmp_bento_store_dir.set(str(target.parent))
-    made = bentoml.Bento.create(
+    bentoml("._internal.configuration.containers").BentoMLContainer.tmp_bento_store_dir.set(str(target.parent))
+    made = bentoml().Bento.create(
         schema.BentoBuildConfig(
             service=facts["service"],
             name=facts["name"],

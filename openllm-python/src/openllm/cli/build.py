@@ -18,7 +18,7 @@ from openllm.cli.generation import StartCommand, complete_id, complete_model, co
 from openllm.cli.import_model import tag_prefix
 from openllm.cli.options import Settings, config_option, read_settings, setting_options
 from openllm.cli.output import Output, output_option
-from openllm_core.errors import InvalidSetting
+from openllm_core.errors import InvalidSetting, OpenLLMError
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 from openllm_core.settings import settings_of
 
@@ -171,7 +171,7 @@ def make(asked: Asked, settings: Settings, model: str | None, model_id: str | No
     adapters = adapter_folders(asked, settings)
     entry, backend = import_first(asked, settings, model, model_id, out)
     check_adapters(adapters, settings, entry)
-    encoder = import_encoder(settings, out)
+    encoder = import_encoder(settings, entry, backend, out)
     named = families.get(model) if model is not None and model_id is not None else None
     family = named or (families.get(entry.family) if entry.family else None)
     name = family.name if family is not None else None
@@ -248,26 +248,37 @@ def import_first(
     return entry, backend
 
 
-def import_encoder(settings: Settings, out: Output) -> StoreEntry | None:
-    """The model of `--embedding-model` in the store, which the Bento takes along; None where none is named.
+def import_encoder(settings: Settings, entry: StoreEntry, backend: str, out: Output) -> StoreEntry | None:
+    """The sentence encoder in the store, which the Bento takes along; None where the model makes embeddings itself.
+
+    One that nobody named is left out, which is said, where it cannot be had: everything else of the Bento works without.
 
     Raises:
-        OpenLLMError: it cannot be had.
+        OpenLLMError: the model of `--embedding-model` cannot be had.
     """
-    if settings.engine.embedding_model is None:
-        return None
-    from openllm.serialisation import import_model
+    from openllm.embedding_model import maker_of
+    from openllm.serialisation import fetch, import_model
 
-    with out.progress() as progress:
-        entry = import_model(
-            settings.engine.embedding_model,
-            options=settings.store,
-            trust_remote_code=settings.engine.trust_remote_code,
-            allow_pickle_weights=settings.engine.converts_pickle,
-            progress=progress,
-        )
-    out.fact("Embeddings", entry.model_id, f"stored as {entry.tag}")
-    return entry
+    named = settings.engine.embedding_model
+    engine = attrs.evolve(settings.engine, backend=backend, model_path=str(entry.path))
+    if named is None and maker_of(engine) != "encoder":
+        return None
+    try:
+        with out.progress() as progress:
+            found = import_model(
+                named or fetch.EMBEDDING_MODEL.model_id,
+                options=settings.store,
+                trust_remote_code=settings.engine.trust_remote_code,
+                allow_pickle_weights=settings.engine.converts_pickle,
+                progress=progress,
+            )
+    except OpenLLMError as error:
+        if named is not None:
+            raise
+        out.fact("Embeddings", "none: the model makes none", error.message)
+        return None
+    out.fact("Embeddings", found.model_id, f"stored as {found.tag}")
+    return found
 
 
 def given(settings: Settings) -> dict[str, Any]:
@@ -363,6 +374,11 @@ def send(built: Built, asked: Asked, settings: Settings, session: Session, out: 
 def tell(built: Built, out: Output, *, machine: bool = False) -> None:
     """The result: the tag, bento.yaml as JSON, or words and what comes next."""
     bento = built.bento
+    trust = " --trust-remote-code" if built.own_code else ""
+    if trust:
+        out.fact(
+            "Own code", "the model brings Python code", "`bentoml serve` and a plain `docker run` refuse to run it"
+        )
     if machine:
         out.data(f"__tag__:{bento.tag}")
     elif out.format == "json":
@@ -376,8 +392,10 @@ def tell(built: Built, out: Output, *, machine: bool = False) -> None:
         out.say(said, fg="green" if built.fresh else None)
         out.data(bento.tag)
         out.say()
-        out.fact("Serve", f"openllm start {bento.tag}", f"or: bentoml serve {bento.tag}")
+        out.fact("Serve", f"openllm start {bento.tag}{trust}", "" if trust else f"or: bentoml serve {bento.tag}")
         out.fact("Image", f"bentoml containerize {bento.tag}", "or: openllm build … --containerize")
+        if trust:
+            out.fact("Run it", f"docker run … {bento.tag} openllm start{trust}", "trust is typed by whoever runs it")
         out.fact(
             "Move", f"bentoml export {bento.tag} $PWD/{bento.tag.replace(':', '-')}.tar.gz", "its model goes along"
         )

@@ -20,7 +20,8 @@ from openllm.cli.generation import StartCommand, complete_id, complete_model, co
 from openllm.cli.locked import lock_checks
 from openllm.cli.options import Settings, config_option, setting_options
 from openllm.cli.output import Output, output_option
-from openllm.cli.ready import Ready, curl_line, forget, openai_arguments, python_name, python_snippet, remember
+from openllm.cli.ready import curl_line, openai_arguments, python_name, python_snippet
+from openllm.running import Ready, endpoint, forget, remember
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Startup:
 
     def listening(self, host: str, port: int) -> None:
         """The socket is bound; the model loads from here on."""
-        self.endpoint = f"http://{reachable(host)}:{port}"
+        self.endpoint = endpoint(host, port)
         self.out.fact("Listening", self.endpoint, f"on {host}, every address" if host in ("0.0.0.0", "::") else "")
         self._loading = threading.Thread(target=self._show_loading, name="loading-bar", daemon=True)
         self._loading.start()
@@ -276,12 +277,3 @@ class Startup:
 def elsewhere(ready: Ready) -> str:
     """The option that names the server, where commands would not find it without."""
     return "" if ready.endpoint in LOCAL else f" --endpoint {ready.endpoint}"
-
-
-def reachable(host: str) -> str:
-    """A bound address as a client on this machine writes it."""
-    if host in ("0.0.0.0", ""):
-        return "127.0.0.1"
-    if host == "::":
-        return "[::1]"
-    return f"[{host}]" if ":" in host else host
