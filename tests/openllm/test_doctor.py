@@ -234,7 +234,7 @@ def test_an_architecture_the_backend_lacks_is_red(tmp_path: Path, monkeypatch: p
         ("pt", {"linear": "magic"}, "'magic' is not one of plain, packed16, onednn"),
         ("pt", {"prefill_tokens": "many"}, "many"),
         ("echo", {"relpy": "x"}, "Did you mean reply?"),
-        ("vllm", {"trust-remote-code": "true"}, "has a setting of its own"),
+        ("vllm", {"trust-remote-code": "true"}, "Add --trust-remote-code"),
         ("vllm", {"load_format": "pt"}, "Add --allow-pickle-weights"),
     ],
 )

@@ -16,7 +16,12 @@ from openllm_core.options import EngineOptions
 from ..arguments import refuse_unknown
 from . import source
 
-RESERVED = ("model", "tokenizer", "trust_remote_code")
+RESERVED = {
+    "model": "Name the model itself: `openllm start MODEL`.",
+    "tokenizer": "Leave it out: the model's own is used.",
+    "trust_remote_code": "Add --trust-remote-code if you trust who wrote the model's code.",
+}
+"""Engine arguments that cannot be given -> what to do instead."""
 SAFE_FORMATS = ("safetensors", "dummy", "fastsafetensors", "runai_streamer", "instanttensor")
 
 
@@ -53,7 +58,9 @@ def extra(pairs: Mapping[str, Any]) -> dict[str, Any]:
     """
     given = {key.replace("-", "_"): value for key, value in pairs.items()}
     if reserved := next((name for name in given if name in RESERVED), None):
-        raise InvalidSetting(f"--engine-arg: {reserved} has a setting of its own.", param="--engine-arg")
+        raise InvalidSetting(
+            f"--engine-arg: {reserved} has a setting of its own.", hint=RESERVED[reserved], param="--engine-arg"
+        )
     return given
 
 
@@ -82,5 +89,9 @@ def speculative_config(text: str) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise InvalidSetting("--speculative-config: not a JSON object.", param="--speculative-config")
+        raise InvalidSetting(
+            "--speculative-config: not a JSON object.",
+            hint="""--speculative-config '{"method": "ngram", "num_speculative_tokens": 3}'""",
+            param="--speculative-config",
+        )
     return cast("dict[str, Any]", found)

@@ -173,13 +173,13 @@ def _on_cpu(options: EngineOptions, checkpoint: Checkpoint, machine: detect.Mach
     per_token = cache_bytes_per_token(options, checkpoint) // shared_by or 1
     length, slots = context_of(options, checkpoint), options.max_num_seqs or MAX_NUM_SEQS
     whole = mine[0].memory_total_bytes if mine else machine.memory_total_bytes
-    room, within = _room(options, free, whole, where)
+    room = _room(options, free, whole, where)
     if options.gpu_memory_utilization is not None:
         cache = room - weights // shared_by - runtime
     else:
         cache = int(min(left * CACHE_SHARE, per_token * _useful_tokens(slots, length)))
     fits = cache // per_token - BLOCK_TOKENS
-    _refuse(options, checkpoint, room, weights // shared_by + runtime, fits, length, per_token, within)
+    _refuse(options, checkpoint, room, weights // shared_by + runtime, fits, length, per_token, where)
     shortened = length if fits >= length else fits // BLOCK_TOKENS * BLOCK_TOKENS
     eager, startup = runs_eager(options)
     if options.max_adapters and not eager:
@@ -220,8 +220,8 @@ def _on_gpus(options: EngineOptions, checkpoint: Checkpoint, gpus: tuple[detect.
     length = context_of(options, checkpoint)
     names = ",".join(str(gpu.index) for gpu in used)
     where = f"GPU {tightest.index} ({tightest.name})"
-    room, within = _room(options, free, whole, where)
-    _refuse(options, checkpoint, room, weights // shared_by + runtime, fits, length, per_token, within)
+    room = _room(options, free, whole, where)
+    _refuse(options, checkpoint, room, weights // shared_by + runtime, fits, length, per_token, where)
     shortened = min(length, fits)
     eager, startup = runs_eager(options)
     lines = [
@@ -243,15 +243,15 @@ def _on_gpus(options: EngineOptions, checkpoint: Checkpoint, gpus: tuple[detect.
     )  # fmt: skip
 
 
-def _room(options: EngineOptions, free: int, whole: int, where: str) -> tuple[int, str]:
-    """Bytes that an engine may take on a device, and how a refusal names them: all that is free, or the share asked for.
+def _room(options: EngineOptions, free: int, whole: int, where: str) -> int:
+    """Bytes that an engine may take on a device: all that is free, or the share that was asked for.
 
     Raises:
         OutOfMemory: less is free than that share.
     """
     share = options.gpu_memory_utilization
     if share is None:
-        return free, where
+        return free
     asked = int(whole * share)
     if asked > free:
         fitting = int(free * GPU_SHARE / whole * 100) / 100
@@ -260,27 +260,33 @@ def _room(options: EngineOptions, free: int, whole: int, where: str) -> tuple[in
             hint=f"{SHARE_FLAG} {fitting:g}, or leave it out: the memory is then sized from what is free.",
             param=SHARE_FLAG,
         )
-    return asked, f"{where} within {SHARE_FLAG} {share:g}"
+    return asked
 
 
 def _refuse(
     options: EngineOptions, checkpoint: Checkpoint, free: int, fixed: int, fits: int, length: int, per_token: int,
     where: str,
 ) -> None:  # fmt: skip
-    """Refuse what will not fit, naming need, have, and the longest context that would."""
+    """Refuse what will not fit, naming need, have, and the longest context that would.
+
+    Args:
+        free: bytes that the engine may take, see `_room`.
+    """
     least = min(length, options.max_model_len or LEAST_CONTEXT)
     if fits >= least:
         return
     need = fixed + least * per_token
-    name = checkpoint.path.name
+    name, share = checkpoint.path.name, options.gpu_memory_utilization
+    have = f"{free:,} are free" if share is None else f"{SHARE_FLAG} {share:g} is {free:,}"
     if fits >= min(length, LEAST_CONTEXT):
         raise OutOfMemory(
-            f"{name} with a context of {length:,} tokens needs {need:,} bytes on {where}; {free:,} are free. "
+            f"{name} with a context of {length:,} tokens needs {need:,} bytes on {where}; {have}. "
             f"The longest context that fits is {fits:,}.",
             hint=f"--max-model-len {fits}",
             param="--max-model-len",
         )
+    smaller = "Free memory, choose a smaller model, or quantised weights."
     raise OutOfMemory(
-        f"{name} needs about {need:,} bytes on {where} ({fixed:,} for weights and runtime); {free:,} are free.",
-        hint="Free memory, choose a smaller model, or quantised weights.",
+        f"{name} needs about {need:,} bytes on {where} ({fixed:,} for weights and runtime); {have}.",
+        hint=smaller if share is None else f"Give a larger {SHARE_FLAG}, or leave it out.",
     )

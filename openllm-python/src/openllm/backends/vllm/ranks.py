@@ -49,7 +49,11 @@ def _refuse_impossible(options: EngineOptions, checkpoint: Checkpoint, devices: 
     if asked is None:
         return
     if asked > devices:
-        raise InvalidSetting(f"{FLAG} {asked}: this engine has {devices} {what}(s).", param=FLAG)
+        raise InvalidSetting(
+            f"{FLAG} {asked}: this engine has {devices} {what}(s).",
+            hint=f"{FLAG} {possible(checkpoint, devices)[-1]}",
+            param=FLAG,
+        )
     able = possible(checkpoint, asked)
     if able[-1] != asked:
         raise InvalidSetting(
