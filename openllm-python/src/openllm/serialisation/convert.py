@@ -1,7 +1,7 @@
 """The child process that turns foreign formats into ours: `python -m openllm.serialisation.convert WHAT SOURCE OUT`.
 
 Started by `formats.py` alone, so that torch and transformers are never imported by the caller. WHAT is `weights` (a GGUF
-file), `pickle` (a folder) or `tokenizer` (a GGUF file or a folder). It has no network. An error is one line of JSON on stdout and exit code 1.
+file), `pickle` (a folder) or `tokenizer` (a GGUF file or a folder). It has no network, or reads no pickle. An error is one line of JSON on stdout and exit code 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from openllm_core.errors import CorruptModel, MissingDependency, OpenLLMError
+from openllm_core.errors import CorruptModel, MissingDependency, OpenLLMError, UnsafeConfiguration
 
 from . import formats, gguf_file, pickled, sandbox
 
@@ -212,8 +212,12 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, name="openllm-parent", daemon=True).start()
 
 
-def main(arguments: list[str]) -> int:
-    """Run one conversion; the exit code."""
+def main(arguments: list[str], *, network: bool = False) -> int:
+    """Run one conversion; the exit code.
+
+    Args:
+        network: the kernel did not take the network away; pickle is not read then.
+    """
     what, source, out = arguments
     commands: dict[str, Callable[[Path, Path], None]] = {
         "weights": weights,
@@ -221,6 +225,12 @@ def main(arguments: list[str]) -> int:
         "tokenizer": tokenizer,
     }
     try:
+        if what == "pickle" and network:
+            raise UnsafeConfiguration(
+                "Pickle is read only where the network can be taken away from the process that reads it, and this system "
+                "does not allow that (seccomp).",
+                hint="Convert the weights on a Linux machine or in a container that allows seccomp, or get safetensors.",
+            )
         commands[what](Path(source), Path(out))
     except OpenLLMError as error:
         print(json.dumps(error.as_dict()))
@@ -232,6 +242,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sandbox.forbid_network()
+    walled = sandbox.forbid_network()  # before any other thread is there, which would keep its network
     end_with_parent()
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], network=not walled))

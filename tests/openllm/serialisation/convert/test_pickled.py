@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from tests.tiny_models import sentence_encoder
 
 from openllm.serialisation import formats, importing, pickled, sandbox
 from openllm.serialisation.store import Store
-from openllm_core.errors import CorruptModel, OpenLLMError, UnsafeConfiguration
+from openllm_core.errors import CorruptModel, OpenLLMError, UnsafeConfiguration, from_dict
 
 
 def folder_of(path: Path, content: Any, name: str = "pytorch_model.bin", **facts: Any) -> Path:
@@ -158,3 +160,21 @@ def test_an_error_of_the_child_keeps_its_class(tmp_path: Path) -> None:
     (source / "pytorch_model.bin").write_bytes(b"nothing of the kind")
     with pytest.raises(OpenLLMError, match="cannot be converted"):
         formats.convert_pickle(source, small.model_folder(tmp_path / "out", weights=False))
+
+
+def test_pickle_is_not_read_where_the_network_stays(tmp_path: Path) -> None:
+    """Where the kernel refuses to take the network away, as without seccomp, the child reads nothing and says so: exit code
+    78."""
+    source = folder_of(tmp_path / "m", {"a": Trap(os.mkdir, str(tmp_path / "ran"))})
+    code = (
+        "import runpy, sys; from openllm.serialisation import sandbox\n"
+        "sandbox.forbid_network = lambda: False\n"
+        "runpy.run_module('openllm.serialisation.convert', run_name='__main__')"
+    )
+    words = [sys.executable, "-c", code, "pickle", str(source), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1, done.stderr
+    refused = from_dict(json.loads(done.stdout))
+    assert isinstance(refused, UnsafeConfiguration) and refused.exit_code == 78
+    assert "network" in refused.message and "safetensors" in (refused.hint or "")
+    assert not (tmp_path / "ran").exists() and not list(tmp_path.glob("*.safetensors"))

@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from tests.openllm.serialisation import small
+from tests.openllm.serialisation.fake_hub import COMMIT, Hub
 from tests.openllm.serialisation.faults.injector import fork, joined
 
-from openllm.serialisation import disk, fetch, formats, importing, removal
+from openllm.serialisation import disk, fetch, formats, hub, importing, removal
 from openllm.serialisation import store as module
 from openllm.serialisation.store import Store
 from openllm_core.errors import ModelNotFound
@@ -74,6 +76,24 @@ def test_twenty_processes_import_one_folder_once(tmp_path: Path, monkeypatch: py
     assert [joined(pid) for pid in pids] == [0] * PROCESSES
     assert sorted(log.read_text().split()) == sorted(p.name for p in source.iterdir())
     assert len(set((tmp_path / "tags").read_text().split())) == 1
+
+
+def test_twenty_processes_import_one_id_of_the_hub_once(tmp_path: Path, site: Hub) -> None:
+    """All ask for the commit, one downloads, and the others take what it stored."""
+    import_module("huggingface_hub.file_download")  # once here, and not in each of them
+    store = Store(small.options(tmp_path / "home"))
+
+    def body() -> None:
+        entry = importing.from_hub(store, hub.HubId("org/tiny"), trust=TRUST, endpoint=site.url)
+        store.check(entry, hashes=True)
+
+    pids = [fork(body) for _ in range(PROCESSES)]
+    assert [joined(pid) for pid in pids] == [0] * PROCESSES
+    fetched = [r for r in site.requests if r.startswith("GET") and "/resolve/" in r]
+    assert len(fetched) == len(set(fetched)) == 4
+    assert len([r for r in site.requests if "/api/models/" in r]) == PROCESSES
+    (entry,) = store.entries()
+    assert entry.tag == f"pt-org--tiny:{COMMIT}"
 
 
 def test_imports_and_removals_at_once(tmp_path: Path) -> None:
