@@ -24,7 +24,8 @@ from openllm_core.settings import flag_of, settings_of
 
 from . import distributions
 from .backends import registry
-from .serialisation import ResolvedModel, find_here, hub, manifest
+from .embedding_model import maker_of
+from .serialisation import ResolvedModel, fetch, find_here, hub, manifest
 from .serialisation.adapters import AdapterStore, split
 from .serialisation.store import Progress
 from .tokenizer import config_facts
@@ -46,7 +47,8 @@ class Lock:
         revision: commit or wheel version; empty for a folder of one's own.
         files: SHA-256 of each file of the model, in hex, by its path in the folder.
         chat_template: SHA-256 of the template's text; empty when there is none.
-        embedding_files: the same as `files`, of `--embedding-model`; empty without.
+        embedding_files: the same as `files`, of the sentence encoder that makes the embeddings: that of `--embedding-model`,
+            or the default one where the model has none of its own; empty without, and before the default one is here.
         adapters: the same, for each `--adapter-id` as it was given; by its name where a Bento carries it.
         engine: name of the backend.
         python: version of Python.
@@ -154,7 +156,7 @@ def observe(
     carried = {text: name for text in engine.adapter_id if (name := _carried(text, store)) is not None}
     own = tuple(text for text in engine.adapter_id if text not in carried)
     flags = attrs.evolve(engine, quantize=engine.quantize or model.quantize, adapter_id=own)
-    encoder = find_here(engine.embedding_model, store) if engine.embedding_model is not None else None
+    encoder = _encoder(model.engine(engine), store)
     return Lock(
         model=_name(model, known, text),
         model_id=model.model_id,
@@ -176,6 +178,13 @@ def _manifest(folder: Path) -> manifest.Manifest | None:
         return manifest.read(folder)
     except CorruptModel:
         return None
+
+
+def _encoder(engine: EngineOptions, store: StoreOptions) -> Path | None:
+    """Folder of the sentence encoder that makes the embeddings; None where none does, or it is not on this machine yet."""
+    if maker_of(engine) != "encoder":
+        return None
+    return find_here(engine.embedding_model or fetch.EMBEDDING_MODEL.model_id, store)
 
 
 def _in_hub_cache(model: ResolvedModel) -> bool:
@@ -277,7 +286,9 @@ def differences(locked: Lock, here: Lock) -> Iterator[tuple[str, str]]:
     yield from _of_files("file", locked.files, here.files, again)
     encoder = locked.flags.get("embedding_model") or here.flags.get("embedding_model")
     files = (locked.embedding_files, here.embedding_files)
-    yield from _of_files("embedding model, file", *files, mend=f"openllm import {encoder}")
+    if encoder or locked.embedding_files:  # the default one may have come with a request since
+        mend = f"openllm import {encoder or fetch.EMBEDDING_MODEL.model_id}"
+        yield from _of_files("embedding model, file", *files, mend=mend)
     for name in sorted({*locked.adapters, *here.adapters}):
         files = (kind.get(name, {}) for kind in (locked.adapters, here.adapters))
         yield from _of_files(f"adapter {name}, file", *files, mend=f"Give the adapter {name} as it was locked.")

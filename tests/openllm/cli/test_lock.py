@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from click.testing import Result
 from tests.openllm.bundle import bentos
@@ -17,7 +18,7 @@ from tests.openllm.serialisation import fake_hub, small
 
 from openllm import distributions, locking, serialisation
 from openllm.cli.options import read_settings
-from openllm.serialisation import importing
+from openllm.serialisation import fetch, importing
 from openllm.serialisation.hub import HubId
 from openllm.serialisation.importing import Trust
 from openllm.serialisation.store import Store
@@ -259,6 +260,22 @@ def test_a_sentence_encoder_is_locked(run: Run) -> None:
     assert code == 78 and [text.partition(": SHA-256")[0] for text in texts] == [
         "embedding model, file 1_Pooling/config.json", "embedding model, file model.safetensors",
     ]  # fmt: skip
+
+
+def test_the_default_sentence_encoder_is_locked(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it makes the embeddings, its files count; one that came after the lock was written is no difference."""
+    made = small.model_folder(Path("encoder"))
+    monkeypatch.setattr(fetch, "EMBEDDING_MODEL", attrs.evolve(fetch.EMBEDDING_MODEL, model_id="./encoder"))
+    assert lock(run)["embedding_files"] == {}  # the model makes them itself
+    (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense", "path": ""}]')
+    made.rename("away")
+    assert lock(run)["embedding_files"] == {}
+    Path("away").rename(made)
+    assert check(run) == (0, [])
+    assert "model.safetensors" in lock(run)["embedding_files"]
+    (made / "model.safetensors").write_bytes(small.safetensors(5))
+    code, texts = check(run)
+    assert (code, len(texts)) == (78, 1) and texts[0].startswith("embedding model, file model.safetensors: SHA-256")
 
 
 def test_a_lock_of_a_bento_holds_on_another_machine(

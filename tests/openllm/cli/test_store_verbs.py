@@ -210,6 +210,14 @@ def test_import_checks_what_is_there(run: Run, home: Path, monkeypatch: pytest.M
     assert run("import", "./tiny", "--fast", "-o", "porcelain").stdout.split() == tags(run) == [made["tag"]]
 
 
+def test_a_converter_is_accepted_and_said_to_be_needless(run: Run, home: Path) -> None:
+    """The third word that 0.3.5 took breaks no script."""
+    folder = small.model_folder(Path("tiny"))
+    done = run("import", "llama", f"./{folder}", "hf-llama", "-o", "porcelain")
+    assert done.exit_code == 0 and "hf-llama is ignored" in done.stderr
+    assert done.stdout.split() == tags(run)
+
+
 def test_export_then_import_elsewhere(run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The archive lands in the working directory by its tag's name; another store gets the same model of it."""
     made = add(run, "tiny")

@@ -16,9 +16,15 @@ from openllm_core.options import EngineOptions, StoreOptions
 SETTINGS = ("backend", "quantize", "serialisation", "allow_pickle_weights", "trust_remote_code")
 
 
+def _needless(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        click.echo(f"Warning: {value} is ignored: an import needs no converter any more.", err=True)
+
+
 @click.command("import", cls=Command)
 @click.argument("model", required=False)
 @click.argument("model_id", required=False)
+@click.argument("converter", required=False, expose_value=False, callback=_needless)
 @click.option(
     "--model-version",
     metavar="TEXT",
@@ -42,6 +48,7 @@ def command(
 
     MODEL is a hub id (with `:revision` where you want one), a folder, a .gguf file, an archive of `openllm export`, or a
     family name, then with MODEL_ID as the id; without it the default model is fetched. The store always holds safetensors.
+    CONVERTER, which OpenLLM 0.3.5 took, has no effect.
     """
     from openllm.serialisation import Recipe, import_model, list_models
 
