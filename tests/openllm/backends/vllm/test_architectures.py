@@ -34,10 +34,8 @@ MODELS = {
 from .interfaces import SupportsLoRA, SupportsPP
 class LlamaForCausalLM(nn.Module, SupportsLoRA, SupportsPP): ...
 """,
-    "model_executor/models/mistral.py": """
-from vllm.model_executor.models.llama import LlamaForCausalLM as Base
-class MistralForCausalLM(Base): ...
-""",
+    "model_executor/models/mistral.py": "from vllm.model_executor.models.llama import LlamaForCausalLM as Base\n"
+    "class MistralForCausalLM(Base): ...",
     "model_executor/models/falcon.py": """
 from elsewhere.nn import Module
 from .interfaces import SupportsPP
