@@ -59,6 +59,7 @@ class EngineArgs:
     model: str = ""
     max_num_batched_tokens: int | None = None
     load_format: str = "auto"
+    worker_cls: str = "auto"
     trust_remote_code: bool = False
     kept = 3
     def method(self): ...
@@ -178,6 +179,7 @@ def test_a_name_that_two_layouts_share(config: dict[str, Any], backend: str, tmp
         ({"engine_arg": {"model": "x"}}, InvalidSetting, "model has a setting of its own"),
         ({"engine_arg": {"load_format": "pt"}}, UnsafeConfiguration, "pickle"),
         ({"engine_arg": {"load-format": "auto"}}, UnsafeConfiguration, "pickle"),
+        ({"engine_arg": {"worker-cls": "x.Y"}}, UnsafeConfiguration, "--trust-remote-code"),
         ({"speculative_config": "{"}, InvalidSetting, "not a JSON object"),
         ({"speculative_config": "[]"}, InvalidSetting, "not a JSON object"),
         ({"quantization": "fp8_per_chanel"}, InvalidSetting, "Did you mean fp8_per_channel"),
@@ -197,6 +199,7 @@ def test_what_can_be_refused_without_vllm_is(options: dict[str, Any], error: typ
     [
         {"engine_arg": {"load_format": "dummy"}},
         {"engine_arg": {"load_format": "auto"}, "allow_pickle_weights": True},
+        {"engine_arg": {"worker_cls": "x.Y"}, "trust_remote_code": True},
         {"speculative_config": '{"method": "ngram"}'},
         {"quantization": "fp8"},
     ],

@@ -22,6 +22,8 @@ RESERVED = {
     "trust_remote_code": "Add --trust-remote-code if you trust who wrote the model's code.",
 }
 """Engine arguments that cannot be given -> what to do instead."""
+NAMES_CODE = ("io_processor_plugin", "logits_processors", "scheduler_cls", "worker_cls", "worker_extension_cls")
+"""Engine arguments whose values name Python code that vLLM imports and runs; a Bento or a lock file may hold them too."""
 SAFE_FORMATS = ("safetensors", "dummy", "fastsafetensors", "runai_streamer", "instanttensor")
 
 
@@ -31,11 +33,17 @@ def check_arguments(options: EngineOptions) -> None:
     Raises:
         InvalidSetting: an argument or method that it does not know (near names are told), one with a setting of its own, or
             a speculative configuration that is no JSON object.
-        UnsafeConfiguration: an `--engine-arg` that would undo a safety setting.
+        UnsafeConfiguration: an `--engine-arg` that would undo a safety setting, or run code nobody trusted.
     """
     given = extra(options.engine_arg)
     if known := source.engine_arguments():
         refuse_unknown(given, known, "vllm")
+    if not options.trust_remote_code and (names := next((name for name in given if name in NAMES_CODE), None)):
+        raise UnsafeConfiguration(
+            f"--engine-arg {names} names Python code, which will run here.",
+            hint="Add --trust-remote-code if you trust who wrote it.",
+            param="--engine-arg",
+        )
     if "load_format" in given and not options.allow_pickle_weights:
         refuse_unsafe(str(given["load_format"]).strip())
     if options.speculative_config:
