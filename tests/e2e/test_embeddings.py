@@ -106,7 +106,8 @@ def test_the_second_engine_dies_with_the_server(store: dict[str, str], encoder: 
     """It starts with the first request for embeddings, and SIGKILL of the server leaves nothing of it behind."""
     with openllm_start(tmp_path / "log.txt", "--backend", "echo", environ=store) as running:
         (first,) = running.host_pids()
-        httpx.post(running.url + "/v1/embeddings", json=["text"], timeout=120).raise_for_status()
+        answer = httpx.post(running.url + "/v1/embeddings", json=["text"], timeout=120)
+        assert answer.status_code == 200, f"{answer.text}\n{running.log.read_text()}"
         hosts = running.host_pids()
         assert len(hosts) == 2 and first in hosts
         running.process.send_signal(signal.SIGKILL)
