@@ -10,7 +10,6 @@ import click
 from openllm.cli.command import Command, Session
 from openllm.cli.options import Settings, config_option, read_settings, setting_options
 from openllm.cli.output import Output, output_option, size_text
-from openllm_core.errors import UnknownBackend
 from openllm_core.options import EngineOptions, StoreOptions
 
 SETTINGS = ("backend", "quantize", "serialisation", "allow_pickle_weights", "trust_remote_code")
@@ -78,16 +77,6 @@ def command(
 
 
 def tag_prefix(settings: Settings) -> str:
-    """What the tag begins with: the backend asked for. The files are the same for all of them.
-
-    Raises:
-        UnknownBackend: no backend is called so.
-    """
-    from openllm.serialisation.tags import BACKEND_PREFIXES
-
+    """What the tag begins with: the backend asked for. The files are the same for all of them."""
     backend = settings.engine.backend
-    if backend == "auto":
-        return "pt"
-    if backend not in BACKEND_PREFIXES:
-        raise UnknownBackend(f"There is no backend {backend!r}.", hint=f"One of {', '.join(BACKEND_PREFIXES)}.")
-    return backend
+    return "pt" if backend == "auto" else backend
