@@ -1,6 +1,7 @@
 """The vllm backend in real processes: what a client sees, what a start refuses, and what survives a death.
 
-One server serves the whole file, in the environment `.venv-vllm`; the test that kills it comes last.
+One server serves nearly the whole file, in the environment `.venv-vllm`; the test that kills it comes last. Two more, one of
+them on pt, are compared with each other.
 """
 
 from __future__ import annotations
@@ -48,6 +49,24 @@ def vllm_server(
         yield running
 
 
+@pytest.fixture(scope="module")
+def both(
+    vllm_python: str, store: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    """The same model on pt and on vllm, which gives up when its engine dies.
+
+    Both compute in float32: in bfloat16 alone two tokens a tenth apart are rounded to one another.
+    """
+    logs = tmp_path_factory.mktemp("both")
+    same = ("--dtype", "float32", "--max-model-len", "1024", "--served-model-name", "m")
+    ours = ("--backend", "vllm", "--startup", "fast", "--restarts", "0")
+    with (
+        openllm_start(logs / "pt.txt", "--backend", "pt", *same, environ=store) as pt,
+        openllm_start(logs / "vllm.txt", *ours, *same, environ=store, python=vllm_python) as vllm,
+    ):
+        yield pt, vllm
+
+
 @pytest.fixture
 def client(vllm_server: ServerProcess) -> openai.OpenAI:
     """The real openai package, pointed at our server."""
@@ -82,6 +101,32 @@ def test_a_chat_and_its_stream_agree(client, model):
     chunks = list(client.chat.completions.create(**arguments, stream=True, stream_options={"include_usage": True}))
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
     assert chunks[-1].usage == whole.usage
+
+
+async def test_the_original_routes_generate_and_stream(vllm_server):
+    """/v1/generate and /v1/generate_stream give the same text; sixteen streams at once take far less than sixteen in turn."""
+    body = {"prompt": "Once upon a time", "llm_config": {"max_new_tokens": 40, "temperature": 0.0}}
+    whole = httpx.post(vllm_server.url + "/v1/generate", json=body, timeout=120).json()
+    assert set(whole) == {"responses", "configuration"}
+
+    async def stream(http: httpx.AsyncClient) -> list[str]:
+        answer = await http.post(vllm_server.url + "/v1/generate_stream", json=body)
+        return [line for line in answer.text.split("\n\n") if line]
+
+    async with httpx.AsyncClient(timeout=240) as http:
+        await stream(http)
+        began = time.monotonic()
+        lines = await stream(http)
+        one_s = time.monotonic() - began
+        began = time.monotonic()
+        many = await asyncio.gather(*(stream(http) for _ in range(16)))
+        all_s = time.monotonic() - began
+    frames = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    assert len(frames) > 10
+    assert "".join(frame["text"] for frame in frames) == str(whole["responses"][0])
+    assert frames[-1]["usage"]["completion_tokens"] == 40
+    assert all(found[-1] == "data: [DONE]" for found in [lines, *many])
+    assert all_s < 8 * one_s
 
 
 def test_sampling_fields_are_honoured(client, model):
@@ -222,32 +267,58 @@ async def test_a_client_that_leaves_frees_its_sequence(vllm_server, model):
     assert vllm_server.metric("openllm_requests_running") == 0
 
 
-def test_the_same_tokens_as_the_torch_backend(vllm_python, store, tmp_path, capsys):
-    """40 prompts of 64 greedy tokens: at least 95 % agree up to the first near-tie (see tools/parity.py).
-
-    Both compute in float32: in bfloat16 alone two tokens a tenth apart are rounded to one another.
-    """
+def test_the_same_tokens_as_the_torch_backend(both, capsys):
+    """40 prompts of 64 greedy tokens: at least 95 % agree up to the first near-tie (see tools/parity.py)."""
     import parity
 
-    same = ("--dtype", "float32", "--max-model-len", "1024")
-    with (
-        openllm_start(tmp_path / "pt.txt", "--backend", "pt", *same, environ=store) as pt,
-        openllm_start(tmp_path / "vllm.txt", "--startup", "fast", *same, environ=store, python=vllm_python) as vllm,
-    ):
-        found = parity.run([pt.url, vllm.url])
+    found = parity.run([server.url for server in both])
     good, line = parity.verdict(found)
     with capsys.disabled():
         print(f"\nparity: {line}")
     assert good, [(one.prompt, one.differs_at) for one in found if not one.agreed]
 
 
+@pytest.mark.parametrize(
+    ("bad", "param"),
+    [
+        ({"temperature": 3}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"prompt": [5] * 2000}, "prompt"),
+        ({"prompt": [10**7]}, "prompt"),
+        ({"stop_token_ids": [10**7]}, "stop_token_ids"),
+        ({"logit_bias": {"10000000": 1}}, "logit_bias"),
+        ({"logprobs": 1000}, "logprobs"),
+        ({"model": "another"}, "model"),
+    ],
+)
+def test_the_same_error_as_the_torch_backend(bad, param, both):
+    """The same bad input: the same status and the same error, word for word."""
+    body = {"model": "m", "prompt": "x", "max_tokens": 8} | bad
+    pt, vllm = (httpx.post(server.url + "/v1/completions", json=body, timeout=60) for server in both)
+    assert pt.status_code == vllm.status_code
+    assert 400 <= pt.status_code < 500, pt.text
+    assert pt.json() == vllm.json()
+    assert pt.json()["error"]["param"].startswith(param)
+
+
+def test_a_spent_budget_ends_the_server(both):
+    """--restarts 0: with its engine killed the server exits 69. Ends one of the two: keep it after what compares them."""
+    _, vllm = both
+    os.kill(vllm.host_pid(), signal.SIGKILL)
+    assert vllm.process.wait(20) == 69, vllm.log.read_text()
+
+
 def test_an_architecture_that_vllm_lacks(vllm_python, store, tmp_path):
-    """Refused by name, with the backend to use instead; auto takes that one by itself, which its start line says."""
+    """Refused by name, with the backend to use instead; auto takes that one by itself, and says why."""
     folder = tiny_checkpoint("mpt", tmp_path)
     done = start(vllm_python, str(folder), "--backend", "vllm", environ=store)
     assert done.returncode != 0
     assert "MptForCausalLM" in done.stderr and "--backend pt" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+    checked = start(vllm_python, str(folder), "--check", environ=store)
+    assert checked.returncode == 0, checked.stderr
+    said = checked.stdout + checked.stderr
+    assert re.search(r"backend +pt \(vLLM no longer has MptForCausalLM", said), said
 
 
 def test_an_unknown_engine_argument(vllm_python, store, tmp_path):

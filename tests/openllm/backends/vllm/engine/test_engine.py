@@ -15,9 +15,10 @@ from tests.openllm.backends.vllm.engine.borrowed import Borrowed, engine
 from tests.tiny_models import tiny_checkpoint
 from tokenizers import Tokenizer
 
+from openllm.backends import checkpoint as checkpoints
 from openllm.backends.base import BackendRequest, TokenGuide, TokenSampling
-from openllm.backends.vllm import architectures, guides
-from openllm.backends.vllm.arguments import extra_arguments
+from openllm.backends.vllm import architectures, guides, plan
+from openllm.backends.vllm.arguments import engine_arguments, extra_arguments
 from openllm.backends.vllm.backend import VllmBackend
 from openllm.engine.request import new_request_id
 from openllm.testing import GREEDY, Drive, Outcome
@@ -29,6 +30,8 @@ from openllm_core.errors import (
     UnsafeConfiguration,
     UnsupportedFeature,
 )
+from openllm_core.options import EngineOptions
+from openllm_core.resources import detect
 
 pytestmark = pytest.mark.timeout(600)
 MANY_PATTERNS = json.dumps(
@@ -57,13 +60,13 @@ def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guides, "LIMIT_S", 30.0)
 
 
-def run(lender: VllmBackend, *samplings: TokenSampling) -> list[Outcome]:
+def run(lender: VllmBackend, *samplings: TokenSampling, prompt: list[int] = PROMPT) -> list[Outcome]:
     """Run one request for each sampling, together."""
 
     async def all_of_them() -> list[Outcome]:
         loan = Borrowed(lender)
         drive = Drive(loan, 60)
-        outcomes = [drive.submit(PROMPT, sampling)[1] for sampling in samplings]
+        outcomes = [drive.submit(prompt, sampling)[1] for sampling in samplings]
         await drive.finish(*outcomes)
         await loan.aclose()
         await drive.ended()
@@ -202,6 +205,39 @@ def test_a_core_that_stands_still_is_unhealthy(lender: VllmBackend, monkeypatch:
         await drive.ended()
 
     asyncio.run(test())
+
+
+def test_a_prompt_that_was_read_is_not_read_again(lender: VllmBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefix caching is on: sent again, all whole blocks of a long prompt come from the cache."""
+    core = lender._core._engine
+    hits: list[int] = []
+    step = core.step_fn
+
+    def counted() -> Any:
+        outputs, ran = step()
+        stats = outputs[0].scheduler_stats if outputs and 0 in outputs else None
+        if stats is not None:
+            hits.append(stats.prefix_cache_stats.hits)
+        return outputs, ran
+
+    monkeypatch.setattr(core, "step_fn", counted)
+    block = core.vllm_config.cache_config.block_size
+    prompt = [3 + number % 90 for number in range(block + 20)]
+    found: list[int] = []
+    for _ in range(2):
+        hits.clear()
+        run(lender, GREEDY, prompt=prompt)
+        found.append(sum(hits))
+    assert found == [0, block]
+
+
+def test_a_start_for_throughput_tells_vllm_so(folder: Path) -> None:
+    """`--startup throughput` is vLLM's own mode of that name; other starts leave it alone."""
+    checkpoint = checkpoints.read(str(folder))
+    asked = [EngineOptions(model_path=str(folder), device="cpu", startup=word) for word in ("balanced", "throughput")]
+    usual, throughput = (engine_arguments(one, plan.make(one, checkpoint, detect.machine())) for one in asked)
+    assert throughput.performance_mode == "throughput"
+    assert usual.performance_mode != "throughput"
 
 
 def test_seeds_of_any_size_repeat(lender: VllmBackend) -> None:
