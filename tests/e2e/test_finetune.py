@@ -1,4 +1,4 @@
-"""`openllm finetune` as a user runs it: killed and gone on with, and what it leaves is served at once."""
+"""Fine-tuning as a user runs it: a run killed and gone on with, whose adapter is served at once; the default model prepared."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ import time
 from pathlib import Path
 
 import httpx
+import peft
 import pytest
+import torch
 from safetensors import safe_open
 from tests.e2e.conftest import openllm_start
+from tests.openllm.finetune.test_prepare import one_step
 from tests.tiny_models import tiny_checkpoint
+
+import openllm
+from openllm_core.options import StoreOptions
 
 ROWS = [{"prompt": "the quick", "completion": " brown fox"}, {"prompt": "she sells", "completion": " sea shells"}]
 STEPS = 120
@@ -65,3 +71,15 @@ def test_killed_resumed_and_served(tmp_path: Path):
 
         assert completion("tuned") == " brown fox"
         assert completion(folder.name) != " brown fox"
+
+
+@pytest.mark.timeout(240)
+def test_the_default_model_is_prepared_for_training(store: dict[str, str]):
+    """A PeftModel and its tokenizer come back for real weights; a step changes the adapter, and nothing of the model."""
+    llm = openllm.LLM("smollm", store=StoreOptions(home=store["BENTOML_HOME"]), device="cpu")
+    model, tokenizer = llm.prepare_for_training(adapter_type="lora", r=8)
+    assert isinstance(model, peft.PeftModel)
+    before = one_step(model, tokenizer)
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed and all("lora_" in name for name in changed)
+    assert {name for name in before if "lora_B" in name} <= changed
