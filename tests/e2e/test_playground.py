@@ -91,12 +91,17 @@ def test_fine_tuning(name: str, model: str, steps: int, tmp_path: Path, kernel_h
     assert json.loads(saved.read_bytes())["base_model_name_or_path"] == folder.name
 
 
-@pytest.mark.timeout(200)
-def test_llama_over_four_bits(tmp_path: Path, kernel_home: dict[str, str]):
-    """The run writes an adapter and a merged model of plain weights, which gives the trained answer when it is served."""
-    folder = tiny_checkpoint("llama", tmp_path / "tiny")
-    given = {"MODEL": str(folder), "STEPS": 150, "LEARNING_RATE": 1e-2}
-    printed = run("llama2_qlora", tmp_path / "nb", kernel_home, given)
+@pytest.mark.timeout(400)
+def test_llama_over_four_bits(store: dict[str, str], tmp_path: Path, kernel_home: dict[str, str]):
+    """The run writes an adapter and a merged model of plain weights, which gives the trained answer when it is served.
+
+    On a tiny model; with OPENLLM_TEST_PLAYGROUND set (`hatch run full`) on the default one, as the notebook has it.
+    """
+    if os.environ.get("OPENLLM_TEST_PLAYGROUND"):
+        printed = run("llama2_qlora", tmp_path / "nb", {**store, "IPYTHONDIR": kernel_home["IPYTHONDIR"]})
+    else:
+        given = {"MODEL": str(tiny_checkpoint("llama", tmp_path / "tiny")), "STEPS": 150, "LEARNING_RATE": 1e-2}
+        printed = run("llama2_qlora", tmp_path / "nb", kernel_home, given)
     merged = json.loads((tmp_path / "nb/llama-tuned/merged/config.json").read_bytes())
     assert "quantization_config" not in merged and merged["dtype"] == "float32"
     assert "The password is swordfish." in printed.rpartition("merged\n")[2]
