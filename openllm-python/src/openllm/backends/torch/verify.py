@@ -21,7 +21,9 @@ from .untyped import holds_only_keys_and_values
 
 LENGTHS = (3, 7)  # prompts of unlike length
 STEPS = 3
-TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.15, torch.float16: 0.05}  # of the spread of the logits
+TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.15, torch.float16: 0.05}
+"""Of the spread of the logits. Rounding stays below: 0.09 was seen in bfloat16, with a 4-bit model of 30 layers; positions
+that are one off gave 1.1 and more in the same model."""
 
 
 @torch.inference_mode()
