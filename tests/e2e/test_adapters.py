@@ -1,7 +1,7 @@
 """Adapters in real processes with real weights, on both backends: each forces a token, so an answer tells who gave it.
 
-Clients choose among them and the base while others switch the default, reload and unload; not one answer may come from another
-adapter than the one that was asked for. OPENLLM_TEST_ADAPTERS_S makes it go on for longer (`hatch run full` takes 60 s).
+Clients choose among them and the base, or leave the choice to the default, while others switch that, reload and unload; not one
+answer may come from another adapter than the one that was asked for or that it names. OPENLLM_TEST_ADAPTERS_S makes it go on for longer (`hatch run full` takes 60 s).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.tiny_adapters import forcing_adapter
+from tests.tiny_adapters import blank_adapter, forcing_adapter
 from tokenizers import Tokenizer
 
 from openllm.serialisation.adapters import AdapterStore
@@ -35,9 +35,17 @@ SECONDS = float(os.environ.get("OPENLLM_TEST_ADAPTERS_S", "8"))
 CLIENTS = 64
 FORCED = {"alpha": 1000, "beta": 2000, "gamma": 3000}
 RELOADED = 4000  # what gamma forces in every second version
-WANTED, WANTED_TIMES = ("base", *FORCED, "load", "switched"), 4  # what must have happened, and how often at least
 STEADY = ("alpha", "beta")
-WAYS, CHAT = 4, 3  # /v1/generate_stream, /v1/completions by `model` and by `adapter_name`, /v1/chat/completions
+DEFAULTS = ("default: base", "default: alpha", "default: beta")
+WANTED, WANTED_TIMES = (
+    ("base", *FORCED, *DEFAULTS, "load", "switched"),
+    4,
+)  # what must have happened, how often at least
+WAYS = 5
+STREAM, BY_MODEL, BY_NAME, CHAT, GENERATE = range(WAYS)
+"""/v1/generate_stream; /v1/completions by `model` and by `adapter_name`; /v1/chat/completions; /v1/generate."""
+UNNAMED = ""
+"""No `adapter_name`: whoever is the default answers, and says so."""
 PROMPTS = ("The capital of France is", "One, two, three,", "Once upon a time there was a", "def main():")
 
 
@@ -74,6 +82,13 @@ def server(
         yield running
 
 
+def tokens_of(server: ServerProcess, name: str) -> list[int]:
+    """Four tokens of an adapter's answer."""
+    body = {"prompt": PROMPTS[0], "adapter_name": name, "llm_config": {"max_new_tokens": 4, "temperature": 0.0}}
+    lines = httpx.post(server.url + "/v1/generate_stream", json=body, timeout=60).text.split("\n\n")
+    return [i for line in lines if line.startswith("data: {") for i in json.loads(line[6:])["token_ids"]]
+
+
 def load(server: ServerProcess, name: str, verb: str = "load") -> httpx.Response:
     """Load or unload an adapter."""
     return httpx.post(f"{server.url}/v1/adapters/{verb}", json={"adapter_name": name}, timeout=60)
@@ -81,15 +96,10 @@ def load(server: ServerProcess, name: str, verb: str = "load") -> httpx.Response
 
 async def ask(http: httpx.AsyncClient, name: str | None, prompt: str, way: int) -> tuple[list[Any], int, str]:
     """One answer's tokens (ids, or texts on OpenAI's routes), the status, and the adapter that says it gave it; in one of WAYS ways."""
-    sampling = {"max_new_tokens": 6, "temperature": 0.0, "ignore_eos": True}
-    if way == 0:
-        body: dict[str, Any] = {"prompt": prompt, "adapter_name": name or "base", "llm_config": sampling}
-        async with http.stream("POST", "/v1/generate_stream", json=body) as answer:
-            lines = [line[6:] async for line in answer.aiter_lines() if line.startswith("data: {")]
-            ids = [i for line in lines for i in json.loads(line).get("token_ids", [])]
-            return ids, answer.status_code, answer.headers.get("x-openllm-adapter", "")
-    body = {"max_tokens": 6, "temperature": 0, "ignore_eos": True}
-    body |= {"model": "smol", "adapter_name": name or "base"} if way == 2 else {"model": name or "smol"}
+    if way in (STREAM, GENERATE):
+        return await ask_for_ids(http, name, prompt, stream=way == STREAM)
+    body: dict[str, Any] = {"max_tokens": 6, "temperature": 0, "ignore_eos": True}
+    body |= {"model": "smol", "adapter_name": name or "base"} if way == BY_NAME else {"model": name or "smol"}
     if way == CHAT:
         body |= {"messages": [{"role": "user", "content": prompt}], "logprobs": True}
         answer = await http.post("/v1/chat/completions", json=body)
@@ -102,6 +112,25 @@ async def ask(http: httpx.AsyncClient, name: str | None, prompt: str, way: int) 
     logprobs = found["choices"][0]["logprobs"]
     said = [token["token"] for token in logprobs["content"]] if way == CHAT else logprobs["tokens"]
     return said, 200, found["model"] if found["model"] != "smol" else ""
+
+
+async def ask_for_ids(
+    http: httpx.AsyncClient, name: str | None, prompt: str, *, stream: bool
+) -> tuple[list[Any], int, str]:
+    """The same, by one of the two routes that leave the choice to the default where it is UNNAMED."""
+    sampling = {"max_new_tokens": 6, "temperature": 0.0, "ignore_eos": True, "logprobs": 0}
+    body: dict[str, Any] = {"prompt": prompt, "llm_config": sampling, "detail": True}
+    if name != UNNAMED:
+        body["adapter_name"] = name or "base"
+    if stream:
+        async with http.stream("POST", "/v1/generate_stream", json=body) as answer:
+            lines = [line[6:] async for line in answer.aiter_lines() if line.startswith("data: {")]
+            ids = [i for line in lines for i in json.loads(line).get("token_ids", [])]
+    else:
+        answer = await http.post("/v1/generate", json=body)
+        found = answer.json()["details"]["logprobs"][0] if answer.status_code == 200 else []
+        ids = [token["token_id"] for token in found]
+    return ids, answer.status_code, answer.headers.get("x-openllm-adapter", "")
 
 
 async def hammer(
@@ -125,13 +154,16 @@ async def hammer(
         async def client(number: int) -> None:
             rng = random.Random(number)
             while going():
-                name = rng.choice([None, "alpha", "beta", "gamma"])
                 prompt, way = rng.choice(PROMPTS), rng.randrange(WAYS)
+                name = rng.choice([None, *FORCED, *([UNNAMED] * 3 if way in (STREAM, GENERATE) else [])])
                 before = (absent, absences)
                 ids, status, by = await ask(http, name, prompt, way)
                 if status == 404 and name == "gamma" and before != (False, absences):
                     tally["unloaded"] += 1
                     continue
+                if name == UNNAMED and by in ("", *STEADY):
+                    name = by or None
+                    tally[f"default: {name or 'base'}"] += 1
                 if status != 200 or by != (name or ""):
                     wrong.append(f"{name} by way {way}: {status}, by {by!r}")
                     continue
@@ -139,7 +171,7 @@ async def hammer(
                 allowed = {RELOADED, FORCED["gamma"]} if name == "gamma" else {FORCED[name]} if name else set()
                 if name is None:
                     good = ids[:1] == plain[prompt, way][:1]
-                elif way == 0:
+                elif way in (STREAM, GENERATE):
                     good = len(ids) == 6 and len(set(ids)) == 1 and ids[0] in allowed
                 else:
                     good = len(ids) == 6 and len(set(ids)) == 1 and ids[0] in {texts[token] for token in allowed}
@@ -178,7 +210,7 @@ async def hammer(
 def test_no_answer_by_the_wrong_adapter(
     server: ServerProcess, store: dict[str, str], adapters: dict[str, Path]
 ) -> None:
-    """64 clients in four ways, 8 that switch the default, one that reloads and unloads: no answer by another adapter."""
+    """64 clients in five ways, 8 that switch the default, one that reloads and unloads: no answer by another adapter."""
     shelf = AdapterStore(StoreOptions(home=store["BENTOML_HOME"]))
     assert load(server, "gamma").status_code == 200
     model = next(Path(store["BENTOML_HOME"]).glob("models/pt-*smollm2*/*/tokenizer.json"))
@@ -197,16 +229,16 @@ def test_a_new_host_has_the_adapters_again(server: ServerProcess) -> None:
     server.wait_for(200, within_s=240)
     cards = httpx.get(server.url + "/v1/adapters", timeout=30).json()["adapters"]
     assert {card["name"]: card["state"] for card in cards}.items() >= {"alpha": "ready", "beta": "ready"}.items()
-    body = {"prompt": PROMPTS[0], "adapter_name": "beta", "llm_config": {"max_new_tokens": 4, "temperature": 0.0}}
-    lines = httpx.post(server.url + "/v1/generate_stream", json=body, timeout=60).text.split("\n\n")
-    ids = [i for line in lines if line.startswith("data: {") for i in json.loads(line[6:])["token_ids"]]
-    assert ids == [FORCED["beta"]] * 4
+    assert tokens_of(server, "beta") == [FORCED["beta"]] * 4
 
 
 def test_the_command_line_changes_a_running_server(
-    server: ServerProcess, store: dict[str, str], adapters: dict[str, Path]
+    server: ServerProcess, store: dict[str, str], adapters: dict[str, Path], tmp_path: Path
 ) -> None:
-    """`adapters add --endpoint` serves at once, `ls` shows it, `rm` takes it away; a bad one is refused with its reason."""
+    """`adapters add --endpoint` serves at once, `ls` shows it, `rm` takes it away; a bad one is refused with its reason.
+
+    One of another base under the name of a good one changes neither what is served nor what the next start would.
+    """
     load(server, "gamma", "unload")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -218,6 +250,14 @@ def test_the_command_line_changes_a_running_server(
     assert "delta" in [card["id"] for card in httpx.get(server.url + "/v1/models", timeout=30).json()["data"]]
     listed = json.loads(run("ls", "--endpoint", server.url, "-o", "json").stdout)
     assert {row["name"]: row["state"] for row in listed}["delta"] == "ready"
+    shelf = AdapterStore(StoreOptions(home=store["BENTOML_HOME"]))
+    good = shelf.get("delta")
+    for attempt in range(2):
+        bad = blank_adapter(tmp_path / f"bad{attempt}", lora_alpha=attempt + 1)
+        refused = run("add", f"{bad}:delta", "--endpoint", server.url)
+        assert refused.returncode == 1 and "another model" in refused.stderr, refused.stderr
+        assert shelf.get("delta") == good
+    assert tokens_of(server, "delta") == [FORCED["gamma"]] * 4
     assert run("rm", "delta", "--endpoint", server.url).returncode == 0
     assert "delta" not in [card["id"] for card in httpx.get(server.url + "/v1/models", timeout=30).json()["data"]]
     assert run("add", str(adapters["gamma"].parent)).returncode == 65
