@@ -120,7 +120,7 @@ def docs(args: list[str]) -> int:
 def gptq(args: list[str]) -> int:
     """Make quantised checkpoints and serve them, with gptqmodel in an environment of its own."""
     install_gptq(ROOT / ".venv-gptq")
-    return in_test_env("-m", "pytest", "tests/full", *args)
+    return in_test_env("-m", "pytest", "tests/full/test_gptq.py", *args)
 
 
 def bench(args: list[str]) -> int:

@@ -53,6 +53,8 @@ class PageRun:
     def run(self, snippet: Snippet) -> None:
         """Run a program or a shell block; it must end well and print what the page says it prints."""
         code = self.here(snippet.code)
+        if snippet.detail.startswith("with "):
+            code = f"{code.rstrip()} {snippet.detail.removeprefix('with ')}"
         command = (
             [sys.executable, "-c", code] if snippet.language == "python" else ["bash", "-euo", "pipefail", "-c", code]
         )

@@ -2,6 +2,7 @@
 
     <!-- run -->                        run it; it must end well
     <!-- run: prints Paris -->          and "Paris" must stand in what it prints
+    <!-- run: with --max-steps 2 -->   with these words behind its own
     <!-- serve -->                      a command that serves until stopped; what follows on the page talks to it
     <!-- chat: Hello! -->               a command that reads a terminal: type this, wait for an answer, leave
     <!-- not run: why -->               shown only; the reason is for the reader of the source

@@ -149,7 +149,7 @@ async def hammer(
 
         def going() -> bool:  # a busy machine gets longer
             now = time.monotonic()
-            return now < end or (now < end + 40 and min(tally[name] for name in WANTED) < WANTED_TIMES)
+            return now < end or (now < end + 120 and min(tally[name] for name in WANTED) < WANTED_TIMES)
 
         async def client(number: int) -> None:
             rng = random.Random(number)
