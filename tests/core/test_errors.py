@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from openllm_core import errors, exceptions
-from openllm_core.errors import EngineError, MissingDependency, OpenLLMError, OutOfMemory, StatusError, from_dict
+from openllm_core.errors import (
+    EngineError,
+    MissingDependency,
+    OpenLLMError,
+    OutOfMemory,
+    StatusError,
+    from_dict,
+    root_of,
+)
 
 ALL = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, OpenLLMError)]
 
@@ -58,3 +68,40 @@ def test_names_of_0_3_5_stay_importable() -> None:
         assert issubclass(getattr(exceptions, name), OpenLLMError)
     assert exceptions.OpenLLMException is OpenLLMError
     assert exceptions.GpuNotAvailableError is errors.NoSuitableDevice
+
+
+def _raised(raise_it: Callable[[], None]) -> Exception:
+    try:
+        raise_it()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_the_root_of_a_chain() -> None:
+    """What was raised first: through `from`, through an error raised while another was handled, and into a group."""
+
+    def explained() -> None:
+        try:
+            raise KeyError("bottom")
+        except KeyError as error:
+            raise ValueError("middle") from error
+
+    def overtaken() -> None:
+        try:
+            explained()
+        except ValueError:
+            raise OSError("top")  # noqa: B904 (without `from`: that is what is tested)
+
+    def hidden() -> None:
+        try:
+            explained()
+        except ValueError:
+            raise OSError("top") from None
+
+    def grouped() -> None:
+        raise ExceptionGroup("many", [_raised(overtaken), OSError("second")])
+
+    assert str(root_of(_raised(explained))) == str(root_of(_raised(overtaken))) == "'bottom'"
+    assert str(root_of(_raised(hidden))) == "top"
+    assert str(root_of(_raised(grouped))) == "'bottom'"
