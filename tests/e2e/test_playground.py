@@ -54,17 +54,23 @@ def test_features(store: dict[str, str], tmp_path: Path, kernel_home: dict[str, 
     assert "ended with 0" in printed
 
 
+def run_on_either(
+    name: str, tmp_path: Path, store: dict[str, str], kernel_home: dict[str, str], *, steps: int, learning_rate: float
+) -> str:
+    """What a notebook prints on a tiny Llama; with OPENLLM_TEST_PLAYGROUND on the default model, as it stands."""
+    if os.environ.get("OPENLLM_TEST_PLAYGROUND"):
+        return run(name, tmp_path / "nb", {**store, "IPYTHONDIR": kernel_home["IPYTHONDIR"]})
+    model = str(tiny_checkpoint("llama", tmp_path / "tiny"))
+    return run(name, tmp_path / "nb", kernel_home, {"MODEL": model, "STEPS": steps, "LEARNING_RATE": learning_rate})
+
+
 @pytest.mark.timeout(300)
 def test_adapters(store: dict[str, str], tmp_path: Path, kernel_home: dict[str, str]):
     """Two adapters are trained and served on one model: each gives its own answer, the model another.
 
     On a tiny model; with OPENLLM_TEST_PLAYGROUND set (`hatch run full`) on the default one, as the notebook has it.
     """
-    if os.environ.get("OPENLLM_TEST_PLAYGROUND"):
-        printed = run("adapters", tmp_path / "nb", {**store, "IPYTHONDIR": kernel_home["IPYTHONDIR"]})
-    else:
-        given = {"MODEL": str(tiny_checkpoint("llama", tmp_path / "tiny")), "STEPS": 60, "LEARNING_RATE": 3e-2}
-        printed = run("adapters", tmp_path / "nb", kernel_home, given)
+    printed = run_on_either("adapters", tmp_path, store, kernel_home, steps=60, learning_rate=3e-2)
     lines = dict(line.split(": ", 1) for line in printed.splitlines() if ": " in line and "loss" not in line)
     assert "pirate" in lines["pirate"] and "poet" in lines["poet"]
     [own] = [answer for name, answer in lines.items() if name not in ("pirate", "poet")]
@@ -97,11 +103,7 @@ def test_llama_over_four_bits(store: dict[str, str], tmp_path: Path, kernel_home
 
     On a tiny model; with OPENLLM_TEST_PLAYGROUND set (`hatch run full`) on the default one, as the notebook has it.
     """
-    if os.environ.get("OPENLLM_TEST_PLAYGROUND"):
-        printed = run("llama2_qlora", tmp_path / "nb", {**store, "IPYTHONDIR": kernel_home["IPYTHONDIR"]})
-    else:
-        given = {"MODEL": str(tiny_checkpoint("llama", tmp_path / "tiny")), "STEPS": 150, "LEARNING_RATE": 1e-2}
-        printed = run("llama2_qlora", tmp_path / "nb", kernel_home, given)
+    printed = run_on_either("llama2_qlora", tmp_path, store, kernel_home, steps=150, learning_rate=1e-2)
     merged = json.loads((tmp_path / "nb/llama-tuned/merged/config.json").read_bytes())
     assert "quantization_config" not in merged and merged["dtype"] == "float32"
     assert "The password is swordfish." in printed.rpartition("merged\n")[2]

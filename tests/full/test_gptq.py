@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.commands import openllm_command
 from tests.e2e.conftest import ServerProcess, openllm_start
 from tests.full.awq import write_awq
 
@@ -36,15 +37,7 @@ NEAR_TIE = 0.5
 def made(store: dict[str, str], gptq_python: str) -> dict[str, Any]:
     """What `openllm quantize` says of the checkpoint it made of the default model, in groups that do not fit it."""
     words = ["quantize", "smollm", "--bits", "4", "--group-size", "128", "--calibration", str(SAMPLES), "-o", "json"]
-    done = subprocess.run(
-        [gptq_python, "-m", "openllm", *words],
-        env=os.environ | store,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = openllm_command(store, *words, python=gptq_python, timeout_s=1200)
     assert "128 does not divide the rows" in done.stderr
     return json.loads(done.stdout)
 
