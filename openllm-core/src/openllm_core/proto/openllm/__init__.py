@@ -1,0 +1,1 @@
+"""Protocols of OpenLLM's own, one folder for each version."""
