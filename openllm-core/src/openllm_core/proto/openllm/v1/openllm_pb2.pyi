@@ -392,6 +392,28 @@ class MetadataResponse(_message.Message):
     context_length: int
     def __init__(self, model_id: _Optional[str] = ..., timeout: _Optional[int] = ..., model_name: _Optional[str] = ..., backend: _Optional[str] = ..., configuration: _Optional[str] = ..., supports_embeddings: _Optional[bool] = ..., supports_hf_agent: _Optional[bool] = ..., family: _Optional[str] = ..., served_model_names: _Optional[_Iterable[str]] = ..., context_length: _Optional[int] = ...) -> None: ...
 
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("id", "created", "max_model_len", "root")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    created: int
+    max_model_len: int
+    root: str
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., max_model_len: _Optional[int] = ..., root: _Optional[str] = ...) -> None: ...
+
 class ListAdaptersRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

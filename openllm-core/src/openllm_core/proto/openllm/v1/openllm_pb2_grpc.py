@@ -64,6 +64,11 @@ class OpenLLMStub:
                 request_serializer=openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.MetadataRequest.SerializeToString,
                 response_deserializer=openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.MetadataResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/openllm.v1.OpenLLM/ListModels',
+                request_serializer=openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.ModelsResponse.FromString,
+                _registered_method=True)
         self.ListAdapters = channel.unary_unary(
                 '/openllm.v1.OpenLLM/ListAdapters',
                 request_serializer=openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.ListAdaptersRequest.SerializeToString,
@@ -131,6 +136,13 @@ class OpenLLMServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModels(self, request, context):
+        """The names that a chat may be asked of: the model's and its adapters'.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAdapters(self, request, context):
         """The adapters of this server.
         """
@@ -191,6 +203,11 @@ def add_OpenLLMServicer_to_server(servicer, server):
                     servicer.Metadata,
                     request_deserializer=openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.MetadataRequest.FromString,
                     response_serializer=openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.MetadataResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.ListModelsRequest.FromString,
+                    response_serializer=openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.ModelsResponse.SerializeToString,
             ),
             'ListAdapters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAdapters,
@@ -375,6 +392,33 @@ class OpenLLM:
             '/openllm.v1.OpenLLM/Metadata',
             openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.MetadataRequest.SerializeToString,
             openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.MetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openllm.v1.OpenLLM/ListModels',
+            openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.ListModelsRequest.SerializeToString,
+            openllm__core_dot_proto_dot_openllm_dot_v1_dot_openllm__pb2.ModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,
