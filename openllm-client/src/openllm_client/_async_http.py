@@ -9,38 +9,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 import ssl
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import httpx
 
-from openllm_core.errors import NotFound
-from openllm_core.schema import (
-    AdapterList,
-    ChatCompletion,
-    ChatCompletionChunk,
-    EmbeddingsOutput,
-    Metadata,
-    ModelCard,
-    StreamFrame,
-)
-
 from . import _base, _retry
-from ._async_streaming import AsyncStream
-from ._base import BaseClient, Messages, ReturnResponse
+from ._async_client import AsyncClient
+from ._async_streaming import AsyncHTTPSource, AsyncStream
 from ._config import Deadline, make, resolve, transport_options
-from ._replies import GenerationOutput, Readiness, read_config, read_configuration
+from ._replies import Readiness
 from ._streaming import check_stream
-from ._wire import Call, Outcome, Reply
-
-if TYPE_CHECKING:
-    from openllm_core.config.llm import LLMConfig
+from ._wire import Call, Outcome, Reply, Starting
 
 T = TypeVar("T")
 
 
-class AsyncHTTPClient(BaseClient):
+class AsyncHTTPClient(AsyncClient):
     """Asynchronous client of an OpenLLM server, for one event loop; connections are kept and used again.
 
     Names are those of `HTTPClient`, to be awaited, properties too: `await client.model_id`. Streams are iterated with
@@ -80,240 +65,10 @@ class AsyncHTTPClient(BaseClient):
         self._settings = resolve(address, timeout, api_key=api_key, max_retries=max_retries, headers=headers)
         options = transport_options(self._settings, verify=verify, proxy=proxy)
         self._inner = make(lambda: httpx.AsyncClient(transport=transport, **options))
-        self._default_model: str | None = None
 
     async def aclose(self) -> None:
         """Close all connections. May be called again."""
         await self._inner.aclose()
-
-    async def __aenter__(self) -> AsyncHTTPClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    # -- generating -----------------------------------------------------------------------------------------------
-
-    async def generate(
-        self,
-        prompt: str,
-        llm_config: Mapping[str, Any] | None = None,
-        *,
-        adapter_name: str | None = None,
-        detail: bool = False,
-        **sampling: Any,
-    ) -> GenerationOutput:
-        """Complete a raw prompt.
-
-        Args:
-            prompt: text; no chat template is applied.
-            llm_config: fields of the model's configuration, flat or with `generation_config` nested.
-            adapter_name: adapter to use; default: the server's.
-            detail: ask for finish reasons, usage and logprobs.
-            sampling: more fields of the configuration: max_tokens, temperature, seed, stop, …; None means default.
-        """
-        return await self._send(_base.generate_call(prompt, llm_config, adapter_name, detail, sampling))
-
-    def generate_stream(
-        self,
-        prompt: str,
-        llm_config: Mapping[str, Any] | None = None,
-        *,
-        adapter_name: str | None = None,
-        echo: bool = False,
-        **sampling: Any,
-    ) -> AsyncStream[StreamFrame]:
-        """Complete a raw prompt, piece by piece; the last frame carries `usage`.
-
-        Args:
-            echo: send the prompt first.
-
-        The other arguments are those of `generate`. Leaving the stream early aborts the request.
-        """
-        return self._stream(_base.generate_stream_call(prompt, llm_config, adapter_name, echo, sampling))
-
-    @overload
-    async def query(
-        self,
-        prompt: str,
-        return_response: Literal["processed"] = "processed",
-        *,
-        adapter_name: str | None = None,
-        **sampling: Any,
-    ) -> str: ...
-
-    @overload
-    async def query(
-        self, prompt: str, return_response: Literal["raw"], *, adapter_name: str | None = None, **sampling: Any
-    ) -> dict[str, Any]: ...
-
-    @overload
-    async def query(
-        self, prompt: str, return_response: Literal["attrs"], *, adapter_name: str | None = None, **sampling: Any
-    ) -> GenerationOutput: ...
-
-    async def query(
-        self,
-        prompt: str,
-        return_response: ReturnResponse = "processed",
-        *,
-        adapter_name: str | None = None,
-        **sampling: Any,
-    ) -> Any:
-        """Complete a raw prompt.
-
-        Args:
-            return_response: `processed` for the text of the first response, `raw` for a dict of `responses` and
-                `configuration`, `attrs` for a `GenerationOutput`.
-
-        The other arguments are those of `generate`.
-        """
-        _base.check_return_response(return_response)
-        return _base.returned(await self.generate(prompt, adapter_name=adapter_name, **sampling), return_response)
-
-    predict = query
-
-    @overload
-    async def chat(
-        self, messages: Messages, *, model: str | None = None, stream: Literal[False] = False, **sampling: Any
-    ) -> ChatCompletion: ...
-
-    @overload
-    async def chat(
-        self, messages: Messages, *, model: str | None = None, stream: Literal[True], **sampling: Any
-    ) -> AsyncStream[ChatCompletionChunk]: ...
-
-    async def chat(self, messages: Messages, *, model: str | None = None, stream: bool = False, **sampling: Any) -> Any:
-        """Answer a conversation with the model's own chat template.
-
-        Args:
-            messages: the conversation, or the user's one message.
-            model: a served model name; default: the first that the server lists, asked for once.
-            stream: give chunks as they come; leaving the stream early aborts the request.
-            sampling: fields of a chat completion request: max_tokens, temperature, seed, stop, n, ….
-        """
-        name = model or self._default_model or _base.first_model(await self.models(), self.address)
-        try:
-            if stream:
-                answer: Any = await self._stream(_base.chat_stream_call(messages, name, sampling)).open()
-            else:
-                answer = await self._send(_base.chat_call(messages, name, sampling))
-        except NotFound:
-            self._default_model = None
-            raise
-        if model is None:
-            self._default_model = name
-        return answer
-
-    async def embed(self, texts: str | Sequence[str]) -> EmbeddingsOutput:
-        """Embed one text or several."""
-        return await self._send(_base.embed_call(texts))
-
-    # -- asking about the server ----------------------------------------------------------------------------------
-
-    async def models(self) -> list[ModelCard]:
-        """What is served."""
-        return await self._send(_base.models_call())
-
-    async def adapters(self) -> AdapterList:
-        """The server's adapters and which is the default; an error where it serves without any."""
-        return await self._send(_base.adapters_call())
-
-    async def set_default_adapter(self, name: str) -> AdapterList:
-        """Make an adapter what requests without `adapter_name` get on `generate`; "base" is the model itself.
-
-        Needs the admin key as `api_key` where the server has keys.
-        """
-        return await self._send(_base.adapter_call("", name))
-
-    async def load_adapter(self, name: str) -> AdapterList:
-        """Have the server load an adapter of its store; needs the admin key as `api_key` where the server has keys."""
-        return await self._send(_base.adapter_call("/load", name))
-
-    async def unload_adapter(self, name: str) -> AdapterList:
-        """Have the server unload an adapter; requests that use it finish first."""
-        return await self._send(_base.adapter_call("/unload", name))
-
-    async def metadata(self) -> Metadata:
-        """What is served, in OpenLLM's own words. Asked anew each time, as by each property below."""
-        return await self._send(_base.metadata_call())
-
-    @property
-    def model_name(self) -> Coroutine[Any, Any, str]:
-        """Family of the model."""
-        return self._of_metadata(lambda found: found.model_name)
-
-    @property
-    def model_id(self) -> Coroutine[Any, Any, str]:
-        """Id of the model."""
-        return self._of_metadata(lambda found: found.model_id)
-
-    @property
-    def backend(self) -> Coroutine[Any, Any, str]:
-        """Backend that runs it."""
-        return self._of_metadata(lambda found: found.backend)
-
-    @property
-    def timeout(self) -> Coroutine[Any, Any, int]:
-        """The server's deadline of a request, seconds."""
-        return self._of_metadata(lambda found: found.timeout)
-
-    @property
-    def configuration(self) -> Coroutine[Any, Any, dict[str, Any]]:
-        """The server's configuration."""
-        return self._of_metadata(read_configuration)
-
-    @property
-    def config(self) -> Coroutine[Any, Any, LLMConfig]:
-        """The server's configuration as the typed object of the model's family."""
-        return self._of_metadata(read_config)
-
-    @property
-    def supports_embeddings(self) -> Coroutine[Any, Any, bool]:
-        """Whether `embed` works."""
-        return self._of_metadata(lambda found: found.supports_embeddings)
-
-    @property
-    def supports_hf_agent(self) -> Coroutine[Any, Any, bool]:
-        """Whether the server has an agent endpoint."""
-        return self._of_metadata(lambda found: found.supports_hf_agent)
-
-    async def livez(self) -> bool:
-        """Whether the server's process answers."""
-        outcome = await self._probe("/livez", self._settings.timeout_s)
-        if isinstance(outcome, Reply) and outcome.status == 200:
-            return True
-        raise self._failure(outcome)
-
-    async def health(self) -> Readiness:
-        """Whether the server takes requests: true in a condition if so, and the reason if not. Asked once."""
-        return self._readiness(await self._probe("/readyz", self._settings.timeout_s))
-
-    async def wait_until_ready(self, timeout_s: float = 300) -> None:
-        """Return when the server takes requests; one that is not up yet is waited for too.
-
-        Args:
-            timeout_s: seconds to wait at most.
-
-        Raises:
-            TimedOut: it was not ready in time; the message says what it was doing.
-            StatusError: waiting cannot help: it failed for good, or no such server is there.
-        """
-        deadline = Deadline(timeout_s)
-        while True:
-            outcome = await self._probe("/readyz", min(_base.PROBE_LIMIT_S, max(deadline.left_s(), 0.25)))
-            if isinstance(outcome, Reply) and outcome.status == 200:
-                return
-            reason, wait = self._still_starting(outcome)
-            left = deadline.left_s()
-            if left <= 0:
-                self._never_ready(timeout_s, reason)
-            await asyncio.sleep(min(wait, left))
-
-    async def _of_metadata(self, take: Callable[[Metadata], T]) -> T:
-        return take(await self.metadata())
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -326,7 +81,7 @@ class AsyncHTTPClient(BaseClient):
         raise self._failure(outcome)
 
     def _stream(self, call: Call[T]) -> AsyncStream[T]:
-        return AsyncStream(call, self._connect, self._interrupted)
+        return AsyncStream(AsyncHTTPSource(call, self._connect, self._interrupted))
 
     async def _connect(self, call: Call[Any]) -> httpx.Response:
         outcome = await self._retrying(call)
@@ -352,6 +107,17 @@ class AsyncHTTPClient(BaseClient):
                 return outcome
             await asyncio.sleep(wait)
         raise AssertionError("unreachable")
+
+    async def _ask_alive(self) -> None:
+        outcome = await self._probe("/livez", self._settings.timeout_s)
+        if not isinstance(outcome, Reply) or outcome.status != 200:
+            raise self._failure(outcome)
+
+    async def _ask_ready(self) -> Readiness:
+        return self._readiness(await self._probe("/readyz", self._settings.timeout_s))
+
+    async def _look(self, seconds: float) -> Starting | None:
+        return self._starting(await self._probe("/readyz", seconds))
 
     async def _probe(self, path: str, seconds: float) -> Outcome:
         outcome = await self._once(_base.probe_call(path), Deadline(seconds))

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import httpx
 
@@ -19,45 +19,82 @@ from ._streaming import DONE, DRAIN_S, Interrupted, SSEDecoder, is_plain
 from ._wire import Call
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class _AsyncSource(Generic[T]):
-    __slots__ = ("call", "connect", "interrupted", "response")
+class AsyncSource(Protocol[T_co]):
+    """Where a stream comes from; see `Source`."""
+
+    @property
+    def request_id(self) -> str | None:
+        """As the server named it, once it has."""
+        ...
+
+    async def open(self) -> None:
+        """Send the request and wait until the answer begins, unless that was done."""
+        ...
+
+    def pieces(self) -> AsyncGenerator[T_co, None]:
+        """Open, and give what comes; close when that ends or is left."""
+        ...
+
+    async def aclose(self) -> None:
+        """End the answer, if there is one. May be called again."""
+        ...
+
+
+class AsyncHTTPSource(Generic[T]):
+    """Server-sent events of one response."""
+
+    __slots__ = ("_call", "_connect", "_interrupted", "_response")
 
     def __init__(
         self, call: Call[T], connect: Callable[[Call[T]], Awaitable[httpx.Response]], interrupted: Interrupted
     ) -> None:
-        self.call = call
-        self.connect = connect
-        self.interrupted = interrupted
-        self.response: httpx.Response | None = None
+        self._call = call
+        self._connect = connect
+        self._interrupted = interrupted
+        self._response: httpx.Response | None = None
 
-    async def open(self) -> httpx.Response:
-        if self.response is None:
-            self.response = await self.connect(self.call)
-        return self.response
+    @property
+    def request_id(self) -> str | None:
+        """`X-Request-Id` of the answer, once it has begun."""
+        return None if self._response is None else self._response.headers.get("x-request-id")
 
+    async def open(self) -> None:
+        """Send the request, unless it was sent; return when the answer begins."""
+        await self._opened()
 
-async def _async_events(source: _AsyncSource[T]) -> AsyncGenerator[T, None]:
-    response = await source.open()
-    read, feed = source.call.read, SSEDecoder().feed
-    request_id = response.headers.get("x-request-id")
-    try:
-        chunks = response.aiter_raw() if is_plain(response) else response.aiter_bytes()
-        async for chunk in chunks:
-            for payload in feed(chunk):
-                if payload == DONE:
-                    await _async_drain(chunks)
-                    return
-                yield read(payload)
-        raise source.interrupted(None, request_id)
-    except httpx.RequestError as error:
-        raise source.interrupted(error, request_id) from error
-    except StatusError as error:
-        error.request_id = request_id
-        raise
-    finally:
-        await response.aclose()
+    async def _opened(self) -> httpx.Response:
+        if self._response is None:
+            self._response = await self._connect(self._call)
+        return self._response
+
+    async def pieces(self) -> AsyncGenerator[T, None]:
+        """What the events say, one by one."""
+        response = await self._opened()
+        read, feed = self._call.read, SSEDecoder().feed
+        try:
+            chunks = response.aiter_raw() if is_plain(response) else response.aiter_bytes()
+            async for chunk in chunks:
+                for payload in feed(chunk):
+                    if payload == DONE:
+                        await _async_drain(chunks)
+                        return
+                    yield read(payload)
+            raise self._interrupted(None, self.request_id)
+        except httpx.RequestError as error:
+            raise self._interrupted(error, self.request_id) from error
+        except StatusError as error:
+            error.request_id = self.request_id
+            raise
+        finally:
+            await response.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection, which the server takes as an abort."""
+        if self._response is not None:
+            await self._response.aclose()
 
 
 async def _async_drain(chunks: AsyncIterator[bytes]) -> None:
@@ -70,11 +107,9 @@ async def _async_drain(chunks: AsyncIterator[bytes]) -> None:
 class AsyncStream(Generic[T]):
     """Asynchronous iterator over what a server sends, piece by piece; see `Stream`."""
 
-    def __init__(
-        self, call: Call[T], connect: Callable[[Call[T]], Awaitable[httpx.Response]], interrupted: Interrupted
-    ) -> None:
-        self._source = _AsyncSource(call, connect, interrupted)
-        self._events = _async_events(self._source)
+    def __init__(self, source: AsyncSource[T]) -> None:
+        self._source = source
+        self._pieces = source.pieces()
 
     async def open(self) -> AsyncStream[T]:
         """Send the request and wait until the answer begins; iteration does this by itself."""
@@ -83,21 +118,19 @@ class AsyncStream(Generic[T]):
 
     @property
     def request_id(self) -> str | None:
-        """`X-Request-Id` of the answer, once it has begun."""
-        response = self._source.response
-        return None if response is None else response.headers.get("x-request-id")
+        """Id of the request in the server's log, once the answer has begun."""
+        return self._source.request_id
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return self._events
+        return self._pieces
 
     async def __anext__(self) -> T:
-        return await anext(self._events)
+        return await anext(self._pieces)
 
     async def aclose(self) -> None:
         """Leave the stream; the server stops generating. May be called again."""
-        await self._events.aclose()
-        if self._source.response is not None:
-            await self._source.response.aclose()
+        await self._pieces.aclose()
+        await self._source.aclose()
 
     async def __aenter__(self) -> AsyncStream[T]:
         return await self.open()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NoReturn, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NoReturn, TypeVar, cast
 
 import httpx
 import orjson
@@ -42,7 +42,9 @@ from ._replies import (
     read_models,
 )
 from ._retry import retry_after_s
-from ._wire import Call, Outcome, Reply
+from ._wire import Call, Outcome, Reply, Starting
+
+T = TypeVar("T")
 
 Messages = str | Sequence[Mapping[str, Any] | ChatMessage]
 ReturnResponse = Literal["processed", "raw", "attrs"]
@@ -108,20 +110,22 @@ class BaseClient:
             return Readiness(ready=ready, status=outcome.status, message="" if ready else message, retry_after_s=wait)
         raise self._failure(outcome)
 
-    def _still_starting(self, outcome: Outcome) -> tuple[OpenLLMError, float]:
-        """What keeps the server from being ready, and the seconds until the next look.
+    def _starting(self, outcome: Outcome) -> Starting | None:
+        """What keeps the server from being ready; None when it is.
 
         Raises:
             ClientError: waiting will not help.
         """
+        if isinstance(outcome, Reply) and outcome.status == 200:
+            return None
         error = self._failure(outcome)
         if not isinstance(outcome, Reply):
             if isinstance(outcome, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
                 raise error
-            return error, POLL_S
+            return Starting(error, POLL_S)
         if outcome.status not in _STARTING or outcome.headers.get("x-should-retry", "").lower() == "false":
             raise error
-        return error, POLL_S if error.retry_after_s is None else max(error.retry_after_s, 0.05)
+        return Starting(error, POLL_S if error.retry_after_s is None else max(error.retry_after_s, 0.05))
 
     def _never_ready(self, timeout_s: float, last: OpenLLMError) -> NoReturn:
         raise TimedOut(
@@ -139,7 +143,7 @@ def generate_call(
     body = _generate_body(prompt, llm_config, adapter_name, sampling)
     if detail:
         body["detail"] = True
-    return Call(method="POST", path="/v1/generate", content=_json(body), read=read_generation)
+    return _post("/v1/generate", body, read_generation)
 
 
 def generate_stream_call(
@@ -149,27 +153,23 @@ def generate_stream_call(
     body = _generate_body(prompt, llm_config, adapter_name, sampling)
     if echo:
         body["echo"] = True
-    content = _json(body)
-    return Call(method="POST", path="/v1/generate_stream", content=content, read=read_frame, stream=True)
+    return _post("/v1/generate_stream", body, read_frame, stream=True)
 
 
 def chat_call(messages: Messages, model: str, sampling: dict[str, Any]) -> Call[ChatCompletion]:
     """`POST /v1/chat/completions`."""
-    content = _json(_chat_body(messages, model, sampling))
-    return Call(method="POST", path="/v1/chat/completions", content=content, read=read_chat)
+    return _post("/v1/chat/completions", _chat_body(messages, model, sampling), read_chat)
 
 
 def chat_stream_call(messages: Messages, model: str, sampling: dict[str, Any]) -> Call[ChatCompletionChunk]:
     """`POST /v1/chat/completions` with `stream`."""
-    content = _json(_chat_body(messages, model, sampling) | {"stream": True})
-    path = "/v1/chat/completions"
-    return Call(method="POST", path=path, content=content, read=read_chunk, stream=True)
+    body = _chat_body(messages, model, sampling) | {"stream": True}
+    return _post("/v1/chat/completions", body, read_chunk, stream=True)
 
 
 def embed_call(texts: str | Sequence[str]) -> Call[EmbeddingsOutput]:
     """`POST /v1/embeddings` with an array of texts."""
-    content = _json([texts] if isinstance(texts, str) else list(texts))
-    return Call(method="POST", path="/v1/embeddings", content=content, read=read_embeddings)
+    return _post("/v1/embeddings", [texts] if isinstance(texts, str) else list(texts), read_embeddings)
 
 
 def metadata_call() -> Call[Metadata]:
@@ -184,8 +184,7 @@ def adapters_call() -> Call[AdapterList]:
 
 def adapter_call(verb: str, name: str) -> Call[AdapterList]:
     """`POST /v1/adapters`, or one of its sub-routes."""
-    content = _json({"adapter_name": name})
-    return Call(method="POST", path=f"/v1/adapters{verb}", content=content, read=read_adapters)
+    return _post(f"/v1/adapters{verb}", {"adapter_name": name}, read_adapters)
 
 
 def models_call() -> Call[list[ModelCard]]:
@@ -228,6 +227,10 @@ def check_return_response(return_response: str) -> None:
         raise InvalidRequest(
             f"return_response: {return_response!r} is not one of processed, raw, attrs.", param="return_response"
         )
+
+
+def _post(path: str, body: Any, read: Callable[[bytes], T], *, stream: bool = False) -> Call[T]:
+    return Call(method="POST", path=path, body=body, content=_json(body), read=read, stream=stream)
 
 
 def _generate_body(

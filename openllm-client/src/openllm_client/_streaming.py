@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import httpx
 
@@ -21,6 +21,7 @@ from ._errors import malformed
 from ._wire import Call
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 64 * 1024 * 1024
@@ -130,43 +131,80 @@ def is_plain(response: httpx.Response) -> bool:
 Interrupted = Callable[[httpx.RequestError | None, str | None], ClientError]
 
 
-class _Source(Generic[T]):
-    """A call, and its response once it is open. Apart from `Stream`, so that dropping a stream frees it at once."""
+class Source(Protocol[T_co]):
+    """Where a stream comes from: an answer that may not have been asked for yet.
 
-    __slots__ = ("call", "connect", "interrupted", "response")
+    Apart from `Stream`, so that dropping a stream frees it at once.
+    """
+
+    @property
+    def request_id(self) -> str | None:
+        """As the server named it, once it has."""
+        ...
+
+    def open(self) -> None:
+        """Send the request and wait until the answer begins, unless that was done."""
+        ...
+
+    def pieces(self) -> Generator[T_co, None, None]:
+        """Open, and give what comes; close when that ends or is left."""
+        ...
+
+    def close(self) -> None:
+        """End the answer, if there is one. May be called again."""
+        ...
+
+
+class HTTPSource(Generic[T]):
+    """Server-sent events of one response."""
+
+    __slots__ = ("_call", "_connect", "_interrupted", "_response")
 
     def __init__(self, call: Call[T], connect: Callable[[Call[T]], httpx.Response], interrupted: Interrupted) -> None:
-        self.call = call
-        self.connect = connect
-        self.interrupted = interrupted
-        self.response: httpx.Response | None = None
+        self._call = call
+        self._connect = connect
+        self._interrupted = interrupted
+        self._response: httpx.Response | None = None
 
-    def open(self) -> httpx.Response:
-        if self.response is None:
-            self.response = self.connect(self.call)
-        return self.response
+    @property
+    def request_id(self) -> str | None:
+        """`X-Request-Id` of the answer, once it has begun."""
+        return None if self._response is None else self._response.headers.get("x-request-id")
 
+    def open(self) -> None:
+        """Send the request, unless it was sent; return when the answer begins."""
+        self._opened()
 
-def _events(source: _Source[T]) -> Generator[T, None, None]:
-    response = source.open()
-    read, feed = source.call.read, SSEDecoder().feed
-    request_id = response.headers.get("x-request-id")
-    try:
-        chunks = response.iter_raw() if is_plain(response) else response.iter_bytes()
-        for chunk in chunks:
-            for payload in feed(chunk):
-                if payload == DONE:
-                    _drain(chunks)
-                    return
-                yield read(payload)
-        raise source.interrupted(None, request_id)
-    except httpx.RequestError as error:
-        raise source.interrupted(error, request_id) from error
-    except StatusError as error:
-        error.request_id = request_id
-        raise
-    finally:
-        response.close()
+    def _opened(self) -> httpx.Response:
+        if self._response is None:
+            self._response = self._connect(self._call)
+        return self._response
+
+    def pieces(self) -> Generator[T, None, None]:
+        """What the events say, one by one."""
+        response = self._opened()
+        read, feed = self._call.read, SSEDecoder().feed
+        try:
+            chunks = response.iter_raw() if is_plain(response) else response.iter_bytes()
+            for chunk in chunks:
+                for payload in feed(chunk):
+                    if payload == DONE:
+                        _drain(chunks)
+                        return
+                    yield read(payload)
+            raise self._interrupted(None, self.request_id)
+        except httpx.RequestError as error:
+            raise self._interrupted(error, self.request_id) from error
+        except StatusError as error:
+            error.request_id = self.request_id
+            raise
+        finally:
+            response.close()
+
+    def close(self) -> None:
+        """Close the connection, which the server takes as an abort."""
+        if self._response is not None:
+            self._response.close()
 
 
 def _drain(chunks: Iterator[bytes]) -> None:
@@ -190,9 +228,9 @@ class Stream(Generic[T]):
         TimedOut: nothing came for the client's time-out.
     """
 
-    def __init__(self, call: Call[T], connect: Callable[[Call[T]], httpx.Response], interrupted: Interrupted) -> None:
-        self._source = _Source(call, connect, interrupted)
-        self._events = _events(self._source)
+    def __init__(self, source: Source[T]) -> None:
+        self._source = source
+        self._pieces = source.pieces()
 
     def open(self) -> Stream[T]:
         """Send the request and wait until the answer begins; iteration does this by itself."""
@@ -201,21 +239,19 @@ class Stream(Generic[T]):
 
     @property
     def request_id(self) -> str | None:
-        """`X-Request-Id` of the answer, once it has begun."""
-        response = self._source.response
-        return None if response is None else response.headers.get("x-request-id")
+        """Id of the request in the server's log, once the answer has begun."""
+        return self._source.request_id
 
     def __iter__(self) -> Iterator[T]:
-        return self._events
+        return self._pieces
 
     def __next__(self) -> T:
-        return next(self._events)
+        return next(self._pieces)
 
     def close(self) -> None:
         """Leave the stream; the server stops generating. May be called again."""
-        self._events.close()
-        if self._source.response is not None:
-            self._source.response.close()
+        self._pieces.close()
+        self._source.close()
 
     def __enter__(self) -> Stream[T]:
         return self.open()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 import httpx
+
+from openllm_core.errors import ClientError
 
 T = TypeVar("T")
 
@@ -17,7 +19,8 @@ class Call(Generic[T]):
 
     Attributes:
         read: turns the body, or the data of one event of a stream, into the typed answer.
-        content: JSON body.
+        body: what is asked, as plain data.
+        content: the same as JSON.
         stream: the answer is server-sent events.
         repeatable: sending it twice does no more than sending it once.
     """
@@ -25,6 +28,7 @@ class Call(Generic[T]):
     method: str
     path: str
     read: Callable[[bytes], T]
+    body: Any = None
     content: bytes | None = None
     stream: bool = False
     repeatable: bool = False
@@ -37,6 +41,19 @@ class Reply:
     status: int
     headers: httpx.Headers
     content: bytes
+
+
+@attrs.frozen
+class Starting:
+    """A server that is not ready yet.
+
+    Attributes:
+        reason: as it would be told.
+        wait_s: seconds until the next look.
+    """
+
+    reason: ClientError
+    wait_s: float
 
 
 Outcome = Reply | httpx.RequestError
