@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import attrs
 import pytest
 from tests.openllm.serialisation import small
 from tests.openllm.serialisation.fake_hub import COMMIT
-from tests.openllm.serialisation.faults.injector import at_step, forked, kill
+from tests.openllm.serialisation.faults.injector import at_step, fork, forked, joined, kill
 
 from openllm.serialisation import archive, bento_record, derived, disk, formats, hub, importing, manifest, removal
 from openllm.serialisation.store import Store
@@ -23,6 +23,7 @@ from openllm_core.errors import OpenLLMError, StoreError
 
 TRUST = importing.Trust()
 MOST_STEPS = 300
+HANDS = 2  # processes that share the steps of an enumeration
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -219,25 +220,33 @@ def settle(case: Case, store: Store, here: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_kill_at_every_step(tmp_path: Path, base: Path, name: str) -> None:
     """After kill -9 at any step the list is the old one or the new one, whole, and doing it again succeeds."""
-    case = CASES[name]
-    for n in range(1, MOST_STEPS):
-        home = shutil.copytree(base, tmp_path / "home")
+    hands = [
+        fork(lambda first=first: kill_at_steps(CASES[name], base, tmp_path, range(first, MOST_STEPS, HANDS)))
+        for first in range(1, HANDS + 1)
+    ]
+    assert [joined(hand) for hand in hands] == [0] * HANDS  # what went wrong stands in the captured stderr
+
+
+def kill_at_steps(case: Case, base: Path, here: Path, steps: Iterable[int]) -> None:
+    """Kill it at each of these steps, in a copy of the base store for each, until it comes to its end before the kill."""
+    for n in steps:
+        home = shutil.copytree(base, here / f"home{n}")
         store = Store(small.options(home, lock_timeout=5.0))
         case.given(store)
 
         def body(store: Store = store, n: int = n) -> None:
             with pytest.MonkeyPatch.context() as patch:
                 at_step(n, kill, patch=patch)
-                case.act(store, tmp_path)
+                case.act(store, here)
 
         code = forked(body)
         assert listed(store) in (case.before, case.after), n
-        settle(case, store, tmp_path)
+        settle(case, store, here)
         shutil.rmtree(home)
         if code == 0:
             assert n > case.least
             return
-        assert code == -signal.SIGKILL
+        assert code == -signal.SIGKILL, n
     raise AssertionError("it never came to its end")
 
 
