@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from openllm_core.schema import EmbeddingsOutput
 
+from ._agents import AgentCall, AgentStep
 from ._http import HTTPClient
 from ._replies import GenerationOutput, Readiness
 from ._streaming import Stream
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ._async_streaming import AsyncStream
 
 __all__ = [
+    "AgentCall",
+    "AgentStep",
     "AsyncHTTPClient",
     "AsyncStream",
     "EmbeddingsOutput",

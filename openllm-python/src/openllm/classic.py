@@ -76,15 +76,9 @@ class ClassicCalls(StoredModel):
     @property
     def supports_hf_agent(self) -> bool:
         """Whether `generate_one` works: the model generates text, and no subclass took the method away."""
-        options = self.chosen_options()
-        if not callable(getattr(type(self), "generate_one", None)):
-            return False
-        if not options.model_path:
-            return True
-        from .backends import checkpoint, sentence
+        from .backends import sentence
 
-        found = checkpoint.read(options.model_path, allow_pickle=options.allow_pickle_weights)
-        return not sentence.embeds_only(found)
+        return callable(getattr(type(self), "generate_one", None)) and sentence.generates(self.chosen_options())
 
     @property
     def has_adapters(self) -> bool:

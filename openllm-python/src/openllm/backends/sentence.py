@@ -14,8 +14,9 @@ from typing import Any, Literal, cast
 import attrs
 
 from openllm_core.errors import CorruptModel, UnsupportedFeature
+from openllm_core.options import EngineOptions
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, read
 
 Pooling = Literal["mean", "cls", "lasttoken", "max"]
 
@@ -60,6 +61,16 @@ class SentenceEncoder:
         if not self.prompt:
             return ()
         return (f"embedding prompt: left out (put {self.prompt!r} before your texts, as sentence-transformers does)",)
+
+
+def generates(options: EngineOptions) -> bool:
+    """Whether a model makes text, as far as its files say; one without files, or whose files cannot be read, may."""
+    if not options.model_path:
+        return True
+    try:
+        return not embeds_only(read(options.model_path, allow_pickle=options.allow_pickle_weights))
+    except CorruptModel:
+        return True
 
 
 def embeds_only(checkpoint: Checkpoint) -> bool:
