@@ -14,6 +14,8 @@ import attrs
 from .adapter_messages import AdapterCard as AdapterCard
 from .adapter_messages import AdapterList as AdapterList
 from .adapter_messages import AdapterRequest as AdapterRequest
+from .agent_messages import AgentRequest as AgentRequest
+from .agent_messages import GeneratedText as GeneratedText
 from .serde import field
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from openllm import adapters
 from openllm.backends import registry as backends
+from openllm.backends import sentence
 from openllm.chat import ChatRenderer
 from openllm.embedding_model import embedder_of
 from openllm.engine.engine import Engine
@@ -110,6 +111,7 @@ def build(
         config=config,
         backend=backend,
         family=family,
+        generates=sentence.generates(options),
     )
     registry = CollectorRegistry()
     engine = _engines(options, server_options, tokenizer, registry, launch)

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "chat": ("openllm.cli.chat", "Chat with a running server.", SERVE),
     "query": ("openllm.cli.query", "Ask a running server one question.", SERVE),
     "embed": ("openllm.cli.embed", "Make vectors of texts with a running server.", SERVE),
+    "instruct": ("openllm.cli.instruct", "Have a running server's model do a task with tools.", SERVE),
     "models": ("openllm.cli.models", "List model families, and the models on this machine.", MODELS),
     "import": ("openllm.cli.import_model", "Fetch a model into the store without starting it.", MODELS),
     "build": ("openllm.cli.build", "Make a Bento: model and settings in one, to serve anywhere.", MODELS),

@@ -17,7 +17,19 @@ from openllm_core.options import ServerOptions
 from .metrics import RequestMetrics
 from .middleware import wrap
 from .operation import Endpoint, Operation
-from .routes import adapters, chat, completions, embeddings, generate, health, metadata, metrics, models, openapi
+from .routes import (
+    adapters,
+    chat,
+    completions,
+    embeddings,
+    generate,
+    health,
+    hf_agent,
+    metadata,
+    metrics,
+    models,
+    openapi,
+)
 
 
 def all_operations(service: Service, options: ServerOptions, registry: CollectorRegistry) -> list[Operation]:
@@ -28,6 +40,7 @@ def all_operations(service: Service, options: ServerOptions, registry: Collector
         *embeddings.operations(service, options),
         *models.operations(service, options),
         *generate.operations(service, options),
+        *hf_agent.operations(service, options),
         *metadata.operations(service, options),
         *adapters.operations(service, options),
         *health.operations(service, options),

@@ -27,6 +27,7 @@ from openllm_core.families.spec import FamilySpec
 from openllm_core.fields import sampling_from_openai, to_sampling_params
 from openllm_core.options import ServerOptions
 from openllm_core.schema import (
+    AgentRequest,
     ChatCompletion,
     ChatCompletionRequest,
     Completion,
@@ -43,7 +44,7 @@ from openllm_core.schema import (
     ModelList,
 )
 
-from . import answers
+from . import agents, answers
 from .adapters import Chosen, ServedAdapters
 from .answers import Answer, Choice, collect
 from .embeddings import EmbeddingService
@@ -90,6 +91,7 @@ class ServedModel:
         family: None for a model of no known family; `/v1/generate*` then takes the default family's fields.
         config: the server's own generation defaults, settled for the backend.
         backend: that runs it.
+        generates: whether it makes text, as far as its files say.
         created: Unix time the server started.
     """
 
@@ -98,6 +100,7 @@ class ServedModel:
     config: LLMConfig
     backend: str
     family: FamilySpec | None = None
+    generates: bool = True
     created: int = attrs.field(factory=lambda: int(time.time()))
 
 
@@ -201,10 +204,17 @@ class Service:
             backend=self.model.backend,
             configuration=self.model.config.model_dump_json().decode(),
             supports_embeddings=self._embeddings.available,
+            supports_hf_agent=self.serves_agents,
             family=self.model.family.name if self.model.family else "",
             served_model_names=list(self.model.names),
             context_length=self._context_length,
         )
+
+    @property
+    def serves_agents(self) -> bool:
+        """Whether the model completes the steps of an agent: whether it makes text at all."""
+        info = self.engine.info
+        return self.model.generates and (info is None or info.capabilities.generate)
 
     @property
     def _context_length(self) -> int | None:
@@ -255,6 +265,21 @@ class Service:
             finish_reasons=[choice.finish_reason for choice in choices],
             usage=answer.usage(),
             logprobs=logprobs if any(logprobs) else None,
+        )
+
+    # -- /hf/agent ----------------------------------------------------------------------------------------------------
+
+    async def agent(self, request: AgentRequest) -> agents.StepText:
+        """Complete one step of an agent; a refusal names the field by its place in `parameters`."""
+        wanted = agents.completion_of(request)
+        with agents.parameters_named():
+            answer, _ = await self._start_generate(wanted)
+        choices = await collect(answer)
+        return agents.StepText(
+            made=agents.texts_of(request, choices),
+            usage=answer.usage(),
+            ignored=agents.in_parameters(answer.ignored),
+            adapter=answer.adapter,
         )
 
     # -- chat ---------------------------------------------------------------------------------------------------------
