@@ -107,6 +107,13 @@ async def generate_stream(caller: Caller) -> None:
     assert "".join(frame.text for frame in frames) == REPLY and frames[-1].finish_reason == "stop"
 
 
+async def hf_agent(caller: Caller) -> None:
+    """What the agents of transformers 4 post, over plain HTTP; our clients' agents speak chat completions with tools."""
+    parameters = {"max_new_tokens": 200, "return_full_text": False, "stop": ["world"]}
+    answer = await caller.http.post("/hf/agent", json={"inputs": "Hi", "parameters": parameters})
+    assert (answer.status_code, answer.json()) == (200, [{"generated_text": "Grüße, "}])
+
+
 async def get_metadata(caller: Caller) -> None:
     """As our clients ask."""
     metadata = await caller.take("metadata")
@@ -173,6 +180,7 @@ CONTRACTS: dict[str, Callable[[Caller], Awaitable[None]]] = {
     "GET /v1/models": models,
     "POST /v1/generate": generate,
     "POST /v1/generate_stream": generate_stream,
+    "POST /hf/agent": hf_agent,
     "GET /v1/metadata": get_metadata,
     "POST /v1/metadata": post_metadata,
     "GET /v1/adapters": adapters,

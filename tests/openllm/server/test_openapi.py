@@ -14,7 +14,7 @@ from tests.openllm.server.serving import serving
 
 from openllm.server.app import all_operations
 from openllm_core.options import ServerOptions
-from openllm_core.schema import ChatCompletionRequest, CompletionRequest, GenerateRequest
+from openllm_core.schema import AgentRequest, ChatCompletionRequest, CompletionRequest, GenerateRequest
 from openllm_core.serde import structure
 
 REQUESTS = {
@@ -22,6 +22,7 @@ REQUESTS = {
     "/v1/completions": CompletionRequest,
     "/v1/generate": GenerateRequest,
     "/v1/generate_stream": GenerateRequest,
+    "/hf/agent": AgentRequest,
 }
 
 
