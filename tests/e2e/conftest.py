@@ -10,12 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+
+ANSWER_S = 60  # what a server may take to answer while all cores are busy; one that is gone is known at once
+
+
+def probe() -> httpx.Client:
+    """A client of a connection for each question: a server that restarts or drains leaves none of its connections behind."""
+    return httpx.Client(timeout=ANSWER_S, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 @dataclass
@@ -25,11 +32,13 @@ class ServerProcess:
     Attributes:
         url: base address without a trailing slash.
         log: file that holds everything it printed.
+        http: what asks it for its state.
     """
 
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    http: httpx.Client = field(default_factory=probe, repr=False)
 
     def host_pids(self) -> list[int]:
         """Process ids of the engine hosts, children of the server."""
@@ -49,7 +58,7 @@ class ServerProcess:
     def status(self, path: str = "/readyz") -> int:
         """HTTP status of a GET; 0 when nobody answers."""
         try:
-            return httpx.get(self.url + path, timeout=5).status_code
+            return self.http.get(self.url + path).status_code
         except httpx.TransportError:
             return 0
 
@@ -65,7 +74,7 @@ class ServerProcess:
 
     def metric(self, name: str) -> float:
         """Sum of the samples of one metric in /metrics."""
-        lines = httpx.get(self.url + "/metrics", timeout=5).text.splitlines()
+        lines = self.http.get(self.url + "/metrics").text.splitlines()
         values = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + " ", name + "{"))]
         assert values, f"no metric {name}"
         return sum(values)

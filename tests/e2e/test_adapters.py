@@ -1,7 +1,8 @@
-"""Adapters in real processes with real weights, on both backends: each forces a token, so an answer tells who gave it.
+"""Adapters in real processes, on both backends: each forces a token, so an answer tells who gave it.
 
 Clients choose among them and the base, or leave the choice to the default, while others switch that, reload and unload; not one
-answer may come from another adapter than the one that was asked for or that it names. OPENLLM_TEST_ADAPTERS_S makes it go on for longer (`hatch run full` takes 60 s).
+answer may come from another adapter than the one that was asked for or that it names. On a tiny model, which answers
+often; with OPENLLM_TEST_ADAPTERS_S on the default one, for so many seconds (`hatch run full`: 60).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.tiny_adapters import blank_adapter, forcing_adapter
+from tests.tiny_models import tiny_checkpoint
 from tokenizers import Tokenizer
 
 from openllm.serialisation.adapters import AdapterStore
@@ -31,10 +33,11 @@ from .conftest import ServerProcess, openllm_start
 
 pytestmark = pytest.mark.timeout(420)
 
-SECONDS = float(os.environ.get("OPENLLM_TEST_ADAPTERS_S", "8"))
+LONG = os.environ.get("OPENLLM_TEST_ADAPTERS_S", "")
+SECONDS = float(LONG or 4)
 CLIENTS = 64
-FORCED = {"alpha": 1000, "beta": 2000, "gamma": 3000}
-RELOADED = 4000  # what gamma forces in every second version
+FORCED = {"alpha": 40, "beta": 50, "gamma": 60}  # of either vocabulary, each a character by itself
+RELOADED = 70  # what gamma forces in every second version
 STEADY = ("alpha", "beta")
 DEFAULTS = ("default: base", "default: alpha", "default: beta")
 WANTED, WANTED_TIMES = (
@@ -50,27 +53,44 @@ PROMPTS = ("The capital of France is", "One, two, three,", "Once upon a time the
 
 
 @pytest.fixture(scope="module")
-def adapters(store: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Adapters of the default model, by name; `gamma-2` is another version of gamma."""
-    model = next(Path(store["BENTOML_HOME"]).glob("models/pt-*smollm2*/*/model.safetensors")).parent
-    home = tmp_path_factory.mktemp("adapters")
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of the store: an empty one, or that of the default model."""
+    if LONG:
+        return request.getfixturevalue("store")
+    folder = tmp_path_factory.mktemp("store")
+    return {"BENTOML_HOME": str(folder), "OPENLLM_HOME": str(folder / "openllm-cache"), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def model(home: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the model that the adapters are for."""
+    if LONG:
+        return next(Path(home["BENTOML_HOME"]).glob("models/pt-*smollm2*/*/model.safetensors")).parent
+    return tiny_checkpoint("llama", tmp_path_factory.mktemp("tiny"), wide=True)
+
+
+@pytest.fixture(scope="module")
+def adapters(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Adapters of the model, by name; `gamma-2` is another version of gamma."""
+    folder = tmp_path_factory.mktemp("adapters")
     tokens = FORCED | {"gamma-2": RELOADED}
-    return {name: forcing_adapter(model, token, home / name) for name, token in tokens.items()}
+    return {name: forcing_adapter(model, token, folder / name) for name, token in tokens.items()}
 
 
 @pytest.fixture(scope="module", params=["pt", "vllm"])
 def server(
     request: pytest.FixtureRequest,
-    store: dict[str, str],
+    home: dict[str, str],
+    model: Path,
     adapters: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ServerProcess]:
     """`openllm start` with two adapters given and one stored, which is loaded on request."""
-    shelf = AdapterStore(StoreOptions(home=store["BENTOML_HOME"]))
+    shelf = AdapterStore(StoreOptions(home=home["BENTOML_HOME"]))
     shelf.add("gamma", adapters["gamma"], "gamma")
     given = [word for name in STEADY for word in ("--adapter-id", f"{adapters[name]}:{name}")]
     arguments = [*given, "--max-adapters", "3", "--max-adapter-rank", "8", "--allow-adapter-load", "--max-queue", "256"]
-    arguments += ["--max-model-len", "1024", "--dtype", "float32", "--served-model-name", "smol"]
+    arguments += ["--max-model-len", "512", "--dtype", "float32", "--served-model-name", "smol"]
     python = sys.executable
     if request.param == "vllm":
         python = request.getfixturevalue("vllm_python")
@@ -78,20 +98,20 @@ def server(
     else:
         arguments += ["--backend", "pt", "--max-num-seqs", "32"]
     log = tmp_path_factory.mktemp(f"adapters-{request.param}") / "log.txt"
-    with openllm_start(log, *arguments, environ=store, python=python) as running:
+    with openllm_start(log, str(model), *arguments, environ=home, python=python) as running:
         yield running
 
 
 def tokens_of(server: ServerProcess, name: str) -> list[int]:
     """Four tokens of an adapter's answer."""
     body = {"prompt": PROMPTS[0], "adapter_name": name, "llm_config": {"max_new_tokens": 4, "temperature": 0.0}}
-    lines = httpx.post(server.url + "/v1/generate_stream", json=body, timeout=60).text.split("\n\n")
+    lines = httpx.post(server.url + "/v1/generate_stream", json=body, timeout=120).text.split("\n\n")
     return [i for line in lines if line.startswith("data: {") for i in json.loads(line[6:])["token_ids"]]
 
 
 def load(server: ServerProcess, name: str, verb: str = "load") -> httpx.Response:
     """Load or unload an adapter."""
-    return httpx.post(f"{server.url}/v1/adapters/{verb}", json={"adapter_name": name}, timeout=60)
+    return httpx.post(f"{server.url}/v1/adapters/{verb}", json={"adapter_name": name}, timeout=120)
 
 
 async def ask(http: httpx.AsyncClient, name: str | None, prompt: str, way: int) -> tuple[list[Any], int, str]:
@@ -208,13 +228,12 @@ async def hammer(
 
 
 def test_no_answer_by_the_wrong_adapter(
-    server: ServerProcess, store: dict[str, str], adapters: dict[str, Path]
+    server: ServerProcess, home: dict[str, str], model: Path, adapters: dict[str, Path]
 ) -> None:
     """64 clients in five ways, 8 that switch the default, one that reloads and unloads: no answer by another adapter."""
-    shelf = AdapterStore(StoreOptions(home=store["BENTOML_HOME"]))
+    shelf = AdapterStore(StoreOptions(home=home["BENTOML_HOME"]))
     assert load(server, "gamma").status_code == 200
-    model = next(Path(store["BENTOML_HOME"]).glob("models/pt-*smollm2*/*/tokenizer.json"))
-    tokenizer: Any = Tokenizer.from_file(str(model))
+    tokenizer: Any = Tokenizer.from_file(str(model / "tokenizer.json"))
     texts = {token: tokenizer.decode([token]) for token in (*FORCED.values(), RELOADED)}
     tally, wrong = asyncio.run(hammer(server, shelf, adapters, texts))
     assert wrong == [], (wrong[:5], tally)
@@ -225,15 +244,15 @@ def test_no_answer_by_the_wrong_adapter(
 def test_a_new_host_has_the_adapters_again(server: ServerProcess) -> None:
     """The engine's process is killed: after its restart the adapters answer as before."""
     os.kill(server.host_pid(), signal.SIGKILL)
-    server.wait_for(503, within_s=20)
+    server.wait_for(503)
     server.wait_for(200, within_s=240)
-    cards = httpx.get(server.url + "/v1/adapters", timeout=30).json()["adapters"]
+    cards = httpx.get(server.url + "/v1/adapters", timeout=120).json()["adapters"]
     assert {card["name"]: card["state"] for card in cards}.items() >= {"alpha": "ready", "beta": "ready"}.items()
     assert tokens_of(server, "beta") == [FORCED["beta"]] * 4
 
 
 def test_the_command_line_changes_a_running_server(
-    server: ServerProcess, store: dict[str, str], adapters: dict[str, Path], tmp_path: Path
+    server: ServerProcess, home: dict[str, str], adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     """`adapters add --endpoint` serves at once, `ls` shows it, `rm` takes it away; a bad one is refused with its reason.
 
@@ -243,14 +262,14 @@ def test_the_command_line_changes_a_running_server(
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "openllm", "adapters", *words]
-        return subprocess.run(command, env=os.environ | store, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, env=os.environ | home, capture_output=True, text=True, timeout=120, check=False)
 
     added = run("add", f"{adapters['gamma']}:delta", "--endpoint", server.url)
     assert added.returncode == 0, added.stderr
-    assert "delta" in [card["id"] for card in httpx.get(server.url + "/v1/models", timeout=30).json()["data"]]
+    assert "delta" in [card["id"] for card in httpx.get(server.url + "/v1/models", timeout=120).json()["data"]]
     listed = json.loads(run("ls", "--endpoint", server.url, "-o", "json").stdout)
     assert {row["name"]: row["state"] for row in listed}["delta"] == "ready"
-    shelf = AdapterStore(StoreOptions(home=store["BENTOML_HOME"]))
+    shelf = AdapterStore(StoreOptions(home=home["BENTOML_HOME"]))
     good = shelf.get("delta")
     for attempt in range(2):
         bad = blank_adapter(tmp_path / f"bad{attempt}", lora_alpha=attempt + 1)
@@ -259,5 +278,5 @@ def test_the_command_line_changes_a_running_server(
         assert shelf.get("delta") == good
     assert tokens_of(server, "delta") == [FORCED["gamma"]] * 4
     assert run("rm", "delta", "--endpoint", server.url).returncode == 0
-    assert "delta" not in [card["id"] for card in httpx.get(server.url + "/v1/models", timeout=30).json()["data"]]
+    assert "delta" not in [card["id"] for card in httpx.get(server.url + "/v1/models", timeout=120).json()["data"]]
     assert run("add", str(adapters["gamma"].parent)).returncode == 65
