@@ -128,6 +128,33 @@ def test_subjects_take_turns():
     assert len(found["rounds"]) == 3
 
 
+@pytest.mark.parametrize(("runs", "kept"), [(3, 1), (4, 2)])
+def test_stopping_keeps_the_rounds_that_are_whole(runs, kept):
+    """Ctrl-C within a round drops that round alone, and it is said how many count."""
+    said: list[str] = []
+    left = iter(range(runs))
+
+    def measured() -> dict[str, Any]:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return {"levels": [{"key": "1", "tokens_per_s": 10.0}]}
+
+    found = in_turns({"a": measured, "b": measured}, 5, said.append)
+    assert len(found["rounds"]) == kept
+    assert found["medians"]["b"]["1"]["tokens_per_s"] == 10.0
+    assert said[-1] == f"stopped: {kept} of 5 rounds count"
+
+
+def test_stopping_before_a_round_is_whole_ends_it():
+    """Nothing was measured, so there is nothing to report."""
+
+    def stopped() -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_turns({"a": stopped}, 3, lambda _: None)
+
+
 def test_our_own_server_is_this_installation():
     """The interpreter that runs us, not whatever `openllm` the path finds."""
     command = subjects.ours("model", "--backend", "pt").command

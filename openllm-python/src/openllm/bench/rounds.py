@@ -105,16 +105,23 @@ def measure_subject(
 def in_turns(measures: dict[str, Callable[[], dict[str, Any]]], rounds: int, say: Say) -> dict[str, Any]:
     """Call each measurement once per round, in the order given.
 
+    Ctrl-C ends it with the rounds that are whole, which may have taken an hour; before the first is, it ends the program.
+
     Returns:
         `rounds`, as they came, and `medians`.
     """
     done: list[dict[str, Any]] = []
-    for number in range(rounds):
-        found: dict[str, Any] = {}
-        for name, run in measures.items():
-            say(f"round {number + 1} of {rounds}: {name}")
-            found[name] = run()
-        done.append(found)
+    try:
+        for number in range(rounds):
+            found: dict[str, Any] = {}
+            for name, run in measures.items():
+                say(f"round {number + 1} of {rounds}: {name}")
+                found[name] = run()
+            done.append(found)
+    except KeyboardInterrupt:
+        if not done:
+            raise
+        say(f"stopped: {len(done)} of {rounds} rounds count")
     return {"rounds": done, "medians": medians(done)}
 
 
