@@ -184,6 +184,15 @@ class ServerOptions:
 
     host: str = setting("127.0.0.1", "Address to listen on.", env="OPENLLM_HOST", group=SERVER)
     port: int = setting(3000, "Port to listen on.", env="OPENLLM_PORT", ge=0, le=65535, short="-p", group=SERVER)
+    grpc_port: int | None = setting(
+        None,
+        "Port for gRPC beside HTTP, with the extra grpc; default: none.",
+        env="OPENLLM_GRPC_PORT",
+        ge=0,
+        le=65535,
+        group=SERVER,
+    )
+    http: bool = setting(True, "Serve HTTP; off where gRPC alone is served.", flag="")
     served_model_name: tuple[str, ...] = setting(
         (), "Name clients use in `model`; repeatable; default: folder basename, else the id.", group=SERVER
     )
@@ -205,6 +214,16 @@ class ServerOptions:
         group=ADAPTERS,
     )
     no_auth: bool = setting(False, "Serve a public address without a key.", typed_only=True, group=ACCESS)
+    ssl_certfile: str = setting(
+        "", "Certificate (PEM): HTTP and gRPC are encrypted.", env="OPENLLM_SSL_CERTFILE", group=ACCESS
+    )
+    ssl_keyfile: str = setting("", "Its private key (PEM).", env="OPENLLM_SSL_KEYFILE", group=ACCESS)
+    ssl_ca_certs: str = setting(
+        "",
+        "Authorities (PEM), one of which must have signed the certificate that each client shows.",
+        env="OPENLLM_SSL_CA_CERTS",
+        group=ACCESS,
+    )
     cors: bool = setting(False, "Allow browsers from any origin.", env="OPENLLM_CORS", group=ACCESS)
     strict: bool = setting(
         False,

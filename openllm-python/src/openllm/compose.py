@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from openllm.engine.supervisor import Launcher
+    from openllm.rpc.server import RpcServer
     from openllm.serialisation import ResolvedModel
 
 ECHO = "echo"
@@ -52,12 +53,14 @@ class Composed:
 
     Attributes:
         app: ASGI application over `service`.
+        rpc: gRPC server over `service`, where one was asked for.
         notes: one line per family default that the backend cannot do and that is therefore ignored.
     """
 
     engine: AnyEngine
     service: Service
     app: ASGIApp
+    rpc: RpcServer | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -127,8 +130,18 @@ def build(
         engine=engine,
         service=service,
         app=create_app(service, server_options, registry, loopback_only=loopback_only),
+        rpc=_rpc(service, server_options, registry),
         notes=(*notes, *bound.notes),
     )
+
+
+def _rpc(service: Service, options: ServerOptions, registry: CollectorRegistry) -> RpcServer | None:
+    """The gRPC server, where the operator asked for one."""
+    if options.grpc_port is None:
+        return None
+    from openllm.rpc.server import RpcServer
+
+    return RpcServer(service, options, registry)
 
 
 def _adapters(

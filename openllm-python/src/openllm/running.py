@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import ssl
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -43,13 +44,13 @@ class Ready:
         return attrs.asdict(self)
 
 
-def endpoint(host: str, port: int) -> str:
+def endpoint(host: str, port: int, *, tls: bool = False) -> str:
     """URL of a bound address as a client on this machine writes it."""
     if host in ("0.0.0.0", ""):
         host = "127.0.0.1"
     elif ":" in host:
         host = "[::1]" if host == "::" else f"[{host}]"
-    return f"http://{host}:{port}"
+    return f"{'https' if tls else 'http'}://{host}:{port}"
 
 
 def own_endpoint() -> str | None:
@@ -116,8 +117,13 @@ def running() -> list[dict[str, Any]]:
 
 def is_ready(facts: dict[str, Any]) -> bool:
     """Whether the server of a note answers `/readyz` with 200 now. No proxy of the environment is asked."""
-    address = urlsplit(str(facts["endpoint"])).netloc
-    connection = http.client.HTTPConnection(address, timeout=ANSWER_S)
+    where = urlsplit(str(facts["endpoint"]))
+    if where.scheme == "https":
+        trust = ssl.create_default_context()  # of our own server on our own machine no certificate is asked
+        trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(where.netloc, timeout=ANSWER_S, context=trust)
+    else:
+        connection = http.client.HTTPConnection(where.netloc, timeout=ANSWER_S)
     try:
         connection.request("GET", "/readyz")
         return connection.getresponse().status == http.client.OK

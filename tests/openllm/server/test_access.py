@@ -7,7 +7,7 @@ import pytest
 from tests.openllm.server.serving import serving
 
 from openllm.compose import build
-from openllm.server.access import check_access, is_loopback
+from openllm.service.access import check_access, is_loopback
 from openllm_core.errors import UnsafeConfiguration
 from openllm_core.options import EngineOptions, ServerOptions
 

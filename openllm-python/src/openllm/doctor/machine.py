@@ -142,11 +142,14 @@ def open_files(situation: Situation) -> Iterator[Finding]:
 
 
 def port(situation: Situation) -> Iterator[Finding]:
-    """The address is free, and may be served without a key."""
+    """The addresses are free, and may be served without a key."""
     check_port(situation.server)
     server = situation.server
     keys = f"{len(server.api_key)} API keys" if server.api_key else "no API key"
-    yield Finding("port", "ok", f"{server.host}:{server.port} is free; {keys}", data={"port": server.port})
+    ports = {"port": server.port} if server.http else {}
+    ports |= {} if server.grpc_port is None else {"grpc_port": server.grpc_port}
+    free = " and ".join(f"{server.host}:{number}" for number in ports.values())
+    yield Finding("port", "ok", f"{free} {'is' if len(ports) == 1 else 'are'} free; {keys}", data=ports)
 
 
 def store(situation: Situation) -> Iterator[Finding]:

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 import re
 import secrets
@@ -19,10 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from openllm.service.access import Keys, is_loopback
 from openllm_core.errors import InvalidRequest, OpenLLMError
 from openllm_core.options import ServerOptions
 
-from .access import is_loopback
 from .errors import CLIENT_LEFT, ClientLeft, response_of
 from .frames import Cut
 from .metrics import RequestMetrics
@@ -94,7 +92,9 @@ class Identity:
                 raise
             await self._answer(error, request_id)(scope, watched_receive, marked_send)
         finally:
-            self._metrics.count(scope["path"], status, time.perf_counter() - began)
+            took_s = time.perf_counter() - began
+            self._metrics.count(scope["path"], status, took_s)
+            _log.debug("%s %s: %d after %.1f ms (%s)", scope["method"], scope["path"], status, took_s * 1000, request_id)
 
     def _answer(self, error: Exception, request_id: str) -> Response:
         if isinstance(error, HTTPException):
@@ -192,31 +192,18 @@ class Cors:
 
 
 class KeyCheck:
-    """Every route needs a key, those in `open_paths` excepted. Digests are compared, all of them, in constant time."""
+    """Every route needs a key, those in `open_paths` excepted."""
 
-    def __init__(self, app: ASGIApp, *, keys: Collection[str], open_paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Keys, open_paths: Collection[str]) -> None:
         self._app = app
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._keys = keys
         self._open = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request."""
-        if scope["path"] not in self._open and not self._allows(scope):
-            raise InvalidRequest("A valid API key is needed: Authorization: Bearer <key>.", code="invalid_api_key")
+        if scope["path"] not in self._open:
+            self._keys.check(Headers(scope=scope).getlist("authorization"))
         await self._app(scope, receive, send)
-
-    def _allows(self, scope: Scope) -> bool:
-        given = Headers(scope=scope).getlist("authorization")
-        if len(given) != 1:
-            return False
-        scheme, _, key = given[0].partition(" ")
-        if scheme.lower() != "bearer":
-            return False
-        digest = hashlib.sha256(key.strip().encode("latin-1", "replace")).digest()
-        found = False
-        for known in self._digests:
-            found |= hmac.compare_digest(digest, known)
-        return found
 
 
 def wrap(
@@ -233,7 +220,7 @@ def wrap(
         loopback_only: check who asks, since the address is not ours to choose.
     """
     if options.api_key:
-        app = KeyCheck(app, keys=(*options.api_key, *filter(None, [options.admin_key])), open_paths=open_paths)
+        app = KeyCheck(app, keys=Keys.of(options), open_paths=open_paths)
     if options.cors:
         app = Cors(app)
     if loopback_only:

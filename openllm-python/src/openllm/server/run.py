@@ -1,7 +1,7 @@
-"""Serves a composed app in this process until told to stop: port, event loop, signals, drain, exit code.
+"""Serves what was composed in this process until told to stop: ports, event loop, signals, drain, exit code.
 
-Called by `openllm start`. The port is bound before anything is loaded; the order of stopping is: not ready, refuse new,
-wait, tell the rest, stop the engine, close the listener.
+Called by `openllm start` and `start-grpc`. Ports are bound before anything is loaded; the order of stopping is: not ready,
+refuse new, wait, tell the rest, stop the engine, close the listeners. Of gRPC it knows that it starts, drains and ends.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import signal
 import socket
 from collections.abc import Callable
 from email.utils import formatdate
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
-from openllm_core.errors import OpenLLMError, PortInUse, ResourceError
+from openllm.service.access import check_access
+from openllm_core.errors import InvalidSetting, MissingDependency, OpenLLMError, PortInUse, ResourceError
 from openllm_core.options import ServerOptions
 
-from .access import check_access
+from .tls import context_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -29,6 +32,7 @@ BACKLOG = 1024
 FLUSH_S = 1.0  # for the last bytes of told streams to leave
 EXIT_FORCED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 EXIT_ENGINE_FAILED = 69
+GRPC_PACKAGES = ("grpc", "grpc_health", "grpc_reflection", "grpc_status")
 
 
 class Composed(Protocol):
@@ -44,6 +48,27 @@ class Composed(Protocol):
         """The application."""
         ...
 
+    @property
+    def rpc(self) -> Rpc | None:
+        """The gRPC server, where there is one."""
+        ...
+
+
+class Rpc(Protocol):
+    """A gRPC server; `openllm.rpc.server.RpcServer` is one."""
+
+    async def start(self) -> int:
+        """Listen; gives the port."""
+        ...
+
+    async def drain(self) -> None:
+        """Say that the end is near."""
+        ...
+
+    async def aclose(self, grace_s: float) -> None:
+        """Stop listening, and end what runs after the grace."""
+        ...
+
 
 def check_port(options: ServerOptions) -> None:
     """Fail early: before a model is looked for, fetched or loaded.
@@ -52,20 +77,37 @@ def check_port(options: ServerOptions) -> None:
         PortInUse: another process listens there.
         ResourceError: the address is not one of this machine.
         UnsafeConfiguration: a public address without a key.
+        InvalidSetting: both servers are to listen on one port, or the files of TLS do not fit.
+        MissingDependency: gRPC was asked for, and its extra is not installed.
     """
     check_access(options)
-    bind(options).close()
+    context_of(options)
+    if options.http:
+        bind(options).close()
+    if options.grpc_port is None:
+        return
+    missing = [name for name in GRPC_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise MissingDependency(f"gRPC needs {', '.join(missing)}.", hint="pip install 'openllm[grpc]'")
+    if options.http and options.grpc_port == options.port != 0:
+        raise InvalidSetting(f"HTTP and gRPC cannot both listen on port {options.port}.", param="--grpc-port")
+    bind(options, options.grpc_port, "--grpc-port").close()
 
 
-def bind(options: ServerOptions) -> socket.socket:
+def bind(options: ServerOptions, port: int | None = None, flag: str = "--port") -> socket.socket:
     """A bound socket, not listening yet.
+
+    Args:
+        port: default: that of HTTP.
+        flag: which names it, for the errors.
 
     Raises:
         PortInUse, ResourceError: see `check_port`.
     """
-    where = f"{options.host}:{options.port}"
+    port = options.port if port is None else port
+    where = f"{options.host}:{port}"
     try:
-        family, _, _, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(options.host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise ResourceError(f"{options.host!r} is no address: {error.strerror}.", param="--host") from None
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -78,12 +120,12 @@ def bind(options: ServerOptions) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(
                 f"Another process listens on {where}.",
-                hint="Stop it, or choose another port: --port N (0 takes a free one).",
-                param="--port",
+                hint=f"Stop it, or choose another port: {flag} N (0 takes a free one).",
+                param=flag,
             ) from None
         if error.errno == errno.EACCES:
             raise ResourceError(
-                f"Not allowed to listen on {where}.", hint="Choose a port above 1023.", param="--port"
+                f"Not allowed to listen on {where}.", hint="Choose a port above 1023.", param=flag
             ) from None
         raise ResourceError(f"Cannot listen on {where}: {error.strerror}.", param="--host") from None
     return sock
@@ -95,11 +137,13 @@ def serve(
     *,
     on_listening: Callable[[str, int], object] | None = None,
     on_ready: Callable[[], object] | None = None,
+    on_grpc: Callable[[str, int], object] | None = None,
 ) -> int:
     """Serve until SIGTERM, SIGINT or the end of the engine.
 
     Args:
-        on_listening: called with host and port once connections are taken; the model loads from then on.
+        on_listening: called with host and port once HTTP takes connections; the model loads from then on.
+        on_grpc: the same of gRPC, a moment earlier.
         on_ready: called once a real token was generated.
 
     Returns:
@@ -110,11 +154,12 @@ def serve(
         PortInUse, ResourceError, UnsafeConfiguration: before anything is loaded.
     """
     check_access(options)
-    sock = bind(options)
+    sock = bind(options) if options.http else None
     try:
-        return asyncio.run(_Server(composed, options, sock, on_listening, on_ready).run())
+        return asyncio.run(_Server(composed, options, sock, on_listening, on_ready, on_grpc).run())
     finally:
-        sock.close()
+        if sock is not None:
+            sock.close()
 
 
 class _Server:
@@ -124,16 +169,19 @@ class _Server:
         self,
         composed: Composed,
         options: ServerOptions,
-        sock: socket.socket,
+        sock: socket.socket | None,
         on_listening: Callable[[str, int], object] | None,
         on_ready: Callable[[], object] | None,
+        on_grpc: Callable[[str, int], object] | None,
     ) -> None:
         self._service = composed.service
         self._app = composed.app
+        self._rpc = composed.rpc
         self._options = options
         self._sock = sock
         self._on_listening = on_listening
         self._on_ready = on_ready
+        self._on_grpc = on_grpc
         self._signals = 0
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
@@ -148,7 +196,11 @@ class _Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         state, config = ServerState(), configure(self._app)
-        listener = await loop.create_server(lambda: LimitedProtocol(config, state, {}, loop), sock=self._sock)
+        listener = None
+        if self._sock is not None:
+            tls = context_of(self._options)
+            make = functools.partial(LimitedProtocol, config, state, {}, loop)
+            listener = await loop.create_server(make, sock=self._sock, ssl=tls)
         clock = asyncio.create_task(_keep_date(state.default_headers))
         engine = self._service.engine
         failed = asyncio.create_task(engine.wait_failed())
@@ -156,8 +208,7 @@ class _Server:
         stop = asyncio.create_task(self._stop.wait())
         force = asyncio.create_task(self._force.wait())
         try:
-            if self._on_listening is not None:
-                self._on_listening(self._options.host, self._sock.getsockname()[1])
+            await self._announce_listening()
             await self._service.start()
             await asyncio.wait((stop, force, failed), return_when=asyncio.FIRST_COMPLETED)
             ready.cancel()
@@ -167,10 +218,13 @@ class _Server:
         finally:
             for task in (clock, ready, stop, force, failed):
                 task.cancel()
-            listener.close()
+            if listener is not None:
+                listener.close()
             for connection in list(state.connections):
                 connection.shutdown()
             await self._service.aclose()
+            if self._rpc is not None:
+                await self._rpc.aclose(0 if self._force.is_set() else FLUSH_S)
             for task in list(state.tasks):
                 task.cancel()
             with contextlib.suppress(TimeoutError):
@@ -190,6 +244,15 @@ class _Server:
             self._forced_by = number
             self._force.set()
 
+    async def _announce_listening(self) -> None:
+        host = self._options.host
+        if self._rpc is not None:
+            port = await self._rpc.start()
+            if self._on_grpc is not None:
+                self._on_grpc(host, port)
+        if self._sock is not None and self._on_listening is not None:
+            self._on_listening(host, self._sock.getsockname()[1])
+
     async def _announce_ready(self) -> None:
         try:
             await self._service.engine.wait_ready()
@@ -200,6 +263,8 @@ class _Server:
 
     async def _drain(self, tasks: set[asyncio.Task[None]]) -> None:
         """Let streams finish within the grace; the engine tells the rest, whose last bytes then leave."""
+        if self._rpc is not None:
+            await self._rpc.drain()
         await self._service.drain(self._options.drain_grace)
         if tasks:
             await asyncio.wait(tasks, timeout=FLUSH_S)

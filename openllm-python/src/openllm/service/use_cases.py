@@ -112,9 +112,11 @@ class Generated:
         details: where `detail` was asked for.
         ignored: paths of fields that were accepted but have no effect on a server.
         adapter: that answered; None for the bare base.
+        choices: the same as `response.responses`, before they took the type of the family.
     """
 
     response: GenerateResponse
+    choices: Sequence[Choice]
     details: GenerationDetails | None = None
     ignored: tuple[str, ...] = ()
     adapter: str | None = None
@@ -230,7 +232,9 @@ class Service:
         made = [_as_family(choice.text, request.prompt, style) for choice in choices]
         response = GenerateResponse(responses=made, configuration=effective.model_dump())
         details = self._details(answer, choices) if request.detail else None
-        return Generated(response=response, details=details, ignored=answer.ignored, adapter=answer.adapter)
+        return Generated(
+            response=response, choices=choices, details=details, ignored=answer.ignored, adapter=answer.adapter
+        )
 
     async def generate_stream(self, request: GenerateRequest) -> Answer:
         """The same as a stream; the prompt comes first where `echo` was asked for."""

@@ -14,12 +14,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from openllm.service import Service
+from openllm.service.access import require_admin, require_loading
 from openllm_core.errors import InvalidRequest
 from openllm_core.options import ServerOptions
 from openllm_core.schema import AdapterList, AdapterRequest
 from openllm_core.serde import dumps, structure
 
-from ..access import require_admin
 from ..body import JSON_TYPES, read_body, read_message
 from ..operation import Endpoint, Operation
 
@@ -40,13 +40,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
 
     def changing(change: Callable[[str], Coroutine[Any, Any, AdapterList]]) -> Endpoint:
         async def endpoint(request: Request) -> ASGIApp:
-            require_admin(request.headers, options)
-            if adapters.max_adapters and not options.allow_adapter_load:
-                raise InvalidRequest(
-                    "This server loads and unloads no adapters on request.",
-                    hint="Start it with --allow-adapter-load.",
-                    code="adapter_loading_forbidden",
-                )
+            require_loading(request.headers, options, enabled=adapters.max_adapters > 0)
             message = await read_message(request, AdapterRequest, options.max_body)
             service.ready()
             return _answer(await change(message.adapter_name))

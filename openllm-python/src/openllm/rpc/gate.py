@@ -1,0 +1,129 @@
+"""What every call passes: identity and errors, key, counts. Health alone is open and uncounted.
+
+An interceptor of the server in `server.py`. Methods raise our errors; here they become a status with details.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from openllm.service.access import Keys
+from openllm_core.errors import InvalidRequest, OpenLLMError
+
+from .errors import status_of, trailers_of
+
+if TYPE_CHECKING:
+    from .untyped import Context
+
+REQUEST_ID = "x-request-id"
+OPEN = "/grpc.health.v1.Health/"
+BOUNDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_log = logging.getLogger("openllm.rpc")
+
+Behaviour = Callable[[Any, "Context"], Awaitable[Any]]
+Next = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Wraps the methods of every service but health.
+
+    Args:
+        keys: one of which a call must carry.
+        registry: what /metrics shows; the counts of calls are added to it.
+    """
+
+    def __init__(self, keys: Keys, registry: CollectorRegistry) -> None:
+        self._keys = keys
+        self._counts = Counter(
+            "openllm_grpc_requests",
+            "gRPC calls by method and status; CANCELLED: the client left.",
+            ["method", "status"],
+            registry=registry,
+        )
+        self._times = Histogram(
+            "openllm_grpc_request_seconds",
+            "From the start of a call to its end.",
+            ["method"],
+            registry=registry,
+            buckets=BOUNDS,
+        )
+
+    async def intercept_service(  # the base class leaves its types open
+        self, continuation: Next, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The method that was asked for, wrapped; None where there is none."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith(OPEN):
+            return handler
+        kind = ("stream" if handler.request_streaming else "unary") + (
+            "_stream" if handler.response_streaming else "_unary"
+        )
+        inner = cast(Behaviour, getattr(handler, kind))
+        make = cast("Callable[..., grpc.RpcMethodHandler[Any, Any]]", getattr(grpc, f"{kind}_rpc_method_handler"))
+        streams, read = handler.request_streaming, handler.request_deserializer
+        return make(
+            self._wrapped(method, inner, None if streams else read),
+            request_deserializer=read if streams else None,  # one message is read behind the key, not before it
+            response_serializer=handler.response_serializer,
+        )
+
+    def _wrapped(self, method: str, inner: Behaviour, read: Callable[[bytes], Any] | None) -> Behaviour:
+        async def call(request: Any, context: Context) -> Any:
+            async with self._call(method, context):
+                made = inner(_read(request, read) if read is not None else request, context)
+                if not hasattr(made, "__aiter__"):
+                    return await made
+                async for message in cast("AsyncGenerator[Any]", made):  # reflection is one of these
+                    await context.write(message)
+
+        return call
+
+    @asynccontextmanager
+    async def _call(self, method: str, context: Context) -> AsyncGenerator[None]:
+        """Around one call."""
+        metadata = [(name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str)]
+        given = next((value for name, value in metadata if name == REQUEST_ID), "")
+        request_id = given if _ID.fullmatch(given) else secrets.token_hex(16)
+        context.set_trailing_metadata(((REQUEST_ID, request_id),))
+        began, status = time.perf_counter(), grpc.StatusCode.OK
+        try:
+            self._keys.check([value for name, value in metadata if name == "authorization"])
+            yield
+        except asyncio.CancelledError:
+            status = grpc.StatusCode.CANCELLED
+            raise
+        except Exception as error:
+            status = status_of(error)
+            if not isinstance(error, OpenLLMError):
+                _log.error("request %s failed", request_id, exc_info=error)
+            _, text, trailers = trailers_of(error, request_id)
+            await context.abort(status, text, (*trailers, (REQUEST_ID, request_id)))
+        finally:
+            self._counts.labels(method, status.name).inc()
+            self._times.labels(method).observe(time.perf_counter() - began)
+
+
+def _read(data: bytes, read: Callable[[bytes], Any]) -> Any:
+    """A request's message.
+
+    Raises:
+        InvalidRequest: the bytes are none of its type.
+    """
+    try:
+        return read(data)
+    except DecodeError:
+        raise InvalidRequest("The request's bytes are not the message that this method takes.") from None

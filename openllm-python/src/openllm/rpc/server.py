@@ -1,0 +1,122 @@
+"""The gRPC server of this process: its services, its limits, how it begins and ends.
+
+Made by `openllm.compose`; `openllm.server.run` starts it before the model loads and ends it with HTTP. Nothing listens
+and nothing of gRPC runs before `start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+
+from openllm.service import Service
+from openllm.service.access import Keys
+from openllm_core.errors import PortInUse
+from openllm_core.options import ServerOptions
+from openllm_core.proto.openllm.v1 import openllm_pb2
+
+from .bento import BentoServicer
+from .gate import Gate
+from .health import Health
+from .proto import bentoml_v1_pb2
+from .servicer import Servicer
+from .untyped import add_bento, add_health, add_openllm
+
+MAX_STREAMS = 1024  # calls at once on one connection
+MAX_METADATA_BYTES = 32 * 1024
+KEEPALIVE_MS = 60_000  # a peer that is silent for so long is asked whether it is there
+SERVICES = tuple(
+    file.services_by_name[name].full_name
+    for file, name in (
+        (openllm_pb2.DESCRIPTOR, "OpenLLM"),
+        (bentoml_v1_pb2.DESCRIPTOR, "BentoService"),
+    )
+)
+
+
+class RpcServer:
+    """One server; starts once.
+
+    Args:
+        service: the use cases, shared with HTTP.
+        options: address, keys and limits.
+        registry: what /metrics shows.
+    """
+
+    def __init__(self, service: Service, options: ServerOptions, registry: CollectorRegistry) -> None:
+        self._service = service
+        self._options = options
+        self._gate = Gate(Keys.of(options), registry)
+        self._health = Health(service, SERVICES)
+        self._server: grpc.aio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listen.
+
+        Returns:
+            the port.
+
+        Raises:
+            PortInUse: another process listens there.
+        """
+        options = self._options
+        server = grpc.aio.server(
+            interceptors=(self._gate,),
+            options=(
+                ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent rival
+                ("grpc.max_receive_message_length", options.max_body),
+                ("grpc.max_send_message_length", -1),  # vectors of a large batch; what we send is ours
+                ("grpc.max_concurrent_streams", MAX_STREAMS),
+                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ),
+        )
+        add_openllm(Servicer(self._service, options), server)
+        add_bento(BentoServicer(self._service), server)
+        add_health(self._health, server)
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((*SERVICES, health, reflection.SERVICE_NAME), server)
+        port = self._bind(server)
+        await self._health.refresh()
+        await server.start()
+        self._server = server
+        self._watching = asyncio.create_task(self._health.watch())
+        return port
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        options = self._options
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        where = f"{host}:{options.grpc_port or 0}"
+        try:
+            if options.ssl_certfile:
+                return server.add_secure_port(where, credentials(options))
+            return server.add_insecure_port(where)
+        except RuntimeError as error:
+            raise PortInUse(f"Cannot listen on {where}: {error}.", param="--grpc-port") from None
+
+    async def drain(self) -> None:
+        """Tell the health service's clients that this server will stop; calls go on."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._health.enter_graceful_shutdown()
+
+    async def aclose(self, grace_s: float) -> None:
+        """Stop: take no calls, let those that run end within `grace_s` seconds, cancel the rest."""
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+
+def credentials(options: ServerOptions) -> grpc.ServerCredentials:
+    """TLS as the options say; files were checked by who listens first."""
+    pair = (Path(options.ssl_keyfile).read_bytes(), Path(options.ssl_certfile).read_bytes())
+    roots = Path(options.ssl_ca_certs).read_bytes() if options.ssl_ca_certs else None
+    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
