@@ -32,6 +32,9 @@ from openllm_core.schema import (
     Usage,
 )
 
+CALLED = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+CUT = {"id": "2", "type": "function", "function": {"name": "g", "arguments": '{"a'}}
+
 
 class Stream:
     """A stream of given deltas; an exception among them is raised."""
@@ -185,11 +188,17 @@ async def test_generate_uses_the_familys_length_by_default() -> None:
 
 @pytest.mark.parametrize(
     ("family", "expected"),
-    [("llama", "t"), ("dolly-v2", [{"generated_text": "t"}]), ("chatglm", ["t", [["p", "t"]]]), ("opt", "t")],
+    [("llama", ["t"]), ("dolly-v2", [{"generated_text": "t"}]), ("chatglm", ["t", [["p", "t"]]]), ("opt", ["t"])],
 )
 def test_responses_have_the_type_old_clients_expect(family: str, expected: Any) -> None:
-    """Elements of `responses` are what 0.3.5's post-processing of that family takes apart."""
-    assert _as_family("t", "p", registry.find(family).response_style) == expected
+    """`responses` is what 0.3.5's post-processing of that family takes apart, as its published client was seen to do."""
+    assert _as_family(["t"], "p", registry.find(family).response_style) == expected
+
+
+def test_several_answers_are_told_apart_in_every_family() -> None:
+    """With `n` there is one element for each answer, whatever the family's elements are."""
+    for family in ("llama", "dolly-v2", "chatglm"):
+        assert len(_as_family(["t", "u"], "p", registry.find(family).response_style)) == 2
 
 
 async def test_prompts_are_admitted_all_or_none() -> None:
@@ -262,19 +271,31 @@ def test_readiness_says_why_not(state: str, code: str, words: str) -> None:
 
 
 def test_messages_become_plain() -> None:
-    """Roles, text parts, names, refusals and assistants without content."""
+    """Roles, text parts, names, refusals, assistants without content, and calls, whose arguments become objects."""
     messages = [
         ChatMessage(role="developer", content="d"),
         ChatMessage(role="user", content=[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], name="n"),
-        ChatMessage(role="assistant", content=None, tool_calls=[{"id": "1"}]),
+        ChatMessage(role="assistant", content=None, tool_calls=[CALLED, CUT], reasoning_content="r"),
         ChatMessage(role="tool", content="t", tool_call_id="1"),
     ]
     assert plain_messages(messages) == [
         {"role": "system", "content": "d"},
         {"role": "user", "content": "a\nb", "name": "n"},
-        {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "r",
+            "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}},
+                {"id": "2", "type": "function", "function": {"name": "g", "arguments": {"arguments": '{"a'}}},
+            ],
+        },
         {"role": "tool", "content": "t", "tool_call_id": "1"},
     ]
+    for call, param in (({"id": "1"}, "function"), ({"function": {"name": 5}}, "function.name")):
+        with pytest.raises(InvalidRequest) as refused:
+            plain_messages([ChatMessage(role="assistant", tool_calls=[call])])
+        assert refused.value.param == f"messages[0].tool_calls[0].{param}"
     with pytest.raises(InvalidRequest, match=r"4096"):
         plain_messages([ChatMessage(role="user", content="x")] * 4097)
 

@@ -266,6 +266,20 @@ class ServerOptions:
     restarts: int = setting(
         3, "Engine restarts within 10 minutes before giving up.", env="OPENLLM_RESTARTS", ge=0, le=100, group=SERVER
     )
+    tool_call_parser: str = setting(
+        "auto",
+        "How the model writes tool calls; auto: as its family does, hermes where that says nothing.",
+        env="OPENLLM_TOOL_CALL_PARSER",
+        choices=("auto", "hermes", "llama3", "mistral", "qwen", "deepseek", "gpt-oss"),
+        group=SERVER,
+    )
+    reasoning_parser: str = setting(
+        "auto",
+        "How the model marks its reasoning, which goes to reasoning_content; auto: as its family does; none: left in the text.",
+        env="OPENLLM_REASONING_PARSER",
+        choices=("auto", "none", "qwen", "deepseek", "gpt-oss"),
+        group=SERVER,
+    )
     ping_interval: float = setting(
         15.0, "Seconds of silence on a stream before a comment line.", env="OPENLLM_PING_INTERVAL", ge=1, group=SERVER
     )

@@ -16,7 +16,13 @@ from .adapter_messages import AdapterList as AdapterList
 from .adapter_messages import AdapterRequest as AdapterRequest
 from .agent_messages import AgentRequest as AgentRequest
 from .agent_messages import GeneratedText as GeneratedText
+from .deltas import CallDelta as CallDelta
+from .deltas import Delta as Delta
+from .deltas import LogprobEntry as LogprobEntry
 from .serde import field
+from .tool_messages import Tool as Tool
+from .tool_messages import ToolCall as ToolCall
+from .tool_messages import ToolCallDelta as ToolCallDelta
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -47,38 +53,6 @@ class ErrorBody:
     """Body of every refusal, on every route."""
 
     error: ErrorDetail = field(help="The error.")
-
-
-@attrs.define
-class Delta:
-    """What one engine step added to one choice of a request: text, ids, and how it ended if it did.
-
-    Attributes:
-        index: the choice, 0..n-1.
-        text: new text, ready to send; text that may still become a stop string is held back.
-        token_ids: ids generated since the last delta.
-        finish_reason: None while the choice runs.
-        logprobs: one entry per id when asked for.
-        stop_reason: the stop string or stop token id that ended it.
-    """
-
-    index: int
-    text: str
-    token_ids: list[int]
-    finish_reason: str | None = None
-    logprobs: list[LogprobEntry] | None = None
-    stop_reason: str | int | None = None
-
-
-@attrs.define
-class LogprobEntry:
-    """A drawn token with its natural-log probability, and the most likely ones beside it."""
-
-    token: str
-    token_id: int
-    logprob: float
-    bytes: list[int]
-    top: list[tuple[str, int, float]] = attrs.Factory(list[tuple[str, int, float]])
 
 
 # -- /v1/generate, /v1/generate_stream ------------------------------------------------------------------------------
@@ -147,6 +121,7 @@ class ChatMessage:
     name: str | None = field(default=None, help="Name of the speaker.")
     tool_calls: list[dict[str, Any]] | None = field(default=None, help="Calls the assistant made.")
     tool_call_id: str | None = field(default=None, help="Call that a tool message answers.")
+    reasoning_content: str | None = field(default=None, help="Reasoning of the assistant, for templates that take it.")
 
 
 @attrs.frozen(kw_only=True)
@@ -190,6 +165,11 @@ class ChatCompletionRequest(SamplingFields):
     max_completion_tokens: int | None = field(default=None, ge=1, help="Newer name of `max_tokens`.")
     logprobs: bool | None = field(default=None, help="Return log-probabilities.")
     top_logprobs: int | None = field(default=None, ge=0, le=20, help="Most likely tokens beside each.")
+    tools: list[Tool] | None = field(default=None, max_length=128, help="Functions that the model may call.")
+    tool_choice: str | dict[str, Any] | None = field(
+        default=None, help="`none`, `auto`, `required`, or the function that must be called."
+    )
+    parallel_tool_calls: bool | None = field(default=None, help="Whether an answer may hold several calls.")
     adapter_name: str | None = field(default=None, help="Adapter to use.")
 
 
@@ -312,9 +292,11 @@ class ChatLogprobs:
 class AssistantMessage:
     """The message a chat choice answers with."""
 
-    content: str | None = field(help="The text.")
+    content: str | None = field(help="The text; null where there are only calls.")
     role: Literal["assistant"] = field(default="assistant", help="Constant.")
     refusal: str | None = field(default=None, help="Always null.")
+    reasoning_content: str | None = field(default=None, help="What the model said to itself before.")
+    tool_calls: list[ToolCall] | None = field(default=None, help="Functions to call now.")
 
 
 @attrs.frozen(kw_only=True)
@@ -352,6 +334,8 @@ class ChunkDelta:
 
     role: Literal["assistant"] | None = field(default=None, help="In the first chunk of a choice.")
     content: str | None = field(default=None, help="New text.")
+    reasoning_content: str | None = field(default=None, help="New text of the model to itself.")
+    tool_calls: list[ToolCallDelta] | None = field(default=None, help="Calls that begin or go on.")
 
 
 @attrs.define(kw_only=True)

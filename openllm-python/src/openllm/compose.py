@@ -27,6 +27,7 @@ from openllm.serialisation import open_tokenizer
 from openllm.service import ServedModel, Service
 from openllm.service.adapters import ServedAdapters
 from openllm.tokenizer import Tokenizer, byte_tokenizer
+from openllm.tools import ChatForm, form_of
 from openllm_core.config.env import EnvVarMixin
 from openllm_core.config.llm import LLMConfig
 from openllm_core.config.resolve import general_config
@@ -115,6 +116,7 @@ def build(
         backend=backend,
         family=family,
         generates=sentence.generates(options),
+        form=_form(server_options, family, tokenizer),
     )
     registry = CollectorRegistry()
     engine = _engines(options, server_options, tokenizer, registry, launch)
@@ -142,6 +144,17 @@ def _rpc(service: Service, options: ServerOptions, registry: CollectorRegistry) 
     from openllm.rpc.server import RpcServer
 
     return RpcServer(service, options, registry)
+
+
+def _form(options: ServerOptions, family: FamilySpec | None, tokenizer: Tokenizer) -> ChatForm:
+    """How the model writes tool calls and reasoning: as the settings say, else its family."""
+    return form_of(
+        tools=options.tool_call_parser,
+        reasoning=options.reasoning_parser,
+        family_tools=family.tool_format if family else None,
+        family_reasoning=family.reasoning if family else None,
+        template=tokenizer.chat_template,
+    )
 
 
 def _adapters(

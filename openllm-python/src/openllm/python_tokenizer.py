@@ -121,8 +121,8 @@ class HostTokenizer(Tokenizer):
         """
         raise _elsewhere()
 
-    def detokenizer(self) -> HostDetokenizer:
-        """A fresh one for one sequence; it must be fed what the host sends."""
+    def detokenizer(self, shown: tuple[str, ...] = ()) -> HostDetokenizer:
+        """A fresh one for one sequence; it must be fed what the host sends, which shows no special token."""
         return HostDetokenizer(self._texts)
 
     def token_bytes(self, token_id: int) -> bytes:

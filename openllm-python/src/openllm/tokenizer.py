@@ -51,7 +51,7 @@ class Decoder(Protocol):
         """True for a token that is one raw byte of a character."""
         ...
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """Text of ids in one shot."""
         ...
 
@@ -92,6 +92,7 @@ class Tokenizer:
         self._kind = _decoder_kinds(description.get("decoder"))
         self.is_byte_level = self._kind == ("ByteLevel",)
         self._bytes = self._byte_table() if self.is_byte_level else None
+        self._shown: dict[tuple[str, ...], list[bytes]] = {}
         lossless = self._bytes is not None and description.get("normalizer") is None
         self.max_token_bytes = max(map(len, self._bytes)) if lossless and self._bytes else None
 
@@ -131,11 +132,11 @@ class Tokenizer:
         """Text of ids in one shot; bytes that form no character become U+FFFD."""
         return self.inner.decode(ids, skip_special_tokens=skip_special_tokens)
 
-    def detokenizer(self) -> Detokenizer:
-        """A fresh one for one sequence; special tokens are left out."""
+    def detokenizer(self, shown: tuple[str, ...] = ()) -> Detokenizer:
+        """A fresh one for one sequence; special tokens are left out, save those whose text is among `shown`."""
         if self._bytes is not None:
-            return ByteLevelDetokenizer(self._text_bytes)
-        return WindowDetokenizer(self)
+            return ByteLevelDetokenizer(self._showing(shown) if shown else self._text_bytes)
+        return WindowDetokenizer(self, frozenset(i for i in self.special_ids if self._added.get(i) in shown))
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes a token stands for, special tokens as their own text; empty for an unknown id."""
@@ -182,6 +183,16 @@ class Tokenizer:
         assert self._bytes is not None
         return [b"" if i in self.special_ids else piece for i, piece in enumerate(self._bytes)]
 
+    def _showing(self, shown: tuple[str, ...]) -> list[bytes]:
+        """`_text_bytes` with some special tokens as their own text; made once for each set."""
+        if shown not in self._shown:
+            table = list(self._text_bytes)
+            for token_id in self.special_ids:
+                if self._added.get(token_id) in shown:
+                    table[token_id] = self._added[token_id].encode()
+            self._shown[shown] = table
+        return self._shown[shown]
+
 
 class ByteLevelDetokenizer:
     """Joins the bytes of byte-level tokens; the UTF-8 decoder holds back what is not a whole character yet."""
@@ -214,10 +225,15 @@ class WindowDetokenizer:
     they are bytes or their text ends in U+FFFD, and the last ones emitted stay as context.
     """
 
-    __slots__ = ("_context", "_context_text", "_pending", "_tokenizer")
+    __slots__ = ("_context", "_context_text", "_hidden", "_pending", "_skips", "_tokenizer")
 
-    def __init__(self, tokenizer: Decoder) -> None:
+    def __init__(self, tokenizer: Decoder, shown: frozenset[int] = frozenset()) -> None:
+        """Args:
+        shown: special tokens whose text is part of the text.
+        """
         self._tokenizer = tokenizer
+        self._hidden = tokenizer.special_ids - shown
+        self._skips = not shown
         self._context: list[int] = []
         self._context_text = ""
         self._pending: list[int] = []
@@ -226,7 +242,7 @@ class WindowDetokenizer:
         """Text that no later token can change."""
         tokenizer, out = self._tokenizer, ""
         for token_id in ids:
-            if token_id in tokenizer.special_ids or not tokenizer.knows(token_id):
+            if token_id in self._hidden or not tokenizer.knows(token_id):
                 continue
             self._pending.append(token_id)
             if not tokenizer.is_byte_token(token_id):
@@ -238,11 +254,11 @@ class WindowDetokenizer:
         return self._emit(final=True) if self._pending else ""
 
     def _emit(self, *, final: bool) -> str:
-        text = self._tokenizer.decode(self._context + self._pending)
+        text = self._tokenizer.decode(self._context + self._pending, self._skips)
         if not final and text.endswith(REPLACEMENT):
             return ""
         new = text[len(self._context_text) :]
-        alone = self._tokenizer.decode(self._pending)
+        alone = self._tokenizer.decode(self._pending, self._skips)
         if alone:
             self._context, self._context_text = self._pending, alone
         else:  # a blank that a decoder strips at the start is no context by itself

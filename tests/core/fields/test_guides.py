@@ -75,10 +75,12 @@ def test_paths_name_the_field_as_it_was_sent() -> None:
 
 
 def test_openai_routes_take_them_where_the_backend_can() -> None:
-    """vllm gets the guide; pt names the field."""
+    """vllm and pt get the guide; echo, and an encoder-decoder model, name the field."""
     messages = [ChatMessage(role="user", content="x")]
     request = ChatCompletionRequest(model="m", messages=messages, guided_choice=["yes", "no"])
-    assert sampling_from_openai(request, backend="vllm").guide == Guide("choice", ("yes", "no"))
+    for backend in ("pt", "vllm"):
+        assert sampling_from_openai(request, backend=backend).guide == Guide("choice", ("yes", "no"))
+    request = ChatCompletionRequest(model="m", messages=messages, guided_regex="a")
     with pytest.raises(UnsupportedFeature) as caught:
-        sampling_from_openai(request, backend="pt")
-    assert caught.value.param == "guided_choice"
+        sampling_from_openai(request, backend="echo")
+    assert caught.value.param == "guided_regex"

@@ -37,6 +37,9 @@ async def served() -> AsyncIterator[Served]:
         yield started
 
 
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+
+
 def chat(**more: Any) -> tuple[str, Any]:
     """A chat request with some fields."""
     return CHAT, chat_body(**more)
@@ -133,9 +136,22 @@ BAD: list[tuple[tuple[str, Any], int, str, str | None]] = [
         "messages[0].content[0].type",
     ),
     # what we know and cannot do
-    (chat(tools=[{"type": "function"}]), 400, "unsupported_parameter", "tools"),
-    (chat(tool_choice="required"), 400, "unsupported_parameter", "tool_choice"),
-    (chat(response_format={"type": "json_object"}), 400, "unsupported_parameter", "response_format"),
+    (chat(tools=[{"type": "function"}]), 400, "missing_required_parameter", "tools[0].function"),
+    (chat(tools=[{"type": "web_search"}]), 400, "invalid_value", "tools[0].type"),
+    (chat(tools=[TOOL, TOOL]), 400, "invalid_value", "tools[1].function.name"),
+    (chat(tools=[{"type": "function", "function": {"name": "a b"}}]), 400, "invalid_value", "tools[0].function.name"),
+    (chat(tool_choice="required"), 400, "invalid_value", "tool_choice"),
+    (chat(tool_choice="any", tools=[TOOL]), 400, "invalid_value", "tool_choice"),
+    (chat(tool_choice={"type": "function"}, tools=[TOOL]), 400, "invalid_value", "tool_choice"),
+    (
+        chat(tool_choice={"type": "function", "function": {"name": "nope"}}, tools=[TOOL]),
+        400,
+        "invalid_value",
+        "tool_choice.function.name",
+    ),
+    (chat(functions=[{"name": "f"}]), 400, "unsupported_parameter", "functions"),
+    (chat(guided_regex="a+"), 400, "unsupported_parameter", "guided_regex"),
+    (chat(response_format={"type": "xml"}), 400, "invalid_value", "response_format.type"),
     (chat(audio={"voice": "x"}), 400, "unsupported_parameter", "audio"),
     (chat(modalities=["text", "audio"]), 400, "unsupported_parameter", "modalities"),
     (chat(chat_template="{{ 1 }}"), 400, "unsupported_parameter", "chat_template"),

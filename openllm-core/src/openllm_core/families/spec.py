@@ -81,6 +81,8 @@ class FamilySpec:
         requirements: extra packages its models need.
         trust_remote_code: whether its models bring Python code of their own.
         replaced_code: `model_type` of those whose code transformers has classes of its own for; they need no trust.
+        tool_format: how its models write tool calls, by its name in `openllm.tools`; None where they do in no way of theirs.
+        reasoning: how they mark their reasoning, by its name there; None where they do not.
         response_style: what clients of 0.3.5 expect an element of `responses` to be.
         backends: those that run it.
         fine_tune: adapter type -> default adapter settings.
@@ -104,6 +106,8 @@ class FamilySpec:
     tokenizer_class: str | None = field(default=None)
     name_type: Literal["dasherize", "lowercase"] = field(default="dasherize")
     timeout: int = field(default=36_000_000, ge=1, help="Seconds 0.3.5 let a request run.")
+    tool_format: str | None = field(default=None)
+    reasoning: str | None = field(default=None)
     response_style: Literal["text", "generated_text", "text_and_history"] = field(default="text")
     generation: dict[str, Any] = field(default=attrs.Factory(dict[str, Any]))
     sampling: dict[str, Any] = field(default=attrs.Factory(dict[str, Any]))

@@ -61,8 +61,9 @@ class FieldFact:
         )
 
 
-_GUIDED: dict[str, Support] = {"vllm": HONOURED}
-_GUIDES = "The vllm backend can (openllm start --backend vllm)."
+_GUIDED: dict[str, Support] = {"pt": HONOURED, "vllm": HONOURED}
+_FORMED: dict[str, Support] = {**_GUIDED, "echo": HONOURED}
+_GUIDES = "The pt backend can with a decoder-only model, and vllm (openllm start --backend vllm)."
 _BEAMS = "Beam search is not offered; n samples several answers."
 
 _ROWS = (
@@ -123,12 +124,12 @@ _ROWS = (
     FieldFact("min_p", HONOURED),
     FieldFact("logit_bias", HONOURED),
     FieldFact("stop_token_ids", HONOURED),
-    FieldFact("response_format", NEUTRAL, ({"type": "text"},), _GUIDED, _GUIDES),
-    FieldFact("guided_json", NEVER, _ANY, _GUIDED, _GUIDES),
+    FieldFact("response_format", NEUTRAL, ({"type": "text"},), _FORMED, _GUIDES),
+    FieldFact("guided_json", NEVER, _ANY, _FORMED, _GUIDES),
     FieldFact("guided_regex", NEVER, _ANY, _GUIDED, _GUIDES),
-    FieldFact("guided_choice", NEUTRAL, ([],), _GUIDED, _GUIDES),
+    FieldFact("guided_choice", NEUTRAL, ([],), _FORMED, _GUIDES),
     FieldFact("guided_grammar", NEVER, _ANY, _GUIDED, _GUIDES),
-    FieldFact("structured_outputs", NEUTRAL, ({},), _GUIDED, _GUIDES),
+    FieldFact("structured_outputs", NEUTRAL, ({},), _FORMED, _GUIDES),
 )
 
 FIELDS: dict[str, FieldFact] = {row.name: row for row in _ROWS}

@@ -22,11 +22,12 @@ class TokenGuide(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         kind: what `value` is; `json_object` is any JSON object and needs none.
-        value: a JSON schema as JSON text, a regular expression, a grammar in EBNF, or the texts to choose from.
+        value: a JSON schema as JSON text, a regular expression, a grammar in EBNF, the texts to choose from, or a
+            structural tag (a sequence of fixed texts and schemas, in xgrammar's JSON form).
         param: the request's field, for messages.
     """
 
-    kind: Literal["json", "json_object", "regex", "choice", "grammar"]
+    kind: Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
     value: str | list[str] = ""
     param: str = "response_format"
 

@@ -28,6 +28,7 @@ class EngineRequest:
         family_stop_ids: of `sampling.stop_token_ids`, those that the model's family names: one that this model does not
             have is dropped, where a client's own would be refused.
         add_special_tokens: False when a chat template already placed them.
+        marks: special tokens whose text is shown all the same; a reader of the answer looks for them.
         adapter: fixed at admission.
         priority: interactive goes before background.
         deadline_s: seconds from admission after which it ends with DeadlineExceeded.
@@ -38,6 +39,7 @@ class EngineRequest:
     request_id: str = attrs.field(factory=new_request_id)
     family_stop_ids: frozenset[int] = frozenset()
     add_special_tokens: bool = True
+    marks: tuple[str, ...] = ()
     adapter: str | None = None
     priority: Literal["interactive", "background"] = "interactive"
     deadline_s: float = 600.0

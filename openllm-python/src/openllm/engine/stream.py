@@ -222,7 +222,7 @@ class Sequence:
         self.stream = stream
         self.index = index
         self.backend_request = backend_request
-        self._detokenizer = tokenizer.detokenizer()
+        self._detokenizer = tokenizer.detokenizer(stream.request.marks)
         self.text = TextStream(self._detokenizer, sampling.stop, sampling.min_tokens)
         self.state: Literal["waiting", "submitted", "started", "done"] = "waiting"
         self.requeued = False

@@ -137,9 +137,6 @@ _BOTH: dict[str, Callable[[Any], bool]] = {
 }
 
 CHAT_UNSUPPORTED = _BOTH | {
-    "tools": _among([]),
-    "tool_choice": _among("none", "auto"),
-    "parallel_tool_calls": _among(True, False),
     "functions": _among([]),
     "function_call": _among("none", "auto"),
     "audio": _among(),

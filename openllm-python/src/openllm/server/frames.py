@@ -11,7 +11,7 @@ import orjson
 
 from openllm.service import Answer
 from openllm.service.answers import chat_logprobs, completion_logprobs, plain_logprobs
-from openllm_core.schema import Delta
+from openllm_core.schema import CallDelta, Delta
 from openllm_core.serde import dumps, unstructure
 
 from .errors import body_of
@@ -104,12 +104,14 @@ class ChatFrames(OpenAIFrames):
     def delta(self, delta: Delta) -> bytes:
         """New text; how the choice ended comes in an event of its own, as OpenAI has it."""
         before = self._before[delta.index]
-        if delta.finish_reason is None and delta.logprobs is None:
+        if delta.finish_reason is None and delta.logprobs is None and not self._answer.is_read:
             return b"%b%b%b" % (before, _json(delta.text), self._after)
-        frame = b""
+        frame = self._reasoning(delta) if delta.reasoning else b""
         if delta.text or delta.logprobs:
             logprobs = dumps(unstructure(chat_logprobs(delta.logprobs))) if delta.logprobs is not None else b"null"
-            frame = b'%b%b},"logprobs":%b,"finish_reason":null%b' % (before, _json(delta.text), logprobs, self._tail)
+            frame += b'%b%b},"logprobs":%b,"finish_reason":null%b' % (before, _json(delta.text), logprobs, self._tail)
+        for call in delta.calls or ():
+            frame += self._call(delta.index, call)
         if delta.finish_reason is None:
             return frame
         return b'%b%b,"choices":[{"index":%d,"delta":{},"logprobs":null,"finish_reason":%b%b' % (
@@ -117,6 +119,27 @@ class ChatFrames(OpenAIFrames):
             self._head,
             delta.index,
             _json(delta.finish_reason),
+            self._tail,
+        )
+
+    def _reasoning(self, delta: Delta) -> bytes:
+        """What the model says to itself."""
+        return self._with(delta.index, b'"reasoning_content":%b' % _json(delta.reasoning))
+
+    def _call(self, index: int, call: CallDelta) -> bytes:
+        """A call that begins, which alone names it, or more of its arguments."""
+        head: dict[str, object] = {"index": call.index}
+        function: dict[str, object] = {"arguments": call.arguments}
+        if call.id is not None:
+            head |= {"id": call.id, "type": "function"}
+            function = {"name": call.name} | function
+        return self._with(index, b'"tool_calls":[%b]' % _json(head | {"function": function}))
+
+    def _with(self, index: int, entry: bytes) -> bytes:
+        return b'%b,"choices":[{"index":%d,"delta":{%b},"logprobs":null,"finish_reason":null%b' % (
+            self._head,
+            index,
+            entry,
             self._tail,
         )
 

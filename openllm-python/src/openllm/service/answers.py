@@ -16,6 +16,7 @@ import attrs
 
 from openllm_core.schema import (
     AssistantMessage,
+    CallDelta,
     ChatChoice,
     ChatCompletion,
     ChatLogprobs,
@@ -26,9 +27,13 @@ from openllm_core.schema import (
     FinishReason,
     LogprobEntry,
     TokenLogprob,
+    ToolCall,
     TopLogprob,
     Usage,
 )
+from openllm_core.tool_messages import FunctionCall
+
+from .chat import AnswerReader, ReadDeltas
 
 if TYPE_CHECKING:
     from openllm.engine.stream import RequestStream
@@ -48,9 +53,10 @@ class Answer:
         prompts: text of each prompt, for `echo`; empty otherwise.
         ignored: paths of fields that were accepted but have no effect on a server.
         adapter: that answers; None for the bare base.
+        is_read: its deltas tell text, reasoning and calls apart.
     """
 
-    __slots__ = ("adapter", "created", "deltas", "id", "ignored", "model", "n", "prompts", "streams")
+    __slots__ = ("adapter", "created", "deltas", "id", "ignored", "is_read", "model", "n", "prompts", "streams")
 
     def __init__(
         self,
@@ -61,6 +67,7 @@ class Answer:
         prompts: Sequence[str] = (),
         ignored: Sequence[str] = (),
         adapter: str | None = None,
+        readers: Sequence[AnswerReader] | None = None,
     ) -> None:
         self.id = f"{prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
@@ -71,6 +78,9 @@ class Answer:
         self.ignored = tuple(ignored)
         self.adapter = adapter
         self.deltas: AsyncIterator[Delta] = self.streams[0] if len(self.streams) == 1 else Merged(self.streams, n)
+        self.is_read = readers is not None
+        if readers is not None:
+            self.deltas = ReadDeltas(self.deltas, readers)
 
     @property
     def choices(self) -> int:
@@ -80,9 +90,9 @@ class Answer:
     def listen(self, sink: Callable[[Delta], bool]) -> None:
         """Hand deltas to `sink` at once, without a turn of the event loop; iteration gets those that it refuses.
 
-        Several prompts are merged by iteration alone: then `sink` is never called.
+        Several prompts are merged, and answers are read, by iteration alone: then `sink` is never called.
         """
-        if len(self.streams) == 1:
+        if len(self.streams) == 1 and not self.is_read:
             self.streams[0].listen(sink)
 
     def usage(self) -> Usage:
@@ -153,6 +163,16 @@ class Choice:
     token_ids: list[int] = attrs.Factory(list[int])
     finish_reason: FinishReason = "stop"
     logprobs: list[LogprobEntry] = attrs.Factory(list[LogprobEntry])
+    reasoning: str = ""
+    calls: list[CallDelta] = attrs.Factory(list[CallDelta])
+
+    def add_calls(self, calls: Sequence[CallDelta]) -> None:
+        """Calls that begin, and more of the arguments of those that have."""
+        for call in calls:
+            if call.index == len(self.calls):
+                self.calls.append(call)
+            else:
+                self.calls[call.index].arguments += call.arguments
 
 
 async def collect(answer: Answer) -> list[Choice]:
@@ -166,6 +186,8 @@ async def collect(answer: Answer) -> list[Choice]:
             choice.token_ids.extend(delta.token_ids)
             if delta.logprobs:
                 choice.logprobs.extend(delta.logprobs)
+            choice.reasoning += delta.reasoning or ""
+            choice.add_calls(delta.calls or ())
             if delta.finish_reason is not None:
                 choice.finish_reason = cast(FinishReason, delta.finish_reason)
     finally:
@@ -184,13 +206,25 @@ def chat_completion(answer: Answer, choices: Sequence[Choice], *, logprobs: bool
         choices=[
             ChatChoice(
                 index=index,
-                message=AssistantMessage(content=choice.text),
+                message=_message(choice),
                 finish_reason=choice.finish_reason,
                 logprobs=chat_logprobs(choice.logprobs) if logprobs else None,
             )
             for index, choice in enumerate(choices)
         ],
         usage=answer.usage(),
+    )
+
+
+def _message(choice: Choice) -> AssistantMessage:
+    calls = [
+        ToolCall(id=call.id or "", function=FunctionCall(name=call.name or "", arguments=call.arguments))
+        for call in choice.calls
+    ]
+    return AssistantMessage(
+        content=choice.text if choice.text or not calls else None,
+        reasoning_content=choice.reasoning or None,
+        tool_calls=calls or None,
     )
 
 

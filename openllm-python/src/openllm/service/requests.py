@@ -5,6 +5,7 @@ Called by `Service` before the engine sees anything. Knows the limits of one req
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -97,11 +98,41 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 def _plain_message(message: ChatMessage, path: str) -> dict[str, Any]:
     role = "system" if message.role == "developer" else message.role
     made: dict[str, Any] = {"role": role, "content": _text_of(message, f"{path}.content")}
-    for name in ("name", "tool_calls", "tool_call_id"):
+    for name in ("name", "tool_call_id", "reasoning_content"):
         value = getattr(message, name)
         if value is not None:
             made[name] = value
+    if message.tool_calls:
+        made["tool_calls"] = _plain_calls(message.tool_calls, f"{path}.tool_calls")
     return made
+
+
+def _plain_calls(calls: Sequence[dict[str, Any]], path: str) -> list[dict[str, Any]]:
+    """Calls of an earlier answer as templates know them: arguments as an object.
+
+    Raises:
+        InvalidRequest: one is not as it must be; `param` names it.
+    """
+    return [_plain_call(call, f"{path}[{index}]") for index, call in enumerate(calls)]
+
+
+def _plain_call(call: dict[str, Any], path: str) -> dict[str, Any]:
+    function: Any = call.get("function")
+    if not isinstance(function, dict):
+        raise InvalidRequest(
+            f"{path}.function is required.", param=f"{path}.function", code="missing_required_parameter"
+        )
+    known = cast("dict[str, Any]", function)
+    if not isinstance(known.get("name"), str):
+        where = f"{path}.function.name"
+        raise InvalidRequest(f"{where} must be a string.", param=where, code="invalid_type")
+    arguments: Any = known.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:  # what a model broke off, or wrote wrong, goes back to it as it is
+            arguments = {"arguments": arguments}
+    return {**call, "type": "function", "function": {"name": known["name"], "arguments": arguments}}
 
 
 def _text_of(message: ChatMessage, path: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from openllm.engine.request import EngineRequest
+from openllm.tools import TOOL_FORMATS, ChatForm
 from openllm_core.config.llm import LLMConfig
 from openllm_core.config.sampling import SamplingParams
 from openllm_core.errors import (
@@ -47,8 +48,9 @@ from openllm_core.schema import (
 from . import agents, answers
 from .adapters import Chosen, ServedAdapters
 from .answers import Answer, Choice, collect
+from .chat import Talk
 from .embeddings import EmbeddingService
-from .requests import check_completion, check_sampling, check_stream_options, plain_messages, prompts_of
+from .requests import check_completion, check_sampling, check_stream_options, prompts_of
 
 if TYPE_CHECKING:
     from openllm.engine.embedder import Embedder
@@ -92,6 +94,7 @@ class ServedModel:
         config: the server's own generation defaults, settled for the backend.
         backend: that runs it.
         generates: whether it makes text, as far as its files say.
+        form: how it writes tool calls and reasoning.
         created: Unix time the server started.
     """
 
@@ -101,6 +104,7 @@ class ServedModel:
     backend: str
     family: FamilySpec | None = None
     generates: bool = True
+    form: ChatForm = ChatForm(tools=TOOL_FORMATS["hermes"])
     created: int = attrs.field(factory=lambda: int(time.time()))
 
 
@@ -229,7 +233,7 @@ class Service:
         answer, effective = await self._start_generate(request)
         choices = await collect(answer)
         style = registry.find(effective.family.compat_family).response_style
-        made = [_as_family(choice.text, request.prompt, style) for choice in choices]
+        made = _as_family([choice.text for choice in choices], request.prompt, style)
         response = GenerateResponse(responses=made, configuration=effective.model_dump())
         details = self._details(answer, choices) if request.detail else None
         return Generated(
@@ -299,14 +303,16 @@ class Service:
         self.adapters.choose_by_model(request.model, request.adapter_name)  # what is not there is said at once
         check_stream_options(request)
         sampling = check_sampling(sampling_from_openai(request, defaults=self.model.config, backend=self.model.backend))
-        messages = plain_messages(request.messages)
+        talk = Talk.of(request, self.model.form)
         self.ready()  # before the work of rendering
-        prompt = await self._chat.render(messages)
+        prompt = await self._chat.render(talk.messages, **talk.variables)
+        sampling = attrs.evolve(sampling, guide=talk.guide(sampling.guide, prompt))
         adapter = self.adapters.choose_by_model(request.model, request.adapter_name)  # a reload may have come meanwhile
         special = self._chat.add_special_tokens
         made = self._engine_request(prompt, sampling, adapter, add_special_tokens=special)
-        stream = await self._add(made, prompt="messages")
-        return Answer("chatcmpl", adapter.name or request.model, sampling.n, [stream], adapter=adapter.name)
+        stream = await self._add(attrs.evolve(made, marks=talk.marks), prompt="messages")
+        model, readers = adapter.name or request.model, talk.readers(prompt, sampling.n)
+        return Answer("chatcmpl", model, sampling.n, [stream], adapter=adapter.name, readers=readers)
 
     # -- completions --------------------------------------------------------------------------------------------------
 
@@ -395,12 +401,14 @@ def _sent_at(name: str, llm_config: Mapping[str, Any]) -> str:
     return f"llm_config.{name}"
 
 
-def _as_family(text: str, prompt: str, style: str) -> Any:
-    """An element of `responses` of the type 0.3.5's clients of that family take apart."""
+def _as_family(texts: Sequence[str], prompt: str, style: str) -> list[Any]:
+    """`responses` as 0.3.5's clients of that family take them apart."""
     match style:
         case "generated_text":
-            return [{"generated_text": text}]
+            return [{"generated_text": text} for text in texts]
+        case "text_and_history" if len(texts) == 1:
+            return [texts[0], [[prompt, texts[0]]]]  # they unpack the list itself, so it has room for one answer only
         case "text_and_history":
-            return [text, [[prompt, text]]]
+            return [[text, [[prompt, text]]] for text in texts]
         case _:
-            return text
+            return list(texts)

@@ -16,8 +16,9 @@ from openllm_core.options import EngineOptions
 from .. import adapter as adapters
 from .. import arguments
 from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput, TokenGuide
+from . import forms
 from .faults import FAULTS, start_family
-from .model import BOS, EOS, VOCAB_SIZE, EchoSequence
+from .model import BOS, EOS, TURN_START, VOCAB_SIZE, EchoSequence
 from .script import Script
 
 
@@ -46,6 +47,7 @@ class EchoBackend:
             decisions=("echo: answers every prompt with itself",),
         )
         self._reply = None if script.reply is None else list(script.reply.encode())
+        self._call = None if script.call is None else forms.parse_call(script.call)
         self._when = script.when.encode()
         self._adapters: dict[str, bytes] = {}
         self._waiting: dict[str, BackendRequest] = {}
@@ -119,9 +121,13 @@ class EchoBackend:
 
     def _reply_to(self, request: BackendRequest) -> list[int] | None:
         guide = request.sampling.guide
-        if guide is None and request.adapter is not None:
+        if guide is not None:
+            return list(forms.answer_to(guide, self.script.reply, self._call).encode())
+        if request.adapter is not None:
             return list(self._adapters[request.adapter])
-        return self._reply if guide is None else list(guide.value[0].encode())
+        if self._call is not None and forms.calls_now(_text(request.prompt_token_ids)):
+            return list(forms.written(self._call).encode())
+        return self._reply
 
     def _advance(self, sequence: EchoSequence) -> SequenceDelta:
         request, sampling = sequence.request, sequence.request.sampling
@@ -185,9 +191,15 @@ class EchoBackend:
         self._adapters.pop(name, None)
 
     async def check_guide(self, guide: TokenGuide) -> None:
-        """A list of choices alone will do."""
-        if guide.kind != "choice":
-            raise InvalidRequest(f"{guide.param}: the echo backend has no {guide.kind}.", param=guide.param)
+        """What has an answer here will do."""
+        try:
+            forms.answer_to(guide, self.script.reply, self._call)
+        except InvalidRequest as error:
+            raise InvalidRequest(error.message, param=guide.param) from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidRequest(
+                f"{guide.param}: this schema cannot be used: {error!r}"[:400], param=guide.param
+            ) from error
 
     async def check_health(self) -> None:
         """Healthy until closed or hung."""
@@ -200,6 +212,13 @@ class EchoBackend:
         self._waiting.clear()
         self._running.clear()
         self._wake.set()
+
+
+def _text(ids: Sequence[int]) -> bytes:
+    """The bytes of a prompt, turns marked as the byte tokenizer writes them."""
+    return b"".join(
+        forms.TURN if token == TURN_START else bytes((token,)) for token in ids if token < 256 or token == TURN_START
+    )
 
 
 def _vector(ids: Sequence[int], size: int) -> list[float]:

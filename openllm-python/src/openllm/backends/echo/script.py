@@ -28,7 +28,10 @@ class Script:
         hang_at: token at which steps stop for good while the process lives.
         freeze_at: token at which the whole process stands still: host process only.
         when: text a prompt must contain for the five faults above to strike; empty = every prompt.
-        guides: requests may be guided by a list of choices, of which the first is said; by nothing else.
+        guides: answers take the form that a request asks for: of a list of choices the first is said, of a JSON schema the
+            least instance, or `reply` where that is a JSON object; expressions and grammars are refused.
+        call: a tool call as NAME(JSON), made where a prompt tells of tools and brings no result of one; where a call must
+            come, it is this one if it may be, else the least one.
         embed: numbers in a vector; 0 = no embeddings.
         warm_up: they strike the engine's own first request (a start token alone), too.
         die_once: file created at the first death; while it exists nobody dies again.
@@ -55,7 +58,8 @@ class Script:
     max_model_len: int = 4096
     max_num_seqs: int = 64
     logprobs: bool = True
-    guides: bool = False
+    guides: bool = True
+    call: str | None = None
     embed: int = 0
 
     @property

@@ -12,8 +12,10 @@ import queue
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+import attrs
 import torch
 
 from openllm_core.errors import (
@@ -30,8 +32,10 @@ from openllm_core.resources import detect
 from .. import checkpoint as checkpoints
 from .. import sentence
 from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput, TokenGuide
+from ..guides import GuideCompiler, guide_refusal
 from ..memory import refuse_too_large
 from . import embedding, launch, loading, tuning
+from .guiding import Grammars, Matcher
 from .lora import AdapterMixer
 from .model import LoadedModel
 from .scheduler import Limits, Scheduler
@@ -51,14 +55,20 @@ class TorchBackend:
         model: loaded.
         limits: bounds of the scheduler.
         info: what the server is told.
+        grammars: what guides are compiled with; None where the model takes none.
     """
 
-    def __init__(self, model: LoadedModel, limits: Limits, info: BackendInfo) -> None:
+    def __init__(self, model: LoadedModel, limits: Limits, info: BackendInfo, grammars: Grammars | None = None) -> None:
         self.info = info
+        self._grammars = grammars
+        self._guides = GuideCompiler(lambda guide: grammars.compile(guide)) if grammars else None
+        self._matching = ThreadPoolExecutor(1, "matcher")
+        self._preparing: set[str] = set()  # guided requests that the step thread has not been told of
+        self._preparing_lock = threading.Lock()
         self._model = model
         self._encoder = embedding.encoder_of(model)
         self._scheduler = Scheduler(model, limits)
-        self._inbox: queue.SimpleQueue[BackendRequest | str | _Call[Any] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[BackendRequest | _Guided | str | _Call[Any] | None] = queue.SimpleQueue()
         self._outputs: deque[tuple[StepOutput, list[str]]] = deque()  # with the ids no later output can hold
         self._aborted: set[str] = set()  # ids whose deltas may still stand in `_outputs`
         self._dropped: list[str] = []  # aborts the step thread has carried out since its last output
@@ -82,18 +92,24 @@ class TorchBackend:
         choice = tuning.confirm(options, checkpoint, choice, model)
         limits, info = describe(model, options, checkpoint, choice)
         progress("ready", 1.0)
-        return cls(model, limits, info)
+        return cls(model, limits, info, grammars_of(model, options, checkpoint))
 
     # -- the contract ------------------------------------------------------------------------------------------------
 
     def submit(self, request: BackendRequest) -> None:
         """Queue a sequence; it joins at the next step."""
-        self._inbox.put(request)
+        if request.sampling.guide is None:
+            self._inbox.put(request)
+        else:  # its grammar may not be compiled any more: in a thread, so that nobody waits for it
+            self._preparing.add(request.request_id)
+            self._matching.submit(self._prepare, request)
 
     def abort(self, request_id: str) -> None:
         """Drop a sequence; no delta of it is sent from here on."""
         self._aborted.add(request_id)
-        self._inbox.put(request_id)
+        with self._preparing_lock:  # either the sequence is never queued, or this stands behind it
+            self._preparing.discard(request_id)
+            self._inbox.put(request_id)
 
     async def steps(self) -> AsyncIterator[StepOutput]:
         """One item per step. Only one consumer at a time.
@@ -183,8 +199,32 @@ class TorchBackend:
         return await call.result
 
     async def check_guide(self, guide: TokenGuide) -> None:
-        """Guides are not supported."""
-        raise UnsupportedFeature(f"{guide.param}: the pt backend cannot guide.", param=guide.param)
+        """Compile it, so that the request that comes with it finds it compiled.
+
+        Raises:
+            InvalidRequest: it cannot be compiled, or not in time.
+            UnsupportedFeature: this model cannot be guided.
+            Overloaded: too many others are being compiled.
+        """
+        if self._guides is None:
+            raise _no_guides(guide)
+        await self._guides.check(guide)
+
+    def _prepare(self, request: BackendRequest) -> None:
+        """Compile a request's guide and queue the two together; in a thread."""
+        guide = request.sampling.guide
+        assert guide is not None
+        try:
+            if self._grammars is None:
+                raise _no_guides(guide)
+            note = _Guided(request, self._grammars.matcher(guide, request.sampling.stop_token_ids))
+        except Exception as error:  # what raises here would leave its caller waiting for ever
+            known = error if isinstance(error, OpenLLMError) else guide_refusal(error, guide)
+            note = _Guided(request, known)
+        with self._preparing_lock:
+            if request.request_id in self._preparing:
+                self._preparing.discard(request.request_id)
+                self._inbox.put(note)
 
     async def check_health(self) -> None:
         """Raises EngineUnavailable when the step thread is gone."""
@@ -200,6 +240,9 @@ class TorchBackend:
     def close(self) -> None:
         """The same without an event loop."""
         self._closed = True
+        self._matching.shutdown(wait=False, cancel_futures=True)
+        if self._guides is not None:
+            self._guides.close()
         self._inbox.put(None)
         self._room.release(UNREAD_STEPS)
         self._thread.join()
@@ -232,12 +275,20 @@ class TorchBackend:
                 self._dropped.append(note)
             elif isinstance(note, _Call):
                 note.run()
-            elif delta := self._scheduler.add(note):
+            elif delta := self._added(note):
                 refused.append(delta)
         if not self._scheduler.idle or refused:
             output = self._scheduler.step()
             self._emit(StepOutput([*refused, *output.deltas], output.num_running, output.num_waiting, output.step_s))
         return not self._closed
+
+    def _added(self, note: BackendRequest | _Guided) -> SequenceDelta | None:
+        """Hand a request to the scheduler; a delta with the error when it can never run."""
+        if isinstance(note, BackendRequest):
+            return self._scheduler.add(note)
+        if isinstance(note.matcher, OpenLLMError):
+            return SequenceDelta(note.request.request_id, [], "error", None, note.matcher.as_dict())
+        return self._scheduler.add(note.request, note.matcher)
 
     def _emit(self, output: StepOutput) -> None:
         self._room.acquire()
@@ -259,6 +310,14 @@ class TorchBackend:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise EngineUnavailable(f"The step thread failed: {self._failure!r}"[:400]) from self._failure
+
+
+@attrs.frozen
+class _Guided:
+    """A request with a guide, and what holds it to that, or why nothing can."""
+
+    request: BackendRequest
+    matcher: Matcher | OpenLLMError
 
 
 class _Call(Generic[T]):
@@ -316,7 +375,10 @@ def describe(
     info = BackendInfo(
         backend="pt",
         capabilities=Capabilities(
-            embed=embedding.encoder_of(model) is not None, adapters=model.adapters is not None, seq2seq=model.seq2seq
+            embed=embedding.encoder_of(model) is not None,
+            adapters=model.adapters is not None,
+            seq2seq=model.seq2seq,
+            structured=not model.seq2seq,
         ),
         max_model_len=max_len,
         max_prompt_len=limits.max_prompt_len,
@@ -331,3 +393,16 @@ def describe(
         memory_bytes=loading.resident_bytes(model.device),
     )
     return limits, info
+
+
+def grammars_of(model: LoadedModel, options: EngineOptions, checkpoint: checkpoints.Checkpoint) -> Grammars | None:
+    """What guides of this model are compiled with. A decoder that reads what an encoder made is not guided: vocabularies
+    of such models lack what JSON is written with."""
+    if model.seq2seq:
+        return None
+    ends = checkpoints.eos_token_ids(checkpoint)
+    return Grammars(checkpoint.path, model.vocab_size, ends, trust_remote_code=options.trust_remote_code)
+
+
+def _no_guides(guide: TokenGuide) -> UnsupportedFeature:
+    return UnsupportedFeature(f"{guide.param}: answers of this model cannot be guided.", param=guide.param)

@@ -6,11 +6,15 @@ Made by the backend for each request; lanes order them into batches, the sampler
 from __future__ import annotations
 
 import secrets
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..base import BackendRequest, FinishReason, SequenceDelta, TokenLogprob
 from .untyped import to_floats
+
+if TYPE_CHECKING:
+    from .guiding import Matcher
 
 GREEDY_BELOW = 1e-5  # a temperature under this means greedy
 DRAWS_AHEAD = 32  # uniform numbers taken from the generator at once
@@ -24,6 +28,7 @@ class Row:
         generated: tokens drawn so far.
         counts: [vocab_size] float32, how often each token was drawn; only for rows with penalties.
         seen: [vocab_size] bool, tokens of prompt and output; only for rows with a repetition penalty.
+        matcher: holds it to its guide; only for rows with one.
     """
 
     __slots__ = (
@@ -33,20 +38,22 @@ class Row:
         "generator",
         "greedy",
         "limit",
+        "matcher",
         "request",
         "sampling",
         "seen",
         "stops",
     )
 
-    def __init__(self, request: BackendRequest, room: int) -> None:
+    def __init__(self, request: BackendRequest, room: int, matcher: Matcher | None = None) -> None:
         sampling = request.sampling
         self.request = request
         self.sampling = sampling
         self.limit = max(1, min(sampling.max_tokens, room))
         self.generated = 0
         self.greedy = sampling.temperature < GREEDY_BELOW
-        self.stops = frozenset(sampling.stop_token_ids)
+        self.matcher = matcher
+        self.stops = frozenset(sampling.stop_token_ids) if matcher is None else matcher.stops
         self.counts: torch.Tensor | None = None
         self.seen: torch.Tensor | None = None
         self.generator: torch.Generator | None = None
@@ -77,7 +84,10 @@ class Row:
         self.generated += 1
         reason: FinishReason | None = None
         stop = None
-        if token in self.stops and self.generated > self.sampling.min_tokens:
+        matcher = self.matcher
+        if matcher is not None and matcher.accept(token) and matcher.finished:
+            reason, stop = "stop", token if token in self.stops else None
+        elif token in self.stops and self.generated > self.sampling.min_tokens:
             reason, stop = "stop", token
         elif self.generated >= self.limit:
             reason = "length"

@@ -1,8 +1,8 @@
 """Draw one token for each row of a batch from its logits, each row with its own parameters and random stream.
 
 `BatchSampler` is made when a batch's rows change and then called once per step; rows that are plainly greedy cost one
-argmax for the whole batch. Order of the transformations: penalties, bias, minimum length, temperature, then top-k, top-p
-and min-p. Log-probabilities are those of the model's own logits, before any of them. Knows nothing of caches.
+argmax for the whole batch. Order of the transformations: penalties, bias, guide, minimum length, temperature, then top-k,
+top-p and min-p. Log-probabilities are those of the model's own logits, before any of them. Knows nothing of caches.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from openllm_core.errors import InvalidSamplingParams, OpenLLMError
 
 from ..base import TokenLogprob
+from . import guiding
 from .rows import Row
 from .untyped import to_float_rows, to_floats, to_int_rows, to_ints
 
@@ -62,7 +63,9 @@ class BatchSampler:
         self._plain = [i for i in drawn if not _is_filtered(self.rows[i])]
         self._bias = self._gather_bias()
         self._temperatures = self._column([1.0 if row.greedy else row.sampling.temperature for row in self.rows])
-        self._edits = bool(self._penalised or self._min_tokens or self._bias is not None)
+        self._guided = [(i, row.matcher) for i, row in every if row.matcher is not None]
+        self._mask = guiding.new_mask(len(self._guided), vocab_size) if self._guided else None
+        self._edits = bool(self._penalised or self._min_tokens or self._guided or self._bias is not None)
         self._make_histories()
 
     def _column(self, values: Sequence[float]) -> Tensor:
@@ -133,7 +136,7 @@ class BatchSampler:
     # -- transformations ---------------------------------------------------------------------------------------------
 
     def _edit(self, logits: Tensor) -> None:
-        """Penalties, bias and minimum length, in place."""
+        """Penalties, bias, guides and minimum length, in place."""
         if self._seen is not None:  # Keskar et al. 2019, CTRL, section 4.1
             part = logits[self._repetition]
             penalised = torch.where(part > 0, part / self._penalty, part * self._penalty)
@@ -143,10 +146,22 @@ class BatchSampler:
         if self._bias is not None:
             where, tokens, biases = self._bias
             logits.index_put_((where, tokens), biases, accumulate=True)
+        if self._mask is not None:
+            for at, (_, matcher) in enumerate(self._guided):
+                matcher.fill(self._mask, at)
+            guiding.apply_mask(logits, self._mask, [i for i, _ in self._guided])
         for i in self._min_tokens:
             row = self.rows[i]
             if row.generated < row.sampling.min_tokens:
-                logits[i, list(row.stops)] = -torch.inf
+                self._forbid_stops(logits[i], row)
+
+    def _forbid_stops(self, logits: Tensor, row: Row) -> None:
+        """Too early to end, in place; a guide that nothing else would follow comes first."""
+        stops = list(row.stops)
+        kept = logits[stops]
+        logits[stops] = -torch.inf
+        if row.matcher is not None and not bool((logits > -torch.inf).any()):
+            logits[stops] = kept
 
     def _remember(self, tokens: Tensor) -> None:
         assert self._counts is not None

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 from openllm_core.errors import AdapterNotFound, EngineError, NonFiniteLogits, OpenLLMError, OutOfMemory
 
 from ..base import BackendRequest, SequenceDelta, StepOutput
+from .guiding import Matcher
 from .lanes import Lane, Prefilled, SoloLane, WindowLane
 from .model import LoadedModel
 from .rows import Row
@@ -90,13 +91,17 @@ class Scheduler:
 
     # -- what the backend calls --------------------------------------------------------------------------------------
 
-    def add(self, request: BackendRequest) -> SequenceDelta | None:
-        """Queue a request; a delta with the error when it can never run."""
+    def add(self, request: BackendRequest, matcher: Matcher | None = None) -> SequenceDelta | None:
+        """Queue a request; a delta with the error when it can never run.
+
+        Args:
+            matcher: holds it to its guide, where it has one.
+        """
         prompt_len = len(request.prompt_token_ids)
         limits = self.limits
         error: OpenLLMError | None = None
         room = limits.max_len - (0 if self.model.seq2seq else prompt_len)
-        row = Row(request, room)
+        row = Row(request, room, matcher)
         if not prompt_len:
             error = EngineError("The prompt holds no token.")
         elif prompt_len > limits.max_prompt_len or room < 1:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import safetensors.torch
+import transformers
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 from transformers.cache_utils import Cache
@@ -73,3 +74,12 @@ def from_pretrained(auto: Any, path: str, **arguments: Any) -> tuple[Any, dict[s
     module.eval()
     module.requires_grad_(False)
     return module, info
+
+
+def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
+    """The model's tokenizer as transformers has it, from the folder alone; raises what transformers raises."""
+    file = folder / "tokenizer.json"
+    if file.is_file():  # as the server reads it; classes of transformers change some of it
+        return cast(Any, transformers.PreTrainedTokenizerFast)(tokenizer_file=str(file))
+    auto = cast(Any, transformers.AutoTokenizer)
+    return auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=trust_remote_code)

@@ -46,14 +46,14 @@ from ..base import (
     TokenGuide,
     TokenSampling,
 )
+from ..guides import GuideCompiler, guide_refusal
 from . import launch, plan, threads
 from . import lora as mixed_lora
 from .arguments import SPARE_LORA_SLOTS, engine_arguments
 from .core import Core
 from .failure import Output, explain
-from .guides import GuideCompiler
 from .outputs import delta_of
-from .sampling import core_request, guide_refusal
+from .sampling import core_request
 
 CHECKED = "guide"  # name of a request that is made for its grammar and never run
 STEP_STALL_S = 60.0

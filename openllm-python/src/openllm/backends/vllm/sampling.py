@@ -6,7 +6,6 @@ and to end only on the ids it is given.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
@@ -19,12 +18,10 @@ from vllm.v1.engine.input_processor import InputProcessor
 from openllm_core.errors import InvalidRequest, InvalidSamplingParams, OpenLLMError
 
 from ..base import BackendRequest, TokenGuide, TokenSampling
+from ..guides import guide_refusal
 
 GREEDY_BELOW = 1e-5
 TASKS = ("generate",)
-VAGUE_CHARS = 40
-"""A refusal shorter than this ("Invalid grammar specification.") says nothing that its cause does not say better."""
-_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # [12:34:56] /project/cpp/grammar_parser.cc:123:
 
 
 def core_request(
@@ -87,17 +84,6 @@ def structured_outputs(guide: TokenGuide) -> StructuredOutputsParams:
         return StructuredOutputsParams(json_object=True)
     value: Any = guide.value
     return StructuredOutputsParams(**{guide.kind: value})
-
-
-def guide_refusal(error: Exception, guide: TokenGuide) -> InvalidRequest:
-    """What vLLM or its grammar compiler has against a guide, without the place in their source."""
-    kind = {"json": "schema", "json_object": "schema", "choice": "list of choices"}.get(guide.kind, guide.kind)
-    cause = error.__cause__ if len(str(error)) < VAGUE_CHARS and error.__cause__ is not None else error
-    lines = [_PLACE.sub("", line).strip() for line in str(cause).splitlines()]
-    first = next(filter(None, lines), type(cause).__name__)[:400]
-    if first.startswith("Check failed"):  # an assertion of the compiler's, which says nothing to who wrote the guide
-        first = "it is well formed, and more than vLLM's grammar compiler can do."
-    return InvalidRequest(f"{guide.param}: this {kind} cannot be used: {first}", param=guide.param)
 
 
 def _refusal(error: Exception, guide: TokenGuide | None) -> InvalidRequest:

@@ -16,8 +16,9 @@ from tests.tiny_models import tiny_checkpoint
 from tokenizers import Tokenizer
 
 from openllm.backends import checkpoint as checkpoints
+from openllm.backends import guides
 from openllm.backends.base import BackendRequest, TokenGuide, TokenSampling
-from openllm.backends.vllm import architectures, guides, plan
+from openllm.backends.vllm import architectures, plan
 from openllm.backends.vllm.arguments import engine_arguments, extra_arguments
 from openllm.backends.vllm.backend import VllmBackend
 from openllm.engine.request import new_request_id

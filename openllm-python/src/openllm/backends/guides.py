@@ -1,18 +1,19 @@
 """Compiles guides beside the steps, so that a bad one is refused before its request is queued and a good one is ready.
 
-`backend` calls `check` with what a request may bring, and says how one is compiled; what that made is kept there, and the
-request that follows finds it. It knows of threads and time, not of grammars or sequences, and does not import vllm.
+A backend calls `check` with what a request may bring, and says how one is compiled; what that made is kept there, and the
+request that follows finds it. It knows of threads, time and messages, not of grammars or sequences, and imports no compiler.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from openllm_core.errors import InvalidRequest, Overloaded
 
-from ..base import TokenGuide
+from .base import TokenGuide
 
 LIMIT_S = 1.0
 """Seconds a guide may take to compile, counted from when a thread takes it."""
@@ -20,6 +21,15 @@ WAIT_S = 5.0
 """Seconds it waits for a thread: those that took too long keep theirs, for a compilation cannot be broken off."""
 THREADS = 4
 GOES_ON = "It goes on being compiled; send it again in a while, or send a simpler one."
+VAGUE_CHARS = 40
+"""A refusal shorter than this ("Invalid grammar specification.") says nothing that its cause does not say better."""
+_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # [12:34:56] /project/cpp/grammar_parser.cc:123:
+_KINDS = {
+    "json": "schema",
+    "json_object": "schema",
+    "choice": "list of choices",
+    "structural_tag": "set of tools",
+}
 FIRST = TokenGuide("choice", ["a"])
 """Compiled before anything else: tables of the vocabulary are made with the first guide, which is not its fault."""
 
@@ -85,3 +95,14 @@ class GuideCompiler:
         running = asyncio.get_running_loop().run_in_executor(self._threads, self._compile, guide)
         running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # that nobody may wait for
         return running
+
+
+def guide_refusal(error: Exception, guide: TokenGuide) -> InvalidRequest:
+    """What a grammar compiler has against a guide, without the place in its source."""
+    kind = _KINDS.get(guide.kind, guide.kind)
+    cause = error.__cause__ if len(str(error)) < VAGUE_CHARS and error.__cause__ is not None else error
+    lines = [_PLACE.sub("", line).strip() for line in str(cause).splitlines()]
+    first = next(filter(None, lines), type(cause).__name__)[:400]
+    if first.startswith("Check failed"):  # an assertion of the compiler's, which says nothing to who wrote the guide
+        first = "it is well formed, and more than the grammar compiler can do."
+    return InvalidRequest(f"{guide.param}: this {kind} cannot be used: {first}", param=guide.param)
