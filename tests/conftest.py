@@ -38,6 +38,7 @@ PROCESS_TESTS = (
     "openllm/cli/test_adapters_served.py",
     "openllm/cli/test_chat.py",
     "openllm/cli/test_cli.py",
+    "openllm/cli/test_completion.py",
     "openllm/cli/test_env.py",
     "openllm/cli/test_extensions.py",
     "openllm/cli/test_generation.py",
@@ -97,7 +98,9 @@ LANES = [
         8,
         network=True,
     ),
+    Lane("recipes", ("recipes",), 1),
     Lane("docs", ("docs",), 4, network=True),
+    Lane("node", ("node",), 0.5, network=True),
     Lane("packaging", ("packaging",), 3, network=True),
     Lane("pythons", ("packaging/test_pythons.py",), 3, network=True),
 ]

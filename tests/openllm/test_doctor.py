@@ -21,6 +21,8 @@ from openllm.doctor.installation import BAD_PAIRS, bad_pairs, others_versions, v
 from openllm.doctor.machine import devices, memory, open_files, port, store
 from openllm.doctor.model import code, model, tokenizer
 from openllm.serialisation import resolve
+from openllm.serialisation.manifest import Manifest
+from openllm.serialisation.store import Store
 from openllm_core.errors import InvalidSetting, MissingDependency, OpenLLMError, OutOfMemory
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 from openllm_core.resources.detect import Gpu, Machine
@@ -420,6 +422,21 @@ def test_a_model_that_is_not_here_is_a_note(tmp_path: Path) -> None:
     assert findings[0].fix == "openllm import org/name"
     assert exit_code(findings) == 0
     assert not (tmp_path / "home").exists()
+
+
+def test_of_several_revisions_it_is_the_one_a_start_takes(tmp_path: Path) -> None:
+    """`main` where the store has it, however new the others are; by its revision each can be named."""
+    kept = Store(StoreOptions(home=str(tmp_path / "home")))
+    for tag, revision, asked in (("pt-org--tiny:a", "a" * 40, "main"), ("pt-org--tiny:b", "b" * 40, "v1")):
+        with kept.staging() as folder:
+            model_folder(folder)
+            facts = {"revision": revision, "requested_revision": asked}
+            kept.publish(folder, Manifest(tag=tag, model_id="org/tiny", origin="hub", source="org/tiny", **facts))
+    for text, tag in (("org/tiny", "pt-org--tiny:a"), ("org/tiny:v1", "pt-org--tiny:b")):
+        here = situation(tmp_path, model=text)
+        finding = only(examine(here, (model,)))
+        assert here.resolved is not None and here.resolved.tag == tag and tag in finding.text
+        assert resolve(text, options=attrs.evolve(kept.options, offline=True)).tag == tag
 
 
 def test_offline_without_the_model_is_red(tmp_path: Path) -> None:

@@ -180,6 +180,18 @@ def test_wrong_values(words: tuple[str, ...], code: int):
     assert "ttft" in result.stderr or "Did you mean llama-2-13b?" in result.stderr
 
 
+@pytest.mark.parametrize("form", [("--header", "X-Api-Key=secret"), ("--header=X-Api-Key=secret",)])
+def test_a_header_is_not_published(
+    server: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
+):
+    """It may be a key: the command line in the result names it and leaves its value out."""
+    words = [server.url, "--concurrency", "1", *form, "--json", str(tmp_path / "r.json")]
+    monkeypatch.setattr(sys, "argv", ["openllm", "bench", *words])
+    assert bench(*words).exit_code == 0
+    text = (tmp_path / "r.json").read_text()
+    assert "X-Api-Key=…" in json.loads(text)["command"] and "secret" not in text
+
+
 def test_nobody_there():
     """69, and what to look at."""
     result = bench("127.0.0.1:9")

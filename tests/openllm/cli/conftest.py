@@ -164,7 +164,7 @@ def terminal() -> Iterator[Callable[..., pexpect.spawn[str]]]:
             env=os.environ | {"TERM": "xterm-256color"} | environ,
             dimensions=(40, 100),
             encoding="utf-8",
-            timeout=20,
+            timeout=60,
             # a suite that runs in the background has SIGINT ignored; a person's terminal has not
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )

@@ -206,5 +206,5 @@ def test_a_family_default_that_the_backend_cannot_do_is_told_at_start(tmp_path: 
         assert process.stdout.readline().startswith("http://")
     finally:
         process.terminate()
-        said = process.communicate(timeout=20)[1]
+        said = process.communicate(timeout=60)[1]
     assert "Ignored        num_beams = 4 of family falcon; echo cannot do it\n" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from tests.openllm.serialisation.small import model_folder
 
 from openllm.cli.command import Command, normalise
 from openllm.cli.options import CLASSES, Settings, config_option, read_settings, setting_options
@@ -172,3 +174,30 @@ def test_env_shows_values_sources_and_no_secret(run: Run, monkeypatch: pytest.Mo
         assert "3131" in result.stdout
         assert "secret" not in result.output
     assert "port=3131" in run("env", "-o", "porcelain").stdout.splitlines()
+
+
+@pytest.mark.parametrize("word", ["transformers", "torch", "pt"])
+def test_runtime_is_an_older_name_of_backend(run: Run, tmp_path: Path, word: str):
+    """`--runtime transformers` means `--backend pt`, for a check and for the tag of an import."""
+    checked = run("doctor", "--runtime", word, "-o", "json", str(model_folder(tmp_path / "tiny")))
+    (chosen,) = [finding for finding in json.loads(checked.stdout)["findings"] if finding["name"] == "backend"]
+    assert chosen["text"] == "pt (asked for)"
+    imported = run("import", str(tmp_path / "tiny"), "--runtime", word, "-o", "porcelain")
+    assert imported.stdout.startswith("pt-tiny:")
+
+
+@pytest.mark.parametrize("command", ["start", "doctor"])
+def test_ggml_names_what_is_missing(run: Run, command: str):
+    """No package runs ggml models: 78, and how a GGUF file is served instead."""
+    result = run(command, "--runtime", "ggml", "--port", "0")
+    assert result.exit_code == 78
+    assert "ggml" in result.stderr + result.stdout and "openllm import FILE.gguf" in result.stderr + result.stdout
+
+
+@pytest.mark.parametrize("words", [("--api-workers", "4"), ("--reload",), ("--backlog", "9"), ("--env", "conda")])
+def test_options_of_former_releases_are_told_to_have_no_effect(run: Run, words: tuple[str, ...]):
+    """Old command lines run: what steers nothing any more is one warning, and not on the help page."""
+    result = run("start", "--check", "--backend", "echo", "--port", "0", *words)
+    assert result.exit_code == 0, result.output
+    assert f"Warning: {words[0]} is ignored: " in result.stderr
+    assert words[0] + " " not in run("start", "--help").stdout

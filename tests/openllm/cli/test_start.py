@@ -86,10 +86,10 @@ def test_what_start_prints_works_as_printed(start: Start):
     server = start(output="pretty")
     text = server.said.read_text()
     shell = text[text.index("curl -N") : text.index("\n\nIn Python")]
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.rstrip().endswith("data: [DONE]")
     program = text[text.index("from openllm_client") : text.index("\nAs OpenAI")]
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert "sky" in done.stdout
     for word in ("Model", "Listening", "Device", "Ready in", "/docs"):
         assert word in text
@@ -99,12 +99,25 @@ def test_what_start_prints_works_as_printed(start: Start):
     assert server.process.stdout.read() == ""
 
 
+def test_debug_shows_the_servers_log(start: Start):
+    """With --debug each request is a line on stderr, with its status and id; stdout stays what it was."""
+    server = start("--debug")
+    answer = httpx.get(json.loads(server.first)["endpoint"] + "/livez", timeout=60)
+    end = time.monotonic() + 20
+    while f"({answer.headers['x-request-id']})" not in server.said.read_text() and time.monotonic() < end:
+        time.sleep(0.01)
+    (line,) = [line for line in server.said.read_text().splitlines() if "GET /livez" in line]
+    assert "DEBUG   openllm.server: GET /livez: 200 after " in line
+    assert server.stop(signal.SIGINT) == 0
+    assert server.process.stdout is not None and server.process.stdout.read() == ""
+
+
 def test_several_engines_end_when_none_is_left(start: Start):
     """With two engines and no restarts the first death leaves one that answers; the second ends the server with 69."""
     server = start("--engines", "2", "--restarts", "0")
     url = json.loads(server.first)["endpoint"]
-    end = time.monotonic() + 20
-    while httpx.get(url + "/readyz").json().get("engines_ready") != 2 and time.monotonic() < end:
+    end = time.monotonic() + 60
+    while httpx.get(url + "/readyz", timeout=60).json().get("engines_ready") != 2 and time.monotonic() < end:
         time.sleep(0.05)
     hosts = [
         child.pid
@@ -113,10 +126,10 @@ def test_several_engines_end_when_none_is_left(start: Start):
     ]
     assert len(hosts) == 2
     os.kill(hosts[0], signal.SIGKILL)
-    while httpx.get(url + "/readyz").json().get("engines_ready") != 1 and time.monotonic() < end:
+    while httpx.get(url + "/readyz", timeout=60).json().get("engines_ready") != 1 and time.monotonic() < end:
         time.sleep(0.05)
-    assert httpx.get(url + "/readyz").json() == {"status": "ready", "engines_ready": 1, "engines": 2}
-    reply = httpx.post(url + "/v1/completions", json={"model": "echo", "prompt": "hi", "max_tokens": 2}, timeout=20)
+    assert httpx.get(url + "/readyz", timeout=60).json() == {"status": "ready", "engines_ready": 1, "engines": 2}
+    reply = httpx.post(url + "/v1/completions", json={"model": "echo", "prompt": "hi", "max_tokens": 2}, timeout=60)
     assert reply.json()["choices"][0]["text"] == "hi"
     os.kill(hosts[1], signal.SIGKILL)
     assert server.process.wait(20) == 69

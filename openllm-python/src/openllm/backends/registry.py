@@ -26,7 +26,7 @@ from .base import Backend, BackendFactory, Launch, MemoryEstimate, Progress
 
 GROUP = "openllm.backends"
 OURS = {"echo": "openllm.backends.echo", "pt": "openllm.backends.torch", "vllm": "openllm.backends.vllm"}
-ALIASES = {"torch": "pt", "pytorch": "pt"}
+ALIASES = {"torch": "pt", "pytorch": "pt", "transformers": "pt"}
 
 
 @attrs.frozen
@@ -138,6 +138,12 @@ def get(name: str) -> RegisteredBackend:
     """
     found = ALIASES.get(name, name)
     package = _packages().get(found)
+    if package is None and found == "ggml":
+        raise UnknownBackend(
+            "There is no backend 'ggml': no installed package runs ggml models as they are.",
+            hint="pt serves GGUF files: `openllm import FILE.gguf` converts one. A package may add a backend of that name.",
+            param="--backend",
+        )
     if package is None:
         near = get_close_matches(name, names(), n=2)
         raise UnknownBackend(

@@ -15,15 +15,26 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from openllm.cli.command import Session, apply_globals, global_options, normalise, print_version, section_heading
+from openllm.cli.command import (
+    SECOND_WORDS,
+    Session,
+    apply_globals,
+    global_options,
+    normalise,
+    print_version,
+    section_heading,
+)
 from openllm.cli.failures import EXIT_CODES, exit_code_of
 
+NO_BREAK = "\xa0"  # a blank at which no line is cut
 SERVE, MODELS, LOOK, EXTENSIONS = "Serve and ask", "Models", "Look", "Extensions"
 
 # name -> (module, one line for --help, section)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "start": ("openllm.cli.start", "Serve a model over HTTP until stopped.", SERVE),
+    "start-grpc": ("openllm.cli.start_grpc", "Serve a model over gRPC until stopped.", SERVE),
     "run": ("openllm.cli.run", "Serve a model and chat with it here.", SERVE),
     "chat": ("openllm.cli.chat", "Chat with a running server.", SERVE),
     "query": ("openllm.cli.query", "Ask a running server one question.", SERVE),
@@ -31,20 +42,21 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "instruct": ("openllm.cli.instruct", "Have a running server's model do a task with tools.", SERVE),
     "models": ("openllm.cli.models", "List model families, and the models on this machine.", MODELS),
     "import": ("openllm.cli.import_model", "Fetch a model into the store without starting it.", MODELS),
-    "build": ("openllm.cli.build", "Make a Bento: model and settings in one, to serve anywhere.", MODELS),
-    "lock": ("openllm.cli.lock", "Write down what a start depends on, to start just that elsewhere.", MODELS),
-    "export": ("openllm.cli.export_model", "Write a stored model into one file, for another machine.", MODELS),
+    "build": ("openllm.cli.build", "Make a Bento: model and settings in one, to serve.", MODELS),
+    "lock": ("openllm.cli.lock", "Write down what a start depends on, to repeat it.", MODELS),
+    "export": ("openllm.cli.export_model", "Write a stored model into one file, to move it.", MODELS),
     "models verify": ("openllm.cli.models_verify", "Compare stored models with the hashes of their import.", MODELS),
-    "adapters add": ("openllm.cli.adapters_add", "Store a LoRA adapter, and serve it at once where asked.", MODELS),
+    "adapters add": ("openllm.cli.adapters_add", "Store a LoRA adapter; with --endpoint serve it too.", MODELS),
     "adapters rm": ("openllm.cli.adapters_rm", "Delete a stored adapter.", MODELS),
     "adapters ls": ("openllm.cli.adapters", "List the stored adapters, or those a server has.", MODELS),
-    "quantize": ("openllm.cli.quantize", "Make a GPTQ checkpoint of a model: a quarter of the size.", MODELS),
+    "quantize": ("openllm.cli.quantize", "Make a GPTQ checkpoint: a quarter of the size.", MODELS),
     "prune": ("openllm.cli.prune", "Delete stored models.", MODELS),
     "finetune": ("openllm.cli.finetune", "Train an adapter for a model on a file of examples.", MODELS),
     "bench": ("openllm.cli.bench", "Measure a server under load, alone or beside a peer's.", LOOK),
-    "doctor": ("openllm.cli.doctor", "Check whether a start would succeed, and what mends what would stop it.", LOOK),
+    "doctor": ("openllm.cli.doctor", "Check whether a start would succeed, and why not.", LOOK),
     "ps": ("openllm.cli.ps", "List the servers that run here.", LOOK),
-    "env": ("openllm.cli.env", "Show every setting, its value and where the value came from.", LOOK),
+    "env": ("openllm.cli.env", "Show every setting, its value and where it came from.", LOOK),
+    "completion": ("openllm.cli.completion", "Print the script for TAB completion in your shell.", LOOK),
     "build-base-container": (
         "openllm.cli.build_base_container",
         "Make the base images that Bentos are built on.",
@@ -54,12 +66,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "get-containerfile": ("openllm.cli.get_containerfile", "Print the Containerfile of a Bento.", EXTENSIONS),
     "get-prompt": (
         "openllm.cli.get_prompt",
-        "Print the prompt that a model would get, without sending it.",
+        "Print the prompt that a model would get.",
         EXTENSIONS,
     ),
     "list-bentos": ("openllm.cli.list_bentos", "List the Bentos with tag, size and models.", EXTENSIONS),
     "list-models": ("openllm.cli.list_models", "List the stored models with tag and size.", EXTENSIONS),
-    "playground": ("openllm.cli.playground", "Write notebooks to try things in, and open Jupyter there.", EXTENSIONS),
+    "playground": ("openllm.cli.playground", "Write notebooks to try things in; open Jupyter.", EXTENSIONS),
     "extension": ("openllm.cli.ext", "Run one of these by `openllm extension NAME`.", EXTENSIONS),
 }
 ALIASES = {
@@ -100,11 +112,25 @@ class CommandTable(click.Group):
         two = " ".join(map(normalise, args[:2]))
         if two in COMMANDS and len(args) > 1:
             return two, self.get_command(ctx, two), args[2:]
+        ctx.meta[SECOND_WORDS] = {
+            name.removeprefix(word + " "): line
+            for name, (_, line, _) in COMMANDS.items()
+            if name.startswith(word + " ")
+        }
         if word not in COMMANDS and word not in ALIASES and not word.startswith("-"):
-            near = get_close_matches(word, [*COMMANDS, *ALIASES], n=2)
+            near = get_close_matches(word, [*COMMANDS, *ALIASES], n=2, cutoff=0.7)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """First words of commands, by the table alone: no command is imported for a TAB."""
+        begun, offered = normalise(incomplete), dict[str, str]()
+        for name, (_, line, _) in COMMANDS.items():
+            offered.setdefault(name.partition(" ")[0], line)
+        offered |= {alias: f"the same as {name}" for alias, name in ALIASES.items() if begun and alias not in offered}
+        words = [CompletionItem(name, help=line) for name, line in offered.items() if name.startswith(begun)]
+        return [*words, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Commands first, then options."""
@@ -116,15 +142,15 @@ class CommandTable(click.Group):
         width = max(map(len, COMMANDS)) + 2
         for section in (SERVE, MODELS, LOOK, EXTENSIONS):
             with formatter.section(section_heading(section)):
-                for name, (_, line, of) in COMMANDS.items():
-                    if of == section:
-                        formatter.write(f"  {name:<{width}}{line}\n")
+                rows = [(name.ljust(width - 2), line) for name, (_, line, of) in COMMANDS.items() if of == section]
+                formatter.write_dl(rows)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Other spellings and the exit codes."""
-        spelled = ", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())
+        spelled = ", ".join(f"{alias} = {name}".replace(" ", NO_BREAK) for alias, name in ALIASES.items())
         with formatter.section(section_heading("Other names")):
-            formatter.write_text(spelled)
+            for line in click.wrap_text(spelled, formatter.width - 2).split("\n"):
+                formatter.write(f"  {line.replace(NO_BREAK, ' ')}\n")
         with formatter.section(section_heading("Exit codes")):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
@@ -176,9 +202,9 @@ def cli(ctx: click.Context, **given: Any) -> None:
     """From a model id to an endpoint your client already speaks.
 
     \b
-      openllm start                 serve the default model on http://127.0.0.1:3000
-      openllm start ./my-model      serve a folder, a hub id or a family name
-      openllm chat                  talk to it
+      openllm start               serve the default model on http://127.0.0.1:3000
+      openllm start ./my-model    serve a folder, a hub id or a family name
+      openllm chat                talk to it
     """
     apply_globals(ctx, given)
     if ctx.invoked_subcommand is None:

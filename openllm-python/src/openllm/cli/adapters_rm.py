@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from openllm.cli import complete
 from openllm.cli.adapters import server_options, tell
 from openllm.cli.command import Command, Session
 from openllm.cli.options import read_settings
@@ -12,7 +13,7 @@ from openllm_core.errors import NotFound
 
 
 @click.command("adapters rm", cls=Command)
-@click.argument("name")
+@click.argument("name", shell_complete=complete.adapter)
 @server_options
 @output_option
 @click.pass_obj

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from openllm.cli import complete
 from openllm.cli.command import GroupedOption, Session, apply_globals
-from openllm.cli.generation import StartCommand, complete_id, complete_model, configure, typed_fields
+from openllm.cli.generation import StartCommand, complete_id, configure, typed_fields
 from openllm.cli.import_model import tag_prefix
 from openllm.cli.options import Settings, config_option, read_settings, setting_options
 from openllm.cli.output import Output, output_option
@@ -66,7 +67,7 @@ def _container_option(*words: str, **facts: Any) -> Any:
 
 
 @click.command("build", cls=StartCommand)
-@click.argument("model", required=False, shell_complete=complete_model)
+@click.argument("model", required=False, shell_complete=complete.model)
 @click.option(
     "--model-id",
     metavar="ID",

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from openllm.cli.command import Session
-from openllm.cli.failures import report
+from openllm.cli.failures import hint_of, report
 from openllm.cli.line_editor import LineEditor
 from openllm.cli.output import Output, output_option
 from openllm.cli.remote import Answer, AskCommand, Remote, connect, endpoint_options, sampling_option, speed_text
@@ -137,7 +137,7 @@ class Conversation:
         except OpenLLMError as error:
             if answer.text:
                 self.out.data("")
-            report(error.message, error.hint)
+            report(error.message, hint_of(error))
             self.failed = error.exit_code
             self.turns.pop()
         else:
@@ -190,7 +190,7 @@ class Conversation:
             try:
                 action(rest.strip())
             except OpenLLMError as error:
-                report(error.message, error.hint)
+                report(error.message, hint_of(error))
             except OSError as error:
                 report(f"{error.filename}: {error.strerror}.")
         return True

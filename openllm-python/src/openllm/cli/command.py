@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 GLOBAL = "Global options"
+SECOND_WORDS = "openllm.second-words"  # key of click's ctx.meta: word -> help, where a command of two words was begun
 TERM_WIDTH = 30  # columns that flags may take before their help starts on a new line
 
 
@@ -112,6 +114,12 @@ def apply_globals(ctx: click.Context, given: dict[str, Any]) -> Session:
     return session
 
 
+def second_words(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """What a shell offers after the first word of commands of two words."""
+    words: dict[str, str] = ctx.meta.get(SECOND_WORDS, {})
+    return [CompletionItem(word, help=line) for word, line in words.items() if word.startswith(incomplete)]
+
+
 class Command(click.Command):
     """A command with sections in its help page and the global options at its end."""
 
@@ -132,8 +140,17 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Apply the global options, set up logging, run."""
-        set_up_logging(apply_globals(ctx, ctx.params))
+        session = apply_globals(ctx, ctx.params)
+        from openllm.cli import logs  # a help page needs no logging
+
+        ctx.call_on_close(logs.show(session))
         return super().invoke(ctx)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Options and values; the second words of commands that have some come first."""
+        if any(isinstance(param, click.Argument) for param in self.params):  # which offers them itself
+            return super().shell_complete(ctx, incomplete)
+        return [*second_words(ctx, incomplete), *super().shell_complete(ctx, incomplete)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Options by section, in the order the sections first appear; global ones last."""
@@ -150,14 +167,6 @@ class Command(click.Command):
             if rows:
                 with formatter.section(section_heading(title)):
                     formatter.write_dl([(term.ljust(width), text) for term, text in rows], col_max=TERM_WIDTH)
-
-
-def set_up_logging(session: Session) -> None:
-    """Log lines of this project go to stderr, at the level the session asks for."""
-    import logging
-
-    logger = logging.getLogger("openllm")
-    logger.setLevel(logging.ERROR if session.quiet else logging.DEBUG if session.debug else logging.INFO)
 
 
 def print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from openllm.cli import complete
 from openllm.cli.command import Command, Session
 from openllm.cli.list_bentos import sizes
 from openllm.cli.options import read_settings
@@ -14,7 +15,7 @@ from openllm.cli.output import Output, output_option, size_text
 
 
 @click.command("dive-bentos", cls=Command)
-@click.argument("bento")
+@click.argument("bento", shell_complete=complete.bento)
 @click.option("--machine", is_flag=True, hidden=True)
 @output_option
 @click.pass_obj

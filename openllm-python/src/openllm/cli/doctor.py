@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from openllm.cli import failures
+from openllm.cli import complete, failures
 from openllm.cli.bento import wanted
 from openllm.cli.command import Command, Session
 from openllm.cli.locked import lock_checks
@@ -29,7 +29,7 @@ NAME_WIDTH = 10
 
 
 @click.command("doctor", cls=Command)
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete.model)
 @click.option("--model-id", metavar="ID", envvar="OPENLLM_MODEL_ID", show_envvar=True, help="Hub id or folder.")
 @output_option
 @config_option

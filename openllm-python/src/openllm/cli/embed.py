@@ -16,9 +16,12 @@ from openllm.cli.remote import as_text, endpoint_options, open_client
 @click.command("embed", cls=Command)
 @click.argument("texts", nargs=-1, metavar="TEXT...")
 @endpoint_options
+@click.option("--machine", is_flag=True, hidden=True)
 @data_output_option
 @click.pass_obj
-def command(session: Session, texts: tuple[str, ...], endpoint: str | None, timeout: float, output: str) -> None:
+def command(
+    session: Session, texts: tuple[str, ...], endpoint: str | None, timeout: float, machine: bool, output: str
+) -> None:
     """Make vectors of TEXTs with a running server.
 
     One vector of length one for each TEXT, in their order. TEXT may be `-`, or be left out with text piped in: then each line
@@ -27,12 +30,12 @@ def command(session: Session, texts: tuple[str, ...], endpoint: str | None, time
     With -o json, stdout gets {"embeddings": [[…], …], "num_tokens": n}; with -o porcelain, the list of lists alone.
     """
     wanted = _texts(texts)
-    out = Output(output, session)
+    out = Output("json" if machine else output, session)
     with closing(open_client(endpoint, timeout)) as client:
         found = client.embed(wanted)
-    if output == "json":
+    if out.format == "json":
         out.json(attrs.asdict(found))
-    elif output == "porcelain":
+    elif out.format == "porcelain":
         out.data(str(found.embeddings))
     else:
         out.say("Generated embeddings:", dim=True)

@@ -9,7 +9,8 @@ from typing import Any, cast
 import attrs
 import click
 
-from openllm.cli.generation import StartCommand, complete_model, configure, flag, typed_fields
+from openllm.cli import complete
+from openllm.cli.generation import StartCommand, configure, flag, typed_fields
 from openllm.cli.options import CLASSES, Settings, config_option, read_settings, setting_options
 from openllm.cli.output import NARROW, WIDE, Output, output_option
 from openllm_core.families import registry
@@ -19,7 +20,7 @@ WORDS = {"explicit": "flag"}  # what a person calls a source
 
 
 @click.command("env", cls=StartCommand)
-@click.argument("model", required=False, metavar="[FAMILY]", shell_complete=complete_model)
+@click.argument("model", required=False, metavar="[FAMILY]", shell_complete=complete.family)
 @output_option
 @config_option
 @setting_options(*CLASSES)

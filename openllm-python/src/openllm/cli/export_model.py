@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from openllm.cli import complete
 from openllm.cli.command import Command, Session
 from openllm.cli.options import read_settings
 from openllm.cli.output import Output, output_option, size_text
 
 
 @click.command("export", cls=Command)
-@click.argument("tag")
+@click.argument("tag", shell_complete=complete.stored_model)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @output_option
 @click.pass_obj

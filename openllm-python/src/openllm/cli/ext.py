@@ -31,8 +31,7 @@ class Extensions(click.Group):
         names = self.list_commands(ctx)
         width = max(map(len, names)) + 2
         with formatter.section(section_heading(EXTENSIONS)):
-            for name in names:
-                formatter.write(f"  {name:<{width}}{COMMANDS[name][1]}\n")
+            formatter.write_dl([(name.ljust(width - 2), COMMANDS[name][1]) for name in names])
         click.Command.format_options(self, ctx, formatter)
 
 

@@ -12,7 +12,7 @@ import sys
 import click
 
 from openllm.cli.command import Session, colours
-from openllm_core.errors import OpenLLMError
+from openllm_core.errors import ConnectionFailed, OpenLLMError, TimedOut, Unauthorized
 
 EXIT_CODES: dict[int, str] = {
     0: "done, or stopped cleanly by Ctrl-C or SIGTERM while serving",
@@ -46,7 +46,7 @@ def exit_code_of(error: Exception, session: Session) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, OpenLLMError):
-        report(error.message, error.hint)
+        report(error.message, hint_of(error))
         return error.exit_code
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "openllm"
@@ -56,6 +56,19 @@ def exit_code_of(error: Exception, session: Session) -> int:
         report(error.format_message())
         return error.exit_code
     return _foreign(error)
+
+
+def hint_of(error: OpenLLMError) -> str | None:
+    """What mends it, in words of the command line: those of the client name its arguments."""
+    if not error.hint or "=" not in error.hint:
+        return error.hint
+    if isinstance(error, TimedOut):
+        return "--timeout SECONDS allows it more time."
+    if isinstance(error, Unauthorized):
+        return "Set OPENLLM_API_KEY to a key of that server."
+    if isinstance(error, ConnectionFailed):
+        return "Set SSL_CERT_FILE to a file with the certificate of its authority."
+    return error.hint
 
 
 def _foreign(error: Exception) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from openllm.cli import complete
 from openllm.cli.command import Command, GroupedOption, Session
 from openllm.cli.options import config_option, read_settings, setting_options
 from openllm.cli.output import Output
@@ -34,7 +35,7 @@ RESOLVED = ("model_path", "model_id", "family")  # fields of EngineOptions that 
 
 
 @click.command("finetune", cls=Command)
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete.model)
 @click.option(
     "--dataset",
     required=True,

@@ -221,9 +221,3 @@ def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
         for model_id in spec.model_ids
         if model_id.lower().startswith(incomplete.lower())
     ]
-
-
-def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Shell completion of MODEL: families, else files."""
-    names = [spec.name for spec in registry.all() if spec.name.startswith(normalise(incomplete))]
-    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import click
 
+from openllm.cli import complete
 from openllm.cli.command import Command, Session
 from openllm.cli.options import pairs, read_settings
 from openllm.cli.output import Output, output_option
@@ -41,24 +42,27 @@ class Rendered:
 
 
 @click.command("get-prompt", cls=Command)
-@click.argument("model")
+@click.argument("model", shell_complete=complete.model)
 @click.argument("text", metavar="TEXT")
 @click.option("--format", "form", metavar="NAME", help="Prompt format of the family, where it has several.")
 @click.option("--opt", "opts", metavar="KEY=VALUE", multiple=True, help="Variable of the template; repeatable.")
+@click.option("--machine", is_flag=True, hidden=True)
 @output_option
 @click.pass_obj
-def command(session: Session, model: str, text: str, form: str | None, opts: tuple[str, ...], output: str) -> None:
+def command(
+    session: Session, model: str, text: str, form: str | None, opts: tuple[str, ...], machine: bool, output: str
+) -> None:
     """Print the prompt that MODEL would get for TEXT.
 
     MODEL is a family, or a model on this machine: a folder, a stored tag, an id. With -o porcelain the prompt is printed
     alone, without a line end of its own.
     """
-    out = Output(output, session)
+    out = Output("json" if machine else output, session)
     made = render(model, text, form, pairs(opts, "--opt"), read_settings().store)
     out.fact("Template", made.template)
     for name in made.unused:
         out.fact("Ignored", f"--opt {name}", "the template has no such variable")
-    if output == "json":
+    if out.format == "json":
         out.json({"prompt": made.prompt, "template": made.template})
     else:
         out.data(made.prompt, newline=output == "pretty")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from openllm.cli import complete
 from openllm.cli.command import Command, Session
 from openllm.cli.options import Settings, config_option, read_settings, setting_options
 from openllm.cli.output import Output, output_option, size_text
@@ -21,7 +22,7 @@ def _needless(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 @click.command("import", cls=Command)
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete.model)
 @click.argument("model_id", required=False)
 @click.argument("converter", required=False, expose_value=False, callback=_needless)
 @click.option(
@@ -29,6 +30,7 @@ def _needless(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     metavar="TEXT",
     help="Version of the tag, for a folder; for a hub id the revision to fetch.",
 )
+@click.option("--machine", is_flag=True, hidden=True)
 @output_option
 @config_option
 @setting_options(EngineOptions, only=SETTINGS)
@@ -39,6 +41,7 @@ def command(
     model: str | None,
     model_id: str | None,
     model_version: str | None,
+    machine: bool,
     output: str,
     config: Path | None,
     **typed: Any,
@@ -53,7 +56,7 @@ def command(
 
     settings = read_settings(typed, config)
     backend = tag_prefix(settings)
-    out = Output(output, session)
+    out = Output("json" if machine else output, session)
     before = {entry.tag for entry in list_models(settings.store)}
     with out.progress() as progress:
         entry = import_model(
@@ -65,11 +68,11 @@ def command(
             recipe=Recipe(backend=backend, version=model_version, quantize=settings.engine.quantize),
             progress=progress,
         )
-    if output == "json":
+    if out.format == "json":
         data = {"tag": entry.tag, "model_id": entry.model_id, "size_bytes": entry.size_bytes, "path": str(entry.path)}
         facts = {"backend": backend, "quantize": entry.manifest.quantize or None, "serialisation": "safetensors"}
         out.json(data | facts | {"previously_setup": entry.tag in before})
-    elif output == "porcelain":
+    elif out.format == "porcelain":
         out.data(entry.tag)
     else:
         out.say("Already in the store." if entry.tag in before else "Imported.", dim=True)
@@ -78,5 +81,7 @@ def command(
 
 def tag_prefix(settings: Settings) -> str:
     """What the tag begins with: the backend asked for. The files are the same for all of them."""
+    from openllm.backends.registry import ALIASES
+
     backend = settings.engine.backend
-    return "pt" if backend == "auto" else backend
+    return "pt" if backend == "auto" else ALIASES.get(backend, backend)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from openllm.cli import complete
 from openllm.cli.command import Command, Session
 from openllm.cli.options import read_settings
 from openllm.cli.output import Output, output_option, size_text
@@ -14,7 +15,7 @@ OTHER = "other"  # where models of no family stand
 
 
 @click.command("list-models", cls=Command)
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete.family)
 @output_option
 @click.pass_obj
 def command(session: Session, model: str | None, output: str) -> None:

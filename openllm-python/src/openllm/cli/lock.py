@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from openllm.cli import complete
 from openllm.cli.bento import wanted
-from openllm.cli.generation import StartCommand, complete_id, complete_model, typed_fields
+from openllm.cli.generation import StartCommand, complete_id, typed_fields
 from openllm.cli.locked import observed
 from openllm.cli.options import Settings, config_option, setting_options
 from openllm.cli.output import Output, output_option
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command("lock", cls=StartCommand)
-@click.argument("model", required=False, shell_complete=complete_model)
+@click.argument("model", required=False, shell_complete=complete.model)
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path), default="openllm.lock.json")
 @click.option(
     "--model-id",

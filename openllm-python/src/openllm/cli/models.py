@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from openllm.cli import complete
 from openllm.cli.command import Command, Session
 from openllm.cli.options import read_settings
 from openllm.cli.output import NARROW, WIDE, Output, output_option, size_text, two_lines
@@ -19,26 +20,27 @@ if TYPE_CHECKING:
 
 
 @click.command("models", cls=Command)
-@click.argument("family", required=False)
+@click.argument("family", required=False, shell_complete=complete.family)
 @click.option("--show-available", is_flag=True, help="The models on this machine alone; with -o json, their tags too.")
+@click.option("--machine", is_flag=True, hidden=True)
 @output_option
 @click.pass_obj
-def command(session: Session, family: str | None, show_available: bool, output: str) -> None:
+def command(session: Session, family: str | None, show_available: bool, machine: bool, output: str) -> None:
     """List model families, and the models on this machine.
 
     With FAMILY, all of its ids. Models outside the families are served too, by folder or hub id, when transformers knows
     their architecture.
     """
-    out = Output(output, session)
+    out = Output("json" if machine else output, session)
     families = [registry.find(family)] if family else list(registry.all())
-    if output == "json":
+    if out.format == "json":
         data = as_data(families)
         if show_available:
             data |= local_data()
         elif not family:  # a model of no family stands in no family's `stored`
             data["store"] = local_data()["store"]
         out.json(data)
-    elif output == "porcelain":
+    elif out.format == "porcelain":
         for name in [entry.tag for entry in _stored()] if show_available else [spec.name for spec in families]:
             out.data(name)
     elif family:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from openllm.cli import complete
 from openllm.cli.command import Command, Session
 from openllm.cli.options import read_settings
 from openllm.cli.output import Output, output_option
@@ -11,7 +12,7 @@ from openllm_core.errors import CorruptModel
 
 
 @click.command("models verify", cls=Command)
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete.known_model)
 @output_option
 @click.pass_obj
 def command(session: Session, model: str | None, output: str) -> int:

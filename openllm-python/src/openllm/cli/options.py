@@ -16,6 +16,7 @@ import attrs
 import click
 from click.shell_completion import CompletionItem
 
+from openllm.cli import complete
 from openllm.cli.command import GroupedOption
 from openllm_core.errors import InvalidSetting, MissingDependency
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
@@ -34,7 +35,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 CLASSES: tuple[type[attrs.AttrsInstance], ...] = (EngineOptions, ServerOptions, StoreOptions)
 
 # Spellings that earlier releases had, besides the one in options.py.
-OTHER_FLAGS = {"quantize": ("--quantise",), "server_timeout": ("--timeout",), "serialisation": ("--serialization",)}
+OTHER_FLAGS = {
+    "backend": ("--runtime",),
+    "quantize": ("--quantise",),
+    "server_timeout": ("--timeout",),
+    "serialisation": ("--serialization",),
+}
+# What a shell offers for settings whose values are not fixed.
+COMPLETED = {"adapter_id": complete.adapter, "backend": complete.backend}
 
 
 class SettingType(_ParamType):
@@ -88,6 +96,8 @@ def _option(name: str, attribute: attrs.Attribute[Any], fact: Setting) -> Callab
         facts["multiple"] = fact.joined or typing.get_origin(target) in (tuple, dict)
         facts["type"] = SettingType(_member(target), fact, flag)
         facts["metavar"] = _metavar(target, fact)
+    if name in COMPLETED:
+        facts["shell_complete"] = COMPLETED[name]
     return click.option(*declarations, name, cls=GroupedOption, **facts)
 
 

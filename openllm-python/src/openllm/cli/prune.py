@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from openllm.cli import complete
 from openllm.cli.command import Command, Session
 from openllm.cli.options import read_settings
 from openllm.cli.output import Output, output_option, size_text
@@ -11,7 +12,7 @@ from openllm_core.errors import OpenLLMError
 
 
 @click.command("prune", cls=Command)
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete.known_model)
 @click.option("-y", "--yes", "--assume-yes", "yes", is_flag=True, help="Delete without asking.")
 @click.option(
     "--include-bentos/--no-include-bentos", default=False, show_default=True, help="Delete the Bentos made of them too."

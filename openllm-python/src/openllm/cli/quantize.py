@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from openllm.cli import complete
 from openllm.cli.command import Command, Session
 from openllm.cli.options import config_option, read_settings, setting_options
 from openllm.cli.output import Output, output_option, size_text
@@ -17,7 +18,7 @@ SETTINGS = ("serialisation", "allow_pickle_weights", "trust_remote_code")
 
 
 @click.command("quantize", cls=Command)
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete.model)
 @click.argument("model_id", required=False)
 @click.option(
     "--calibration",

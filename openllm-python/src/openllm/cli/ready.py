@@ -40,6 +40,18 @@ def python_snippet(ready: Ready) -> str:
     )
 
 
+def grpc_snippet(ready: Ready, *, generates: bool) -> str:
+    """A program that asks over gRPC; the key, when one is needed, comes from OPENLLM_API_KEY."""
+    head = f"from openllm_client import GrpcClient\n\nclient = GrpcClient({json.dumps(ready.endpoint)})\n"
+    if not generates:
+        return head + 'print(client.embed(["A text.", "Another text."]))'
+    return head + (
+        f"for chunk in client.chat({json.dumps(QUESTION)}, stream=True):\n"
+        '    print(chunk.text, end="", flush=True)\n'
+        "print()"
+    )
+
+
 def openai_arguments(ready: Ready) -> str:
     """What the `openai` package is given instead of its defaults."""
     key = 'os.environ["OPENLLM_API_KEY"]' if ready.key_needed else '"none"'

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from openllm.cli import complete
 from openllm.cli.chat import converse
 from openllm.cli.command import Session
 from openllm.cli.output import Output, output_option
@@ -20,7 +21,9 @@ STOP_LIMIT_S = 15.0
 
 
 @click.command("run", cls=AskCommand, context_settings={"ignore_unknown_options": True})
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[MODEL] [OPTIONS OF START]")
+@click.argument(
+    "words", nargs=-1, type=click.UNPROCESSED, metavar="[MODEL] [OPTIONS OF START]", shell_complete=complete.model
+)
 @click.option("--system", metavar="TEXT", help="System message.")
 @sampling_option
 @output_option

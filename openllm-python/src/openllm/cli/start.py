@@ -8,19 +8,22 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import attrs
 import click
 
+from openllm.cli import complete, former
 from openllm.cli.bento import wanted
 from openllm.cli.doctor import refuse, report, situation_of
-from openllm.cli.generation import StartCommand, complete_id, complete_model, configure, typed_fields
+from openllm.cli.generation import StartCommand, complete_id, configure, typed_fields
 from openllm.cli.locked import lock_checks
 from openllm.cli.options import Settings, config_option, setting_options
 from openllm.cli.output import Output, output_option
-from openllm.cli.ready import curl_line, openai_arguments, python_name, python_snippet
+from openllm.cli.ready import curl_line, grpc_snippet, openai_arguments, python_name, python_snippet
 from openllm.running import Ready, endpoint, forget, remember
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 
@@ -34,49 +37,83 @@ POLL_S = 0.1
 LOCAL = ("http://127.0.0.1:3000", "http://localhost:3000")  # where commands look when not told
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def options(function: F) -> F:
+    """Argument and options of the commands that serve: this one and `start-grpc`."""
+    decorators: tuple[Callable[[F], F], ...] = (
+        click.argument("model", required=False, shell_complete=complete.model),
+        click.option(
+            "--model-id",
+            metavar="ID",
+            envvar="OPENLLM_MODEL_ID",
+            show_envvar=True,
+            shell_complete=complete_id,
+            help="Hub id or folder, where MODEL is a family; `openllm start FAMILY --help` lists the official ids.",
+        ),
+        click.option(
+            "--locked",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="File of `openllm lock`: start what it says, and nothing where anything differs from it.",
+        ),
+        click.option(
+            "--check", is_flag=True, help="Check whether the start would succeed, load nothing; as `openllm doctor`."
+        ),
+        output_option,
+        former.options,
+        config_option,
+        setting_options(EngineOptions, ServerOptions, StoreOptions),
+    )
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function
+
+
 @click.command("start", cls=StartCommand)
-@click.argument("model", required=False, shell_complete=complete_model)
-@click.option(
-    "--model-id",
-    metavar="ID",
-    envvar="OPENLLM_MODEL_ID",
-    show_envvar=True,
-    shell_complete=complete_id,
-    help="Hub id or folder, where MODEL is a family; `openllm start FAMILY --help` lists the official ids.",
-)
-@click.option(
-    "--locked",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of `openllm lock`: start what it says, and nothing where anything differs from it.",
-)
-@click.option("--check", is_flag=True, help="Check whether the start would succeed, load nothing; as `openllm doctor`.")
-@output_option
-@config_option
-@setting_options(EngineOptions, ServerOptions, StoreOptions)
+@options
 @click.pass_context
-def command(
-    ctx: click.Context,
-    model: str | None,
-    model_id: str | None,
-    locked: Path | None,
-    check: bool,
-    output: str,
-    config: Path | None,
-    **typed: Any,
-) -> int:
+def command(ctx: click.Context, **words: Any) -> int:
     """Serve MODEL over HTTP until stopped.
 
     MODEL is a folder, a tag of the store, a hub id (org/name), a family (`openllm models`) or a Bento of `openllm build`,
     with what it was built with; without it the default model is served. The API is OpenAI's; /docs on the server describes every route.
 
     Defaults of generation are flags too, as in --temperature 0.2: `openllm start FAMILY --help` lists them with the
-    family's values.
+    family's values. --grpc-port serves gRPC as well.
 
     With -o json, stdout gets one JSON object once the model answers; with -o porcelain, the endpoint.
+    """
+    return begin(ctx, **words)
+
+
+def begin(
+    ctx: click.Context,
+    *,
+    model: str | None,
+    model_id: str | None,
+    locked: Path | None,
+    check: bool,
+    output: str,
+    config: Path | None,
+    grpc_alone: bool = False,
+    **typed: Any,
+) -> int:
+    """What the command does, and `start-grpc`.
+
+    Args:
+        grpc_alone: serve gRPC in place of HTTP, on its port.
+
+    Returns:
+        the exit code.
     """
     fields = typed_fields(ctx, typed)
     what, out = wanted(typed, config, fields, model, model_id, locked), Output(output, ctx.obj)
     settings, model, model_id = what.settings, what.model, what.model_id
+    if grpc_alone:
+        server = settings.server
+        port = server.port if server.grpc_port is None else server.grpc_port
+        settings = attrs.evolve(settings, server=attrs.evolve(server, http=False, grpc_port=port))
     if what.bento is not None:
         out.fact("Bento", what.bento.tag, "its model, settings and adapters")
     return report(settings, model, model_id, out) if check else serve(settings, model, model_id, out)
@@ -133,7 +170,9 @@ def _serve(
         )
     show = Startup(composed, settings, out)
     try:
-        code = run(composed, settings.server, on_listening=show.listening, on_ready=show.ready)
+        code = run(
+            composed, settings.server, on_listening=show.listening, on_ready=show.ready, on_grpc=show.listening_grpc
+        )
     finally:
         show.end()
     if composed.engine.failure is not None:
@@ -181,16 +220,26 @@ class Startup:
         self.out = out
         self.begun = time.monotonic()
         self.endpoint = ""
+        self.grpc = ""
         self._note: Path | None = None
         self._done = threading.Event()
         self._loading: threading.Thread | None = None
 
     def listening(self, host: str, port: int) -> None:
         """The socket is bound; the model loads from here on."""
-        self.endpoint = endpoint(host, port)
-        self.out.fact("Listening", self.endpoint, f"on {host}, every address" if host in ("0.0.0.0", "::") else "")
-        self._loading = threading.Thread(target=self._show_loading, name="loading-bar", daemon=True)
-        self._loading.start()
+        self.endpoint = endpoint(host, port, tls=bool(self.settings.server.ssl_certfile))
+        self._show_listening("Listening", self.endpoint, host)
+
+    def listening_grpc(self, host: str, port: int) -> None:
+        """The same of gRPC."""
+        self.grpc = urlsplit(endpoint(host, port)).netloc
+        self._show_listening("gRPC", self.grpc, host)
+
+    def _show_listening(self, name: str, where: str, host: str) -> None:
+        self.out.fact(name, where, f"on {host}, every address" if host in ("0.0.0.0", "::") else "")
+        if self._loading is None:
+            self._loading = threading.Thread(target=self._show_loading, name="loading-bar", daemon=True)
+            self._loading.start()
 
     def ready(self) -> None:
         """The first token was generated."""
@@ -201,13 +250,13 @@ class Startup:
         info = self.composed.engine.info
         assert info is not None
         ready = Ready(
-            endpoint=self.endpoint,
+            endpoint=self.endpoint or self.grpc,
             model=self.composed.service.model.names[0],
             backend=info.backend,
             device=info.device,
             key_needed=bool(self.settings.server.api_key),
         )
-        self._note = remember(ready)
+        self._note = remember(ready) if self.endpoint else None  # whoever reads it asks over HTTP
         self._decisions(info)
         engine = self.composed.engine
         if isinstance(engine, EnginePool):
@@ -237,6 +286,11 @@ class Startup:
 
     def _invite(self, ready: Ready, *, generates: bool) -> None:
         """Lines to copy; nothing stands before them, so that they work as they are."""
+        if not self.endpoint:
+            self.out.say("\nIn Python:", dim=True)
+            self.out.say(grpc_snippet(ready, generates=generates) + "\n")
+            self.out.fact("Stop", "Ctrl-C")
+            return
         if generates:
             self._invite_to_chat(ready)
         else:

@@ -61,10 +61,11 @@ def _find_here(situation: Situation) -> ResolvedModel | None:
     if not known and not situation.store.offline:
         return None
     engine = situation.engine
+    default = situation.model is None and situation.model_id is None  # a start fetches it unless `fast` finds it
     return resolve(
         situation.model,
         model_id=situation.model_id,
-        options=attrs.evolve(situation.store, offline=True, fast=known or situation.store.fast),
+        options=attrs.evolve(situation.store, offline=True, fast=situation.store.fast or (known and default)),
         trust_remote_code=engine.trust_remote_code,
         allow_pickle_weights=engine.converts_pickle,
     )
