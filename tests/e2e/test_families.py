@@ -10,6 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +82,68 @@ def post(server: ServerProcess, path: str, body: dict[str, Any]) -> dict[str, An
     return answer.json()
 
 
+class Started:
+    """The servers of the families, each started while the one before is asked: a start waits more than it computes.
+
+    Args:
+        families: in the order of their tests.
+        folder: each gets a folder of its own in it.
+    """
+
+    def __init__(self, families: list[str], folder: Path, home: dict[str, str]) -> None:
+        self._folder, self._home = folder, home
+        self._waiting = list(families)
+        self._coming: dict[str, Future[tuple[Path, ServerProcess]]] = {}
+        self._stacks: dict[str, ExitStack] = {}
+        self._pool = ThreadPoolExecutor(2)
+
+    @contextmanager
+    def server(self, family: str) -> Iterator[tuple[Path, ServerProcess]]:
+        """The checkpoint of a family and the server of it, which ends with the block."""
+        while self._waiting and family not in self._coming:
+            self._begin(self._waiting.pop(0))
+        if self._waiting:
+            self._begin(self._waiting.pop(0))
+        try:
+            yield self._coming[family].result()
+        finally:
+            self._stacks.pop(family).close()
+
+    def _begin(self, family: str) -> None:
+        folder = self._folder / family
+        folder.mkdir()
+        path = checkpoint(family, folder)
+        trust = ["--trust-remote-code"] if FAMILIES[family] in REMOTE else []
+        words = (family, "--model-id", str(path), "--backend", "pt", *trust)
+        stack = self._stacks[family] = ExitStack()
+
+        def start() -> tuple[Path, ServerProcess]:
+            return path, stack.enter_context(openllm_start(folder / "log.txt", *words, environ=self._home))
+
+        self._coming[family] = self._pool.submit(start)
+
+    def end(self) -> None:
+        """End what no test asked for."""
+        self._pool.shutdown()
+        for stack in self._stacks.values():
+            stack.close()
+
+
+@pytest.fixture(scope="module")
+def started(
+    request: pytest.FixtureRequest, home: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Started]:
+    """The servers of the families that this run asks."""
+    calls = [item.callspec.params for item in request.session.items if item.name.startswith("test_a_family_answers[")]
+    servers = Started([params["family"] for params in calls], tmp_path_factory.mktemp("families"), home)
+    yield servers
+    servers.end()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_answers(family: str, home: dict[str, str], tmp_path: Path) -> None:
+def test_a_family_answers(family: str, started: Started) -> None:
     """Metadata names it; its greedy tokens are those of transformers; streamed and one-shot texts are one; it chats."""
-    path = checkpoint(family, tmp_path)
-    trust = ["--trust-remote-code"] if FAMILIES[family] in REMOTE else []
-    start = (family, "--model-id", str(path), "--backend", "pt", *trust)
-    with openllm_start(tmp_path / "log.txt", *start, environ=home) as server:
+    with started.server(family) as (path, server):
         metadata = post(server, "/v1/metadata", {})
         assert (metadata["model_name"], metadata["family"]) == (family.replace("-", "_"), family)
         assert metadata["backend"] == "pt"
@@ -147,7 +205,7 @@ def test_pickle_weights_count_only_when_typed(home: dict[str, str], tmp_path: Pa
     command = [sys.executable, "-m", "openllm", "start", *start]
     for more in ({}, {"OPENLLM_SERIALIZATION": "legacy"}, {"OPENLLM_ALLOW_PICKLE_WEIGHTS": "true"}):
         done = subprocess.run(
-            command, env=os.environ | home | more, capture_output=True, text=True, timeout=90, check=False
+            command, env=os.environ | home | more, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 78, done.stderr
         assert "pickle" in done.stderr or "--serialisation, which counts only when typed" in done.stderr
@@ -182,7 +240,7 @@ def test_a_tokenizer_that_is_python_code_alone(home: dict[str, str], tmp_path: P
             server.url + "/v1/completions",
             content=b'{"model": "chatglm", "prompt": "\\ud800"}',
             headers={"content-type": "application/json"},
-            timeout=60,
+            timeout=120,
         )
         assert bad.status_code == 400, bad.text
 
@@ -200,7 +258,7 @@ def test_code_of_a_models_own_is_refused_unless_trusted(family: str, home: dict[
     for file in path.glob("*.py"):
         file.write_text(file.read_text() + f"\nopen({str(mark)!r}, 'w').close()\n")
     command = [sys.executable, "-m", "openllm", "start", family, "--model-id", str(path), "--backend", "pt"]
-    done = subprocess.run(command, env=os.environ | home, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(command, env=os.environ | home, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 78, done.stderr
     assert "--trust-remote-code" in done.stderr
     assert "Traceback" not in done.stderr
