@@ -65,7 +65,7 @@ def found_ready(folder: Path) -> list[str]:
         env=os.environ | {"XDG_RUNTIME_DIR": str(folder)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == (0 if done.stdout else 1), done.stderr
@@ -113,7 +113,7 @@ def bentoml_serve(log: Path, tag: str, environ: dict[str, str], cwd: Path, port:
 def answers(url: str) -> dict[str, Any]:
     """What every route answers, without what differs between any two answers."""
     found: dict[str, Any] = {}
-    with httpx.Client(base_url=url, timeout=60) as http:
+    with httpx.Client(base_url=url, timeout=120) as http:
         for method, path in ROUTES:
             reply = http.request(method, path, json=BODY.get(path) if method == "POST" else None)
             found[f"{method} {path}"] = (reply.status_code, reply.headers["content-type"], _constant(path, reply))
@@ -147,7 +147,7 @@ def _rounded(data: Any) -> Any:
 def streamed(url: str) -> str:
     """The text of a streamed completion; it ends with [DONE]."""
     body = BODY["/v1/completions"] | {"stream": True}
-    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as reply:
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as reply:
         lines = [line.removeprefix("data: ") for line in reply.iter_lines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     return "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1])
@@ -156,7 +156,7 @@ def streamed(url: str) -> str:
 def by_adapter(url: str) -> set[str]:
     """The tokens of an answer of the adapter that the Bento carries: all the same one."""
     body = BODY["/v1/completions"] | {"adapter_name": "forced", "ignore_eos": True, "logprobs": 0}
-    reply = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+    reply = httpx.post(f"{url}/v1/completions", json=body, timeout=120)
     assert reply.status_code == 200, reply.text
     return set(reply.json()["choices"][0]["logprobs"]["tokens"])
 

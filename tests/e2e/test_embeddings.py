@@ -86,11 +86,11 @@ def test_the_command_prints_the_vectors(echo: ServerProcess) -> None:
 
 def test_a_long_text_and_a_full_list(echo: ServerProcess) -> None:
     """257 tokens are refused by name; 2,048 inputs are answered."""
-    refused = httpx.post(echo.url + "/v1/embeddings", json=["fine", "word " * 300], timeout=60)
+    refused = httpx.post(echo.url + "/v1/embeddings", json=["fine", "word " * 300], timeout=120)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input[1]")
     found = httpx.post(echo.url + "/v1/embeddings", json=[f"text {i}" for i in range(2048)], timeout=120).json()
     assert len(found["embeddings"]) == 2048
-    again = httpx.post(echo.url + "/v1/embeddings", json=["text 7"], timeout=60).json()["embeddings"][0]
+    again = httpx.post(echo.url + "/v1/embeddings", json=["text 7"], timeout=120).json()["embeddings"][0]
     assert largest_difference(found["embeddings"][7], again) < 1e-5
 
 
@@ -133,9 +133,9 @@ def test_the_default_model_embeds_as_sentence_transformers_would(store: dict[str
 def test_the_server_of_the_default_model_embeds(server: ServerProcess) -> None:
     """`openllm start` on pt: vectors of the model's own, of length one, and no second engine; its stream goes on beside them."""
     before = server.host_pids()
-    model = httpx.get(server.url + "/v1/models", timeout=10).json()["data"][0]["id"]
+    model = httpx.get(server.url + "/v1/models", timeout=120).json()["data"][0]["id"]
     body = {"model": model, "input": TEXTS}
     answer = httpx.post(server.url + "/v1/embeddings", json=body, timeout=120).json()
     assert server.host_pids() == before and answer["model"] == model
     assert [sum(x * x for x in item["embedding"]) for item in answer["data"]] == pytest.approx([1] * 5, abs=1e-4)
-    assert httpx.get(server.url + "/v1/metadata", timeout=10).json()["supports_embeddings"] is True
+    assert httpx.get(server.url + "/v1/metadata", timeout=120).json()["supports_embeddings"] is True

@@ -67,7 +67,7 @@ def test_killed_resumed_and_served(tmp_path: Path):
 
         def completion(model: str) -> str:
             body = {"model": model, "prompt": "the quick", "max_tokens": 8, "temperature": 0}
-            return httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()["choices"][0]["text"]
+            return httpx.post(f"{server.url}/v1/completions", json=body, timeout=120).json()["choices"][0]["text"]
 
         assert completion("tuned") == " brown fox"
         assert completion(folder.name) != " brown fox"

@@ -18,7 +18,7 @@ def test_eight_bits_answer(store: dict[str, str], tmp_path: Path):
         said = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
         assert re.search(r"Quantisation +int8 +made while loading; bitsandbytes LLM\.int8\(\)", said), said
         body = {
-            "model": httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"],
+            "model": httpx.get(f"{server.url}/v1/models", timeout=120).json()["data"][0]["id"],
             "messages": [{"role": "user", "content": "What is the capital of France?"}],
             "max_tokens": 24,
             "temperature": 0,

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(420)
 def start(*arguments: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a start that is expected to end by itself."""
     command = [sys.executable, "-m", "openllm", "start", *arguments]
-    return subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_port_in_use_is_said_before_the_model_loads(store):

@@ -30,7 +30,7 @@ def openllm(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess
 
 def answer(url: str) -> Any:
     body = {"model": "llama", "prompt": "the quick brown", "max_tokens": 8, "temperature": 0}
-    reply = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+    reply = httpx.post(f"{url}/v1/completions", json=body, timeout=120)
     assert reply.status_code == 200, reply.text
     return reply.json()["choices"][0]["text"]
 

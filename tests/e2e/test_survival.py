@@ -34,7 +34,7 @@ def started(store, tmp_path):
 
 def body_for(server) -> dict:
     """A long stream on the served model."""
-    return LONG | {"model": httpx.get(server.url + "/v1/models").json()["data"][0]["id"]}
+    return LONG | {"model": httpx.get(server.url + "/v1/models", timeout=60).json()["data"][0]["id"]}
 
 
 def test_killed_host_ends_the_stream_with_an_error_and_is_restarted(started):
@@ -63,7 +63,7 @@ def test_client_that_leaves_frees_its_slot(server):
             if number == 6:
                 assert server.metric("openllm_requests_running") >= 1
                 break
-    end = time.monotonic() + 3
+    end = time.monotonic() + 10
     while server.metric("openllm_requests_running") and time.monotonic() < end:
         time.sleep(0.02)
     assert server.metric("openllm_requests_running") == 0
@@ -71,12 +71,12 @@ def test_client_that_leaves_frees_its_slot(server):
 
 def test_thirty_two_streams_at_once_answer_as_if_alone(server):
     """Thirty-two clients share the batch; each gets what it gets alone (a near-tie may fall otherwise in a few)."""
-    body = body_for(server) | {"max_tokens": 16, "stream": False}
+    body = body_for(server) | {"max_tokens": 8, "stream": False}
 
     def ask(number: int) -> str:
         messages = [{"role": "user", "content": f"Tell me a fact about the number {number}."}]
         reply = httpx.post(server.url + "/v1/chat/completions", json=body | {"messages": messages}, timeout=120).json()
-        assert reply["usage"]["completion_tokens"] == 16
+        assert reply["usage"]["completion_tokens"] == 8
         return reply["choices"][0]["message"]["content"]
 
     alone = [ask(number) for number in range(32)]
@@ -99,7 +99,7 @@ def test_sigterm_tells_the_streams_and_exits_cleanly(store, tmp_path):
                 if len(lines) == 3:
                     started.process.send_signal(signal.SIGTERM)
         assert "error" in json.loads(lines[-1].removeprefix("data: "))
-        assert started.process.wait(20) == 0
+        assert started.process.wait(60) == 0
         assert not psutil.pid_exists(host)
 
 
@@ -143,7 +143,7 @@ def wait_for_engines(server, count: int) -> None:
     """Poll until so many engines are ready."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        health = httpx.get(server.url + "/readyz", timeout=10)
+        health = server.http.get(server.url + "/readyz")
         if health.status_code == 200 and health.json()["engines_ready"] == count:
             return
         time.sleep(0.1)

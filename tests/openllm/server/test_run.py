@@ -57,12 +57,12 @@ class Process:
 
     def wait_draining(self) -> None:
         """Until the server says that it shuts down: the first signal was taken."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while self.http.get("/readyz").status_code != 503:
             assert time.monotonic() < end, "the signal was not taken"
             time.sleep(0.01)
 
-    def end(self, within_s: float = 10) -> int:
+    def end(self, within_s: float = 45) -> int:
         """Exit code."""
         return self.process.wait(within_s)
 

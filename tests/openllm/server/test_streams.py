@@ -27,7 +27,7 @@ def request_of(body: dict[str, Any], path: str = TEXT) -> bytes:
     return head.encode() + data
 
 
-async def settled(served: Served, within_s: float = 2.0) -> None:
+async def settled(served: Served, within_s: float = 20.0) -> None:
     """Wait until the engine holds nothing."""
     engine = served.composed.engine
     async with asyncio.timeout(within_s):
