@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +62,12 @@ def both(
     logs = tmp_path_factory.mktemp("both")
     same = ("--dtype", "float32", "--max-model-len", "1024", "--served-model-name", "m")
     ours = ("--backend", "vllm", "--startup", "fast", "--restarts", "0")
-    with (
-        openllm_start(logs / "pt.txt", "--backend", "pt", *same, environ=store) as pt,
-        openllm_start(logs / "vllm.txt", *ours, *same, environ=store, python=vllm_python) as vllm,
-    ):
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:  # at once: each mostly waits while it starts
+        starts = (
+            openllm_start(logs / "pt.txt", "--backend", "pt", *same, environ=store),
+            openllm_start(logs / "vllm.txt", *ours, *same, environ=store, python=vllm_python),
+        )
+        pt, vllm = pool.map(stack.enter_context, starts)
         yield pt, vllm
 
 
@@ -83,6 +87,19 @@ def start(python: str, *arguments: str, environ: dict[str, str]) -> subprocess.C
     """Run a start that is expected to end by itself."""
     command = [python, "-m", "openllm", "start", *arguments, "--port", "0"]
     return subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=240, check=False)
+
+
+async def metric(server: ServerProcess, name: str) -> float:
+    """A metric, while this loop goes on reading the streams that keep the server busy."""
+    return await asyncio.to_thread(server.metric, name)
+
+
+async def idle(server: ServerProcess) -> None:
+    """Wait until nothing runs: long before the tokens that were asked for would have come."""
+    end = time.monotonic() + 10
+    while await metric(server, "openllm_requests_running"):
+        assert time.monotonic() < end, "what was left goes on"
+        await asyncio.sleep(0.05)
 
 
 def test_the_start_says_what_was_decided(vllm_server):
@@ -105,8 +122,9 @@ def test_a_chat_and_its_stream_agree(client, model):
 
 async def test_the_original_routes_generate_and_stream(vllm_server):
     """/v1/generate and /v1/generate_stream give the same text; sixteen streams at once take far less than sixteen in turn."""
-    body = {"prompt": "Once upon a time", "llm_config": {"max_new_tokens": 40, "temperature": 0.0}}
-    whole = httpx.post(vllm_server.url + "/v1/generate", json=body, timeout=120).json()
+    body = {"prompt": "Once upon a time", "llm_config": {"max_new_tokens": 24, "temperature": 0.0}}
+    async with httpx.AsyncClient(timeout=240) as http:
+        whole = (await http.post(vllm_server.url + "/v1/generate", json=body)).json()
     assert set(whole) == {"responses", "configuration"}
 
     async def stream(http: httpx.AsyncClient) -> list[str]:
@@ -124,7 +142,7 @@ async def test_the_original_routes_generate_and_stream(vllm_server):
     frames = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
     assert len(frames) > 10
     assert "".join(frame["text"] for frame in frames) == str(whole["responses"][0])
-    assert frames[-1]["usage"]["completion_tokens"] == 40
+    assert frames[-1]["usage"]["completion_tokens"] == 24
     assert all(found[-1] == "data: [DONE]" for found in [lines, *many])
     assert all_s < 8 * one_s
 
@@ -168,6 +186,21 @@ def test_guided_answers_fit(client, model):
     assert say(guided_grammar='root ::= "x" ("y" | "z")') in ("xy", "xz")
 
 
+def test_a_call_that_must_come_fits_its_schema(client, model):
+    """Named, and in the form that the family's calls have."""
+    choice = client.chat.completions.create(
+        model=model,
+        messages=QUESTION,
+        tools=[{"type": "function", "function": {"name": "tell_city", "parameters": SCHEMA}}],
+        tool_choice={"type": "function", "function": {"name": "tell_city"}},
+        temperature=0,
+        max_tokens=80,
+    ).choices[0]
+    (call,) = choice.message.tool_calls
+    assert choice.finish_reason == "tool_calls" and call.function.name == "tell_city"
+    assert json.loads(call.function.arguments).keys() == {"city", "people"}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -182,14 +215,14 @@ def test_guided_answers_fit(client, model):
 def test_what_cannot_be_done_is_400_and_named(fields, param, stream, vllm_server, model):
     """A grammar or schema that cannot be compiled: refused before a token, streaming or not."""
     body = {"model": model, "messages": QUESTION, "max_tokens": 8, "stream": stream, **fields}
-    answer = httpx.post(vllm_server.url + "/v1/chat/completions", json=body, timeout=60)
+    answer = httpx.post(vllm_server.url + "/v1/chat/completions", json=body, timeout=240)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"].startswith(param)
 
 
 async def test_many_streams_share_a_batch_and_refusals_disturb_none(vllm_server, model):
     """24 streams at once, bad grammars among them: all whole, and a mean batch of more than one."""
-    body = {"model": model, "prompt": "Count: 1 2 3", "max_tokens": 40, "temperature": 0, "stream": True}
+    body = {"model": model, "prompt": "Count: 1 2 3", "max_tokens": 24, "temperature": 0, "stream": True}
 
     async def stream(http: httpx.AsyncClient) -> str:
         async with http.stream("POST", vllm_server.url + "/v1/completions", json=body) as answer:
@@ -211,7 +244,8 @@ async def test_many_streams_share_a_batch_and_refusals_disturb_none(vllm_server,
         took = time.monotonic() - began
     assert all(len(text) == len(alone) or text[:20] == alone[:20] for text in found)
     assert max(refusals) < took
-    assert vllm_server.metric("openllm_batch_size_sum") / vllm_server.metric("openllm_batch_size_count") > 1.5
+    sequences, steps = [await metric(vllm_server, f"openllm_batch_size_{part}") for part in ("sum", "count")]
+    assert sequences / steps > 1.5
 
 
 async def test_bad_input_does_not_wait_for_a_slot(vllm_server, model):
@@ -230,9 +264,9 @@ async def test_bad_input_does_not_wait_for_a_slot(vllm_server, model):
             async for _ in answer.aiter_lines():
                 pass
 
-    async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=64)) as http:
+    async with httpx.AsyncClient(timeout=240, limits=httpx.Limits(max_connections=64)) as http:
         tasks = [asyncio.create_task(stream(http)) for _ in range(40)]
-        while vllm_server.metric("openllm_requests_waiting") < 4:
+        while await metric(vllm_server, "openllm_requests_waiting") < 4:
             await asyncio.sleep(0.1)
         for param, fields in bad.items():
             seconds: list[float] = []
@@ -245,28 +279,24 @@ async def test_bad_input_does_not_wait_for_a_slot(vllm_server, model):
                 seconds.append(time.monotonic() - began)
                 assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
             assert min(seconds) < 0.1, (param, seconds)  # the quickest: others use this machine too
-        assert vllm_server.metric("openllm_requests_running") == 32
+        assert await metric(vllm_server, "openllm_requests_running") == 32
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    end = time.monotonic() + 10
-    while vllm_server.metric("openllm_requests_running") and time.monotonic() < end:
-        await asyncio.sleep(0.05)
+    await idle(vllm_server)
 
 
 async def test_a_client_that_leaves_frees_its_sequence(vllm_server, model):
     """The sequence ends with its connection, long before its tokens would."""
     body = {"model": model, "prompt": "On and on", "max_tokens": 2000, "stream": True, "ignore_eos": True}
-    async with httpx.AsyncClient(timeout=60) as http:
+    async with httpx.AsyncClient(timeout=240) as http:
         async with http.stream("POST", vllm_server.url + "/v1/completions", json=body) as answer:
-            async for line in answer.aiter_lines():
+            lines = answer.aiter_lines()  # kept: an iterator that nobody holds ends the stream
+            async for line in lines:
                 if line.startswith("data: {"):
                     break
-            assert vllm_server.metric("openllm_requests_running") >= 1
-        end = time.monotonic() + 10
-        while vllm_server.metric("openllm_requests_running") and time.monotonic() < end:
-            await asyncio.sleep(0.05)
-    assert vllm_server.metric("openllm_requests_running") == 0
+            assert await metric(vllm_server, "openllm_requests_running") >= 1
+        await idle(vllm_server)
 
 
 def test_the_same_tokens_as_the_torch_backend(both, capsys):
@@ -296,7 +326,7 @@ def test_the_same_tokens_as_the_torch_backend(both, capsys):
 def test_the_same_error_as_the_torch_backend(bad, param, both):
     """The same bad input: the same status and the same error, word for word."""
     body = {"model": "m", "prompt": "x", "max_tokens": 8} | bad
-    pt, vllm = (httpx.post(server.url + "/v1/completions", json=body, timeout=60) for server in both)
+    pt, vllm = (httpx.post(server.url + "/v1/completions", json=body, timeout=240) for server in both)
     assert pt.status_code == vllm.status_code
     assert 400 <= pt.status_code < 500, pt.text
     assert pt.json() == vllm.json()
@@ -307,7 +337,7 @@ def test_a_spent_budget_ends_the_server(both):
     """--restarts 0: with its engine killed the server exits 69. Ends one of the two: keep it after what compares them."""
     _, vllm = both
     os.kill(vllm.host_pid(), signal.SIGKILL)
-    assert vllm.process.wait(20) == 69, vllm.log.read_text()
+    assert vllm.process.wait(60) == 69, vllm.log.read_text()
 
 
 def test_an_architecture_that_vllm_lacks(vllm_python, store, tmp_path):
@@ -337,16 +367,18 @@ def test_a_killed_engine_comes_back(vllm_server, model):
     """In-flight streams end with an error frame; the engine is restarted and answers again."""
     body = {"model": model, "prompt": "On and on", "max_tokens": 1500, "stream": True, "ignore_eos": True}
     lines: list[str] = []
-    with httpx.stream("POST", vllm_server.url + "/v1/completions", json=body, timeout=60) as answer:
+    with httpx.stream("POST", vllm_server.url + "/v1/completions", json=body, timeout=240) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: "):
                 lines.append(line)
                 if len(lines) == 3:
                     os.kill(vllm_server.host_pid(), signal.SIGKILL)
     assert "error" in json.loads(lines[-1].removeprefix("data: "))
-    vllm_server.wait_for(503, within_s=10)
+    vllm_server.wait_for(503)
     vllm_server.wait_for(200, within_s=240)
-    again = httpx.post(vllm_server.url + "/v1/completions", json={**body, "stream": False, "max_tokens": 4}, timeout=60)
+    again = httpx.post(
+        vllm_server.url + "/v1/completions", json={**body, "stream": False, "max_tokens": 4}, timeout=240
+    )
     assert again.status_code == 200, again.text
 
 
@@ -360,7 +392,7 @@ def test_embeddings_come_from_a_second_engine(vllm_server, model):
         assert len(item["embedding"]) == 576 and sum(x * x for x in item["embedding"]) == pytest.approx(1, abs=1e-4)
     assert len(vllm_server.host_pids()) == 2 and first in vllm_server.host_pids()
     said = {"model": model, "prompt": "The capital of France is", "max_tokens": 4}
-    assert httpx.post(vllm_server.url + "/v1/completions", json=said, timeout=60).status_code == 200
+    assert httpx.post(vllm_server.url + "/v1/completions", json=said, timeout=240).status_code == 200
 
 
 def test_a_killed_server_takes_its_engine_along(vllm_server):
