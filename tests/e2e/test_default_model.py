@@ -134,3 +134,34 @@ def test_llm_in_process_needs_no_main_guard(store, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "Paris" in done.stdout
+
+
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 20}, "unit": {"enum": ["C", "F"]}},
+    "required": ["city", "unit"],
+    "additionalProperties": False,
+}
+
+
+def test_a_call_that_must_come_fits_its_schema(client, model):
+    """A model that was never trained to call functions calls the one that is named, whole and streamed."""
+    arguments = {
+        "model": model,
+        "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+        "tools": [{"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}],
+        "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
+        "temperature": 0,
+        "max_tokens": 100,
+    }
+    choice = client.chat.completions.create(**arguments).choices[0]
+    (call,) = choice.message.tool_calls
+    assert choice.finish_reason == "tool_calls" and call.function.name == "get_weather"
+    found = json.loads(call.function.arguments)
+    assert found.keys() == {"city", "unit"} and found["unit"] in ("C", "F")
+    deltas = [
+        delta
+        for chunk in client.chat.completions.create(**arguments, stream=True)
+        for delta in chunk.choices[0].delta.tool_calls or ()
+    ]
+    assert "".join(delta.function.arguments for delta in deltas) == call.function.arguments
