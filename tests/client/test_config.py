@@ -188,3 +188,15 @@ def test_verify_takes_files_folders_and_contexts(tmp_path):
     assert isinstance(transport_options(settings(), verify=str(tmp_path), proxy=None)["verify"], ssl.SSLContext)
     with pytest.raises(InvalidSetting, match="verify"):
         HTTPClient("https://h", verify=str(tmp_path / "none.pem"))
+
+
+def test_a_certificate_of_ones_own(tmp_path):
+    """`cert` is one file or two; what cannot be one is refused by name, and so is one beside a context."""
+    empty = tmp_path / "empty.pem"
+    empty.write_text("")
+    for cert in ("/no/such/file", str(empty), (str(empty), str(empty))):
+        with pytest.raises(InvalidSetting) as refused:
+            HTTPClient("https://localhost:1", cert=cert)
+        assert refused.value.param == "cert"
+    with pytest.raises(InvalidSetting, match="SSL context"):
+        HTTPClient("https://localhost:1", cert=str(empty), verify=ssl.create_default_context())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from importlib import resources
+from importlib import metadata, resources
 
 import pytest
+from packaging.requirements import Requirement
 
 import openllm_client
 
@@ -38,8 +40,36 @@ def test_names():
     for name in openllm_client.__all__:
         assert getattr(openllm_client, name).__name__ == name
     assert dir(openllm_client) == sorted(openllm_client.__all__)
-    with pytest.raises(AttributeError, match="GrpcClient"):
-        _ = openllm_client.GrpcClient
+    with pytest.raises(AttributeError, match="RestClient"):
+        _ = openllm_client.RestClient
+
+
+def test_grpc_comes_with_its_clients():
+    """The package and its HTTP clients load no grpc; without the extra, a gRPC client's name says what to install."""
+    loaded = loaded_by("import openllm_client; openllm_client.HTTPClient('h'); openllm_client.AsyncHTTPClient('h')")
+    assert not {
+        name for name in loaded if name.partition(".")[0] in ("grpc", "google", "torch", "openai", "smolagents")
+    }
+    program = (
+        "import sys; sys.modules['grpc'] = None\n"
+        "try:\n    from openllm_client import GrpcClient\n"
+        "except ImportError as error:\n    print(type(error).__name__, error.hint)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == 'MissingDependency pip install "openllm-client[grpc]"'
+
+
+def test_few_packages_are_needed():
+    """What pip brings beside our two packages, their own needs included: at most 12."""
+    wanted, found = ["openllm-client"], set()
+    while wanted:
+        name = re.split(r"[^A-Za-z0-9._-]", wanted.pop())[0].lower().replace("_", "-")
+        if name in found:
+            continue
+        found.add(name)
+        needs = [Requirement(text) for text in metadata.requires(name) or ()]
+        wanted += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    assert len(found - {"openllm-client", "openllm-core"}) <= 12, found
 
 
 def test_package_is_typed():

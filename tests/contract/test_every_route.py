@@ -166,6 +166,12 @@ async def openapi(caller: Caller) -> None:
     assert (await caller.http.get("/openapi.json")).json()["openapi"].startswith("3.1")
 
 
+async def descriptors(caller: Caller) -> None:
+    """What 0.3.5's client reads first; test_published_client holds all that it takes out of it."""
+    document = (await caller.http.get("/docs.json")).json()
+    assert document["paths"]["/v1/generate"]["post"]["x-bentoml-name"] == "generate_v1"
+
+
 async def page(caller: Caller) -> None:
     """The page asks for nothing but what this server has."""
     for path, kind in (("/docs", "text/html"), ("/docs/docs.js", "text/javascript"), ("/docs/docs.css", "text/css")):
@@ -192,6 +198,7 @@ CONTRACTS: dict[str, Callable[[Caller], Awaitable[None]]] = {
     "GET /healthz": healthz,
     "GET /metrics": metrics,
     "GET /openapi.json": openapi,
+    "GET /docs.json": descriptors,
     "GET /docs": page,
     "GET /docs/docs.js": page,
     "GET /docs/docs.css": page,

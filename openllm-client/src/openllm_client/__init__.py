@@ -1,13 +1,14 @@
-"""Clients of an OpenLLM server over HTTP: HTTPClient and its twin AsyncHTTPClient.
+"""Clients of an OpenLLM server: HTTPClient, AsyncHTTPClient, GrpcClient and AsyncGrpcClient, with the same names.
 
 Errors are those of `openllm_core.errors`, messages those of `openllm_core.schema`. Imports neither torch nor grpc; the
-asynchronous half, and asyncio with it, is loaded when it is first named.
+asynchronous half, and asyncio with it, is loaded when it is first named, and so is what speaks gRPC.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from openllm_core.errors import MissingDependency
 from openllm_core.schema import EmbeddingsOutput
 
 from ._agents import AgentCall, AgentStep
@@ -18,14 +19,17 @@ from ._streaming import Stream
 if TYPE_CHECKING:
     from ._async_http import AsyncHTTPClient
     from ._async_streaming import AsyncStream
+    from ._grpc import AsyncGrpcClient, GrpcClient
 
 __all__ = [
     "AgentCall",
     "AgentStep",
+    "AsyncGrpcClient",
     "AsyncHTTPClient",
     "AsyncStream",
     "EmbeddingsOutput",
     "GenerationOutput",
+    "GrpcClient",
     "HTTPClient",
     "Readiness",
     "Stream",
@@ -41,6 +45,13 @@ def __getattr__(name: str) -> Any:
         from ._async_streaming import AsyncStream
 
         return AsyncStream
+    if name in ("GrpcClient", "AsyncGrpcClient"):
+        try:
+            from . import _grpc
+        except ImportError as error:
+            hint = 'pip install "openllm-client[grpc]"'
+            raise MissingDependency(f"{name} needs grpcio and protobuf: {error}.", hint=hint) from error
+        return getattr(_grpc, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

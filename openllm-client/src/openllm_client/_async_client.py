@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from openllm_core.errors import NotFound
+from openllm_core.errors import NotFound, UnsupportedFeature
 from openllm_core.schema import (
     AdapterList,
     ChatCompletion,
@@ -32,6 +32,8 @@ from ._replies import GenerationOutput, Readiness, read_config, read_configurati
 from ._wire import Call, Starting
 
 if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
     from openllm_core.config.llm import LLMConfig
 
 T = TypeVar("T")
@@ -267,6 +269,19 @@ class AsyncClient(AsyncAsksAgents, BaseClient, ABC):
 
     async def _of_metadata(self, take: Callable[[Metadata], T]) -> T:
         return take(await self.metadata())
+
+    @property
+    def openai(self) -> AsyncOpenAI:
+        """OpenAI's client of this server.
+
+        Raises:
+            UnsupportedFeature: it speaks HTTP, and this client does not.
+        """
+        raise UnsupportedFeature(
+            "OpenAI's client speaks HTTP alone.",
+            hint="AsyncHTTPClient, at the server's HTTP port, has one.",
+            param="openai",
+        )
 
     # -- what each transport does -------------------------------------------------------------------------------------
 

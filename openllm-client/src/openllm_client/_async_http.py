@@ -10,9 +10,11 @@ import asyncio
 import itertools
 import ssl
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
+
+from openllm_core.errors import MissingDependency
 
 from . import _base, _retry
 from ._async_client import AsyncClient
@@ -21,6 +23,9 @@ from ._config import Deadline, make, resolve, transport_options
 from ._replies import Readiness
 from ._streaming import check_stream
 from ._wire import Call, Outcome, Reply, Starting
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 T = TypeVar("T")
 
@@ -39,6 +44,7 @@ class AsyncHTTPClient(AsyncClient):
         api_key: default: `OPENLLM_API_KEY` (the first of a comma list).
         max_retries: times a call is sent again, when that is safe; `Retry-After` is honoured.
         verify: False, or a file or folder of certificates, or an SSL context, for https.
+        cert: what the client shows of itself: a PEM file with certificate and key, or a pair of files.
         proxy: proxy's address; default: the usual environment variables, except for a loopback address.
         headers: sent with every request.
         transport: an `httpx.AsyncBaseTransport` to send through instead of the network.
@@ -58,17 +64,34 @@ class AsyncHTTPClient(AsyncClient):
         api_key: str | None = None,
         max_retries: int = 2,
         verify: bool | str | ssl.SSLContext = True,
+        cert: str | tuple[str, str] | None = None,
         proxy: str | None = None,
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._settings = resolve(address, timeout, api_key=api_key, max_retries=max_retries, headers=headers)
-        options = transport_options(self._settings, verify=verify, proxy=proxy)
+        options = transport_options(self._settings, verify=verify, cert=cert, proxy=proxy)
         self._inner = make(lambda: httpx.AsyncClient(transport=transport, **options))
+        self._openai: AsyncOpenAI | None = None
 
     async def aclose(self) -> None:
         """Close all connections. May be called again."""
         await self._inner.aclose()
+
+    @property
+    def openai(self) -> AsyncOpenAI:
+        """OpenAI's client of this server, over the same connections: key, TLS and proxy are set.
+
+        Raises:
+            MissingDependency: the package `openai` is not installed.
+        """
+        if self._openai is None:
+            try:
+                from openai import AsyncOpenAI
+            except ImportError as error:
+                raise MissingDependency("The package openai is not installed.", hint=_base.OPENAI_EXTRA) from error
+            self._openai = AsyncOpenAI(**self._openai_options(self._inner))
+        return self._openai
 
     # -- sending --------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ T = TypeVar("T")
 Messages = str | Sequence[Mapping[str, Any] | ChatMessage]
 ReturnResponse = Literal["processed", "raw", "attrs"]
 
+OPENAI_EXTRA = 'pip install "openllm-client[openai]"'
 PROBE_LIMIT_S = 5.0  # one look at /readyz
 MAX_ERROR_BYTES = 64 * 1024  # of the body of a refusal
 POLL_S = 0.5  # between looks while nothing listens or the server names no time
@@ -90,6 +91,19 @@ class BaseClient:
         """From here on the time-out bounds the silence between two pieces, not what is left of the first wait."""
         response.request.extensions["timeout"]["read"] = self._settings.timeout_s
 
+    def _openai_options(self, inner: Any) -> dict[str, Any]:
+        """Arguments of OpenAI's own client, which sends through `inner`. It wants a key even where the server has none."""
+        headers = dict(self._settings.headers)
+        del headers["user-agent"]
+        return {
+            "http_client": inner,
+            "base_url": f"{self.address}/v1",
+            "api_key": headers.get("authorization", "").removeprefix("Bearer ") or "none",
+            "timeout": self._settings.timeout_s,
+            "max_retries": self._settings.max_retries,
+            "default_headers": headers,
+        }
+
     def _failure(self, outcome: Outcome) -> ClientError:
         return _errors.failure(outcome, self.address, self._settings.timeout_s)
 
@@ -100,7 +114,10 @@ class BaseClient:
         """A parameter the server passed over must not go unseen."""
         ignored = headers.get("x-openllm-ignored")
         if ignored:
-            _log.warning("%s ignored: %s", self.address, _errors.shown(ignored))
+            self._warn_ignored(ignored)
+
+    def _warn_ignored(self, names: str) -> None:
+        _log.warning("%s ignored: %s", self.address, _errors.shown(names))
 
     def _readiness(self, outcome: Outcome) -> Readiness:
         if isinstance(outcome, Reply) and outcome.status in (200, 503):

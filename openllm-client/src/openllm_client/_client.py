@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from openllm_core.errors import NotFound
+from openllm_core.errors import NotFound, UnsupportedFeature
 from openllm_core.schema import (
     AdapterList,
     ChatCompletion,
@@ -32,6 +32,8 @@ from ._streaming import Stream
 from ._wire import Call, Starting
 
 if TYPE_CHECKING:
+    from openai import OpenAI
+
     from openllm_core.config.llm import LLMConfig
 
 T = TypeVar("T")
@@ -264,6 +266,17 @@ class Client(AsksAgents, BaseClient, ABC):
             if left <= 0:
                 self._never_ready(timeout_s, starting.reason)
             time.sleep(min(starting.wait_s, left))
+
+    @property
+    def openai(self) -> OpenAI:
+        """OpenAI's client of this server.
+
+        Raises:
+            UnsupportedFeature: it speaks HTTP, and this client does not.
+        """
+        raise UnsupportedFeature(
+            "OpenAI's client speaks HTTP alone.", hint="HTTPClient, at the server's HTTP port, has one.", param="openai"
+        )
 
     # -- what each transport does -------------------------------------------------------------------------------------
 

@@ -138,8 +138,43 @@ def _headers(key: str | None, given: Mapping[str, str] | None) -> dict[str, str]
     return headers
 
 
+@attrs.frozen
+class Certificate:
+    """What a client shows of itself over TLS: files in PEM format.
+
+    Attributes:
+        chain: its certificate, and those that lead to its authority.
+        key: its private key, without a password; the same file when it holds both.
+    """
+
+    chain: str
+    key: str
+
+    @classmethod
+    def of(cls, given: str | tuple[str, str] | None) -> Certificate | None:
+        """The argument `cert`: one file with both, or two."""
+        if given is None:
+            return None
+        return cls(given, given) if isinstance(given, str) else cls(*given)
+
+    def read(self) -> tuple[bytes, bytes]:
+        """The two files.
+
+        Raises:
+            InvalidSetting: one cannot be read.
+        """
+        try:
+            return Path(self.chain).read_bytes(), Path(self.key).read_bytes()
+        except OSError as error:
+            raise InvalidSetting(f"cert: {error}.", param="cert") from None
+
+
 def transport_options(
-    settings: ClientSettings, *, verify: bool | str | ssl.SSLContext, proxy: str | None
+    settings: ClientSettings,
+    *,
+    verify: bool | str | ssl.SSLContext,
+    cert: str | tuple[str, str] | None = None,
+    proxy: str | None,
 ) -> dict[str, Any]:
     """Keyword arguments that `httpx.Client` and `httpx.AsyncClient` share.
 
@@ -148,7 +183,7 @@ def transport_options(
     bypass = settings.is_loopback and proxy is None
     return {
         "headers": settings.headers,
-        "verify": _trust(verify),
+        "verify": _trust(verify, Certificate.of(cert)),
         "proxy": proxy,
         "limits": LIMITS,
         "follow_redirects": False,
@@ -156,12 +191,26 @@ def transport_options(
     }
 
 
-def _trust(verify: bool | str | ssl.SSLContext) -> bool | ssl.SSLContext:
-    if not isinstance(verify, str):
+def _trust(verify: bool | str | ssl.SSLContext, cert: Certificate | None) -> bool | ssl.SSLContext:
+    if isinstance(verify, str):
+        verify = _context(verify)
+    elif cert is not None and isinstance(verify, ssl.SSLContext):
+        raise InvalidSetting("cert: load it into the SSL context that is given as verify.", param="cert")
+    if cert is None:
         return verify
-    path = Path(verify)
+    context = verify if isinstance(verify, ssl.SSLContext) else httpx.create_ssl_context(verify=verify)
     try:
-        if path.is_dir():
+        context.load_cert_chain(cert.chain, cert.key)
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidSetting(
+            f"cert: {cert.chain!r} and {cert.key!r} are no certificate and its key: {error}.", param="cert"
+        ) from None
+    return context
+
+
+def _context(verify: str) -> ssl.SSLContext:
+    try:
+        if Path(verify).is_dir():
             return ssl.create_default_context(capath=verify)
         return ssl.create_default_context(cafile=verify)
     except (OSError, ssl.SSLError) as error:

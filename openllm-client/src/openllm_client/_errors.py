@@ -27,6 +27,7 @@ from ._retry import retry_after_s
 from ._wire import Outcome, Reply
 
 MAX_SHOWN = 500
+IS_IT_RUNNING = "Is the server running? `openllm start` starts one here."
 _BAD_REQUEST = frozenset({400, 405, 408, 413, 415, 422, 431})
 _BY_TYPE: dict[str, type[StatusError]] = {
     "invalid_request_error": BadRequest,
@@ -61,7 +62,7 @@ def refusal(reply: Reply, address: str) -> StatusError:
         hint = "Set OPENLLM_API_KEY or pass api_key=." if status == 401 else None
     elif status == 404 and detail.get("code") in (None, "unknown_url"):
         hint = "Is an OpenLLM server behind this address?"
-    return _status_class(status, detail.get("code"))(
+    return status_class(status, detail.get("code"))(
         f"{address} answered {status}: {message}",
         status=status,
         request_id=reply.headers.get("x-request-id"),
@@ -72,7 +73,8 @@ def refusal(reply: Reply, address: str) -> StatusError:
     )
 
 
-def _status_class(status: int, code: str | None) -> type[StatusError]:
+def status_class(status: int, code: str | None) -> type[StatusError]:
+    """The class of a refusal."""
     if status == 429 or (status == 503 and code == "server_is_overloaded"):
         return RateLimited
     if status in (401, 403):
@@ -113,11 +115,11 @@ def broken(error: httpx.RequestError, address: str, timeout_s: float) -> ClientE
     """The typed error of what the transport reported before the answer was complete."""
     why = shown(str(error)) or type(error).__name__
     if isinstance(error, httpx.ConnectTimeout):
-        return ConnectionFailed(f"No connection to {address} within the time-out.", hint=_IS_IT_RUNNING)
+        return ConnectionFailed(f"No connection to {address} within the time-out.", hint=IS_IT_RUNNING)
     if isinstance(error, httpx.TimeoutException):
         return TimedOut(f"{address} did not answer within {timeout_s:g} s.", hint="Pass a larger timeout=.")
     if isinstance(error, httpx.ConnectError):
-        hint = "Pass verify= with the certificate of its authority." if "CERTIFICATE" in why else _IS_IT_RUNNING
+        hint = "Pass verify= with the certificate of its authority." if "CERTIFICATE" in why else IS_IT_RUNNING
         return ConnectionFailed(f"No connection to {address}: {why}.", hint=hint)
     if isinstance(error, httpx.ProxyError):
         return ConnectionFailed(f"The proxy made no connection to {address}: {why}.")
@@ -142,6 +144,3 @@ def interrupted(
 def malformed(message: str) -> ClientError:
     """The error of an answer that is not what its route answers."""
     return ClientError(message, code="malformed_response", hint="Is an OpenLLM server of this version behind it?")
-
-
-_IS_IT_RUNNING = "Is the server running? `openllm start` starts one here."

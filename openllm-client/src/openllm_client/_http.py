@@ -10,9 +10,11 @@ import itertools
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
+
+from openllm_core.errors import MissingDependency
 
 from . import _base, _retry
 from ._client import Client
@@ -20,6 +22,9 @@ from ._config import Deadline, make, resolve, transport_options
 from ._replies import Readiness
 from ._streaming import HTTPSource, Stream, check_stream
 from ._wire import Call, Outcome, Reply, Starting
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 T = TypeVar("T")
 
@@ -35,6 +40,7 @@ class HTTPClient(Client):
         api_key: default: `OPENLLM_API_KEY` (the first of a comma list).
         max_retries: times a call is sent again, when that is safe; `Retry-After` is honoured.
         verify: False, or a file or folder of certificates, or an SSL context, for https.
+        cert: what the client shows of itself: a PEM file with certificate and key, or a pair of files.
         proxy: proxy's address; default: the usual environment variables, except for a loopback address.
         headers: sent with every request.
         transport: an `httpx.BaseTransport` to send through instead of the network.
@@ -54,17 +60,34 @@ class HTTPClient(Client):
         api_key: str | None = None,
         max_retries: int = 2,
         verify: bool | str | ssl.SSLContext = True,
+        cert: str | tuple[str, str] | None = None,
         proxy: str | None = None,
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._settings = resolve(address, timeout, api_key=api_key, max_retries=max_retries, headers=headers)
-        options = transport_options(self._settings, verify=verify, proxy=proxy)
+        options = transport_options(self._settings, verify=verify, cert=cert, proxy=proxy)
         self._inner = make(lambda: httpx.Client(transport=transport, **options))
+        self._openai: OpenAI | None = None
 
     def close(self) -> None:
         """Close all connections. May be called again."""
         self._inner.close()
+
+    @property
+    def openai(self) -> OpenAI:
+        """OpenAI's client of this server, over the same connections: key, TLS and proxy are set.
+
+        Raises:
+            MissingDependency: the package `openai` is not installed.
+        """
+        if self._openai is None:
+            try:
+                from openai import OpenAI
+            except ImportError as error:
+                raise MissingDependency("The package openai is not installed.", hint=_base.OPENAI_EXTRA) from error
+            self._openai = OpenAI(**self._openai_options(self._inner))
+        return self._openai
 
     # -- sending --------------------------------------------------------------------------------------------------
 

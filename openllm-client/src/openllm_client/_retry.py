@@ -19,8 +19,8 @@ MAX_RETRY_AFTER_S = 60.0
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 8.0
 
-_REFUSALS = frozenset({429, 503})
-_TRANSIENT = frozenset({408, 429, 502, 503, 504})
+REFUSALS = frozenset({429, 503})
+TRANSIENT = frozenset({408, 429, 502, 503, 504})
 _NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
 _BROKEN = (*_NOTHING_SENT, httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
 
@@ -53,20 +53,29 @@ def wait_s(call: Call[Any], outcome: Outcome, *, attempt: int, max_retries: int,
     """
     if attempt >= max_retries or not _may_retry(call, outcome):
         return None
-    wait = None
+    asked = None
     if isinstance(outcome, Reply):
         if outcome.headers.get("x-should-retry", "").strip().lower() == "false":
             return None
-        wait = retry_after_s(outcome.headers)
-    if wait is None:
+        asked = retry_after_s(outcome.headers)
+    return pause_s(asked, attempt=attempt, left_s=left_s)
+
+
+def pause_s(asked_s: float | None, *, attempt: int, left_s: float) -> float | None:
+    """Seconds to wait before another try, or None when there is no time for it.
+
+    Args:
+        asked_s: what the server asked for.
+    """
+    if asked_s is None:
         wait = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**attempt) * random.uniform(0.5, 1.0)
     else:
         # Up to a tenth more, so that callers who were refused together do not come back together.
-        wait = min(MAX_RETRY_AFTER_S, wait * random.uniform(1.0, 1.1))
+        wait = min(MAX_RETRY_AFTER_S, asked_s * random.uniform(1.0, 1.1))
     return wait if wait < left_s else None
 
 
 def _may_retry(call: Call[Any], outcome: Outcome) -> bool:
     if isinstance(outcome, Reply):
-        return outcome.status in (_TRANSIENT if call.repeatable else _REFUSALS)
+        return outcome.status in (TRANSIENT if call.repeatable else REFUSALS)
     return isinstance(outcome, _BROKEN if call.repeatable else _NOTHING_SENT)

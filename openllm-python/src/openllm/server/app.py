@@ -21,6 +21,7 @@ from .routes import (
     adapters,
     chat,
     completions,
+    descriptors,
     embeddings,
     generate,
     health,
@@ -46,6 +47,7 @@ def all_operations(service: Service, options: ServerOptions, registry: Collector
         *health.operations(service, options),
         *metrics.operations(registry),
     ]
+    described = [*described, *descriptors.operations(service, described)]
     return [*described, *openapi.operations(described)]
 
 

@@ -1,0 +1,144 @@
+"""From a status of gRPC to one of the typed errors of `openllm_core.errors`: the same as over HTTP. Pure.
+
+A refusal of our server brings an `Error` message; a status without one comes from the library, from something between, or
+from a server that is none of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import grpc
+from google.protobuf.message import DecodeError
+
+from openllm_core.errors import ClientError, ConnectionFailed, NotFound, StreamInterrupted, TimedOut
+from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
+
+from .._errors import IS_IT_RUNNING, malformed, shown, status_class
+
+ERROR_KEY = "openllm-error-bin"
+
+_Code = grpc.StatusCode
+STATUS = {
+    _Code.INVALID_ARGUMENT: 400,
+    _Code.OUT_OF_RANGE: 400,
+    _Code.FAILED_PRECONDITION: 400,
+    _Code.UNAUTHENTICATED: 401,
+    _Code.PERMISSION_DENIED: 403,
+    _Code.NOT_FOUND: 404,
+    _Code.UNIMPLEMENTED: 404,
+    _Code.ALREADY_EXISTS: 409,
+    _Code.ABORTED: 409,
+    _Code.RESOURCE_EXHAUSTED: 429,
+    _Code.CANCELLED: 499,
+    _Code.UNAVAILABLE: 503,
+    _Code.DEADLINE_EXCEEDED: 504,
+}
+"""The HTTP status that says the same; any other code is 500."""
+
+_BY_CODE = {"content_too_large": 413, "server_is_overloaded": 503}
+"""Where one status of gRPC stands for two of HTTP, the wire code tells them apart."""
+
+
+@attrs.frozen(kw_only=True)
+class Failure:
+    """Why a call failed.
+
+    Attributes:
+        error: to raise.
+        refused: the server said so itself, before it began.
+        unsent: no connection came about.
+        final: the server says that the same call will not succeed later.
+    """
+
+    error: ClientError
+    refused: bool = False
+    unsent: bool = False
+    final: bool = False
+
+
+def failure(error: Any, address: str, timeout_s: float, *, begun: bool = False, silent: bool = False) -> Failure:
+    """What a failed call means.
+
+    Args:
+        error: as the library raised it; not looked at when `silent`.
+        begun: a stream's answer had begun.
+        silent: we ended it ourselves, since nothing came for the time-out.
+    """
+    if silent:
+        return _too_late(address, timeout_s, begun=begun)
+    call: Any = error
+    code: grpc.StatusCode = call.code()
+    said = _error_of(call)
+    if said is not None:
+        return _refusal(said, code, address, begun=begun)
+    if code is _Code.DEADLINE_EXCEEDED:
+        return _too_late(address, timeout_s, begun=begun)
+    # The library tells a way that it went; its last step is what matters to a person.
+    details = call.details() or code.name
+    why = shown(details.partition("last error: ")[2] or details).removesuffix(".")
+    if begun:
+        return Failure(error=StreamInterrupted(f"The stream from {address} ended before the answer did: {why}."))
+    return _without_details(code, details, why, address)
+
+
+def _too_late(address: str, timeout_s: float, *, begun: bool) -> Failure:
+    if begun:
+        return Failure(error=TimedOut(f"{address} sent nothing for {timeout_s:g} s in the middle of a stream."))
+    hint = "Pass a larger timeout=."
+    return Failure(error=TimedOut(f"{address} did not answer within {timeout_s:g} s.", hint=hint))
+
+
+def _without_details(code: grpc.StatusCode, details: str, why: str, address: str) -> Failure:
+    if code in (_Code.UNAVAILABLE, _Code.CANCELLED):
+        unsent = "failed to connect" in details
+        if "http1" in why.lower() or "HTTP/1" in why:
+            hint = "An HTTP server listens there; gRPC has a port of its own (openllm start --grpc-port)."
+        elif "CERTIFICATE" in why:
+            hint = "Pass verify= with the certificate of its authority."
+        else:
+            hint = IS_IT_RUNNING
+        return Failure(error=ConnectionFailed(f"No connection to {address}: {why}.", hint=hint), unsent=unsent)
+    if code is _Code.UNIMPLEMENTED:
+        hint = "Is an OpenLLM server behind this address?"
+        return Failure(error=NotFound(f"{address} has no such method: {why}.", status=404, hint=hint), final=True)
+    if code is _Code.INTERNAL and "deserializing" in why:
+        return Failure(error=malformed(f"{address}: the answer cannot be read: {why}."), final=True)
+    if code is _Code.RESOURCE_EXHAUSTED and "larger than max" in why:
+        too_large = malformed if why.startswith("Received") or "CLIENT" in why else None
+        if too_large is not None:
+            return Failure(error=too_large(f"{address}: the answer is too large: {why}."), final=True)
+        found = status_class(413, None)(f"{address} answered: {why}", status=413)
+        return Failure(error=found, refused=True, final=True)
+    status = STATUS.get(code, 500)
+    hint = "Set OPENLLM_API_KEY or pass api_key=." if status == 401 else None
+    found = status_class(status, None)(f"{address} answered {code.name}: {why}", status=status, hint=hint)
+    return Failure(error=found, refused=True)
+
+
+def _refusal(said: pb.Error, code: grpc.StatusCode, address: str, *, begun: bool) -> Failure:
+    wire_code = shown(said.code) or None
+    status = _BY_CODE.get(said.code, STATUS.get(code, 500))
+    message = shown(said.message) or f"{code.name} without a reason"
+    hint = "Set OPENLLM_API_KEY or pass api_key=." if status == 401 else None
+    error = status_class(status, wire_code)(
+        f"The answer broke off: {message}" if begun else f"{address} answered {status}: {message}",
+        status=None if begun else status,
+        request_id=shown(said.request_id) or None,
+        hint=hint,
+        code=wire_code,
+        param=shown(said.param) or None,
+        retry_after_s=said.retry_after_s if said.HasField("retry_after_s") else None,
+    )
+    return Failure(error=error, refused=not begun, final=not said.retry)
+
+
+def _error_of(call: Any) -> pb.Error | None:
+    for key, value in call.trailing_metadata() or ():
+        if key == ERROR_KEY and isinstance(value, bytes):
+            try:
+                return pb.Error.FromString(value)
+            except DecodeError:
+                return None
+    return None
