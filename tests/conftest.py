@@ -50,6 +50,7 @@ PROCESS_TESTS = (
     "openllm/engine/test_early_host.py",
     "openllm/engine/test_pool.py",
     "openllm/engine/test_process.py",
+    "openllm/rpc/test_command.py",
     "openllm/serialisation/test_fetch.py",
     "openllm/serialisation/test_package.py",
     "openllm/serialisation/faults",
@@ -84,9 +85,9 @@ class Lane:
 
 
 LANES = [
-    Lane("lint", ("lint/test_style.py",), 0.5),
+    Lane("lint", ("lint/test_style.py",), 0.2),
     Lane("types", ("lint",), 3.5),
-    Lane("architecture", ("architecture",), 1),
+    Lane("architecture", ("architecture",), 0.8),
     Lane("unit", ("",), 1),
     Lane("process", PROCESS_TESTS, 3),
     Lane("torch", ("openllm/backends/torch", "openllm/serialisation/convert", "openllm/finetune"), 4),
@@ -100,7 +101,7 @@ LANES = [
     ),
     Lane("recipes", ("recipes",), 1),
     Lane("docs", ("docs",), 4, network=True),
-    Lane("node", ("node",), 0.5, network=True),
+    Lane("node", ("node",), 0.4, network=True),
     Lane("packaging", ("packaging",), 3, network=True),
     Lane("pythons", ("packaging/test_pythons.py",), 3, network=True),
 ]

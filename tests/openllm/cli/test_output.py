@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from tests.tiny_adapters import blank_adapter
 
 from openllm import running
 from openllm.bundle import base_images
-from openllm.cli import COMMANDS, cli
+from openllm.cli import COMMANDS, cli, instruct
+from openllm_client import AgentStep
 
 if TYPE_CHECKING:
     from .conftest import ScriptedServer
@@ -50,13 +52,13 @@ LINES: dict[str, str] = {
 # Commands that load a model or start a server: the tests that look at their stdout.
 ELSEWHERE = {
     "start": "tests/openllm/cli/test_start.py",
-    "start-grpc": "tests/openllm/cli/test_start_grpc.py",
+    "start-grpc": "tests/openllm/cli/test_start.py",
     "run": "tests/openllm/cli/test_start.py",
     "build": "tests/openllm/bundle/test_build.py",
     "bench": "tests/openllm/bench/test_command.py",
     "finetune": "tests/openllm/cli/test_finetune.py",
     "quantize": "tests/full/test_gptq.py",
-    "instruct": "tests/openllm/cli/test_instruct.py",
+    "instruct": "tests/openllm/cli/test_output.py",
 }
 NO_FORMAT = {"completion": "prints a script", "extension": "is a group"}
 
@@ -90,6 +92,8 @@ def typed(line: str, world: dict[str, str], form: str, server: ScriptedServer) -
 def test_every_command_is_looked_at() -> None:
     """A new command of the table has a line here, or is named as one that is looked at elsewhere."""
     assert set(LINES) | set(ELSEWHERE) | set(NO_FORMAT) == set(COMMANDS)
+    root = Path(__file__).resolve().parents[3]
+    assert [file for file in ELSEWHERE.values() if not (root / file).exists()] == []
     for name in COMMANDS:
         params: list[Any] = import_module(COMMANDS[name][0]).command.params
         flags = {flag for param in params for flag in param.opts}
@@ -123,6 +127,25 @@ def test_porcelain_is_bare(name: str, world: dict[str, str], server: ScriptedSer
         "playground",
     ):  # change something
         assert typed(line + " -q", world, "porcelain", server).stdout == result.stdout
+
+
+@pytest.mark.parametrize(("form", "stdout"), [("json", '{\n  "n": 7\n}\n'), ("porcelain", "{'n': 7}\n")])
+def test_an_agents_answer_is_alone_on_stdout(monkeypatch: pytest.MonkeyPatch, form: str, stdout: str) -> None:
+    """The steps of `instruct` are talk: told on stderr, or with -o porcelain not at all."""
+
+    class Client:
+        address = "http://a-server"
+
+        def ask_agent(self, task: str, **given: Any) -> Iterator[AgentStep]:
+            yield AgentStep(number=1, text="Let me think.", observations="seven")
+            yield AgentStep(number=2, last=True, answer={"n": 7})
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(instruct, "open_client", lambda *_: Client())
+    result = CliRunner().invoke(cli, ["instruct", "Count.", "-o", form])
+    assert (result.exit_code, result.stdout) == (0, stdout)
+    assert ("Let me think." in result.stderr) == (form == "json")
 
 
 @pytest.mark.parametrize("form", ["json", "porcelain", "pretty"])

@@ -21,6 +21,7 @@ from tests.openllm.cli.conftest import interrupt
 from tests.openllm.serialisation import small
 
 from openllm.cli.ready import curl_line, openai_arguments, python_snippet
+from openllm.cli.start import at_version
 from openllm.running import Ready, endpoint
 
 Run = Callable[..., Result]
@@ -52,11 +53,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Run `openllm start` on the echo backend in a process of its own, until it is ready."""
     processes: list[subprocess.Popen[str]] = []
 
-    def begin(*words: str, output: str = "json", **environ: str) -> Started:
+    def begin(*words: str, output: str = "json", verb: str = "start", **environ: str) -> Started:
         said = tmp_path / f"said{len(processes)}.txt"
         with said.open("w") as sink:
             process = subprocess.Popen(
-                [sys.executable, "-m", "openllm", "start", *ECHO, "-o", output, *words],
+                [sys.executable, "-m", "openllm", verb, *ECHO, "-o", output, *words],
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 text=True,
@@ -97,6 +98,44 @@ def test_what_start_prints_works_as_printed(start: Start):
     assert server.stop(signal.SIGINT) == 0
     assert server.process.stdout is not None
     assert server.process.stdout.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("org/name", None), ("org/name:v1", None)),
+        (("pt-tiny", None), ("pt-tiny:v1", None)),
+        (("opt", None), ("opt", "facebook/opt-1.3b:v1")),
+        (("opt", "facebook/opt-125m"), ("opt", "facebook/opt-125m:v1")),
+    ],
+)
+def test_a_version_of_the_model(words: tuple[str, str | None], expected: tuple[str, str | None]):
+    """--model-version is the version of a stored model or the revision of a hub id, the family's own where none is named."""
+    assert at_version(*words, "v1") == expected
+
+
+@pytest.mark.parametrize("words", [(), ("./folder",), ("org/name:v2",)])
+def test_a_version_of_nothing_is_wrong_usage(run: Run, words: tuple[str, ...]):
+    """A folder has none, `id:revision` says it already."""
+    result = run("start", *words, "--model-version", "v1")
+    assert result.exit_code == 2 and "--model-version" in result.stderr
+
+
+def test_start_grpc_says_where_it_serves_and_nothing_else(start: Start, run: Run):
+    """stdout of `start-grpc -o json` is one object with the address that a gRPC client is given, `query` among them."""
+    server = start(verb="start-grpc")
+    host, _, port = json.loads(server.first)["endpoint"].rpartition(":")
+    assert host == "127.0.0.1" and int(port) > 0
+    grpc = ("--server-type", "grpc", "--endpoint", f"127.0.0.1:{port}")
+    asked = run("query", "--raw", "echo me", "--sampling-params", "max_new_tokens", "7", *grpc, "-o", "json")
+    assert asked.exit_code == 0, asked.stderr
+    assert json.loads(asked.stdout)["responses"] == ["echo me"]
+    assert run("query", "hi", *grpc).stdout.strip() != ""
+    assert json.loads(run("embed", "a", *grpc).stdout)["num_tokens"] > 0
+    assert server.stop() == 0
+    gone = run("query", "hi", *grpc, "--timeout", "2")
+    assert (gone.exit_code, gone.stdout) == (69, "")
+    assert server.process.stdout is not None and server.process.stdout.read() == ""
 
 
 def test_debug_shows_the_servers_log(start: Start):

@@ -20,7 +20,16 @@ from openllm.cli.command import Session
 from openllm.cli.failures import hint_of, report
 from openllm.cli.line_editor import LineEditor
 from openllm.cli.output import Output, output_option
-from openllm.cli.remote import Answer, AskCommand, Remote, connect, endpoint_options, sampling_option, speed_text
+from openllm.cli.remote import (
+    Answer,
+    AskCommand,
+    Remote,
+    connect,
+    endpoint_options,
+    sampling_option,
+    server_type_option,
+    speed_text,
+)
 from openllm_core.errors import OpenLLMError
 
 WORDS = {
@@ -35,6 +44,7 @@ WORDS = {
 
 @click.command("chat", cls=AskCommand)
 @endpoint_options
+@server_type_option
 @click.option("--model", metavar="NAME", help="Served model to talk to; default: the server's first.")
 @click.option("--system", metavar="TEXT", help="System message.")
 @sampling_option
@@ -44,6 +54,7 @@ def command(
     session: Session,
     endpoint: str | None,
     timeout: float,
+    server_type: str,
     model: str | None,
     system: str | None,
     sampling_params: dict[str, Any],
@@ -55,7 +66,7 @@ def command(
     Through a pipe, each line is a turn and stdout gets the answers (with -o json, one JSON object a line).
     """
     out = Output(output, session)
-    with connect(endpoint, timeout) as remote:
+    with connect(endpoint, timeout, server_type) as remote:
         remote.choose(model)
         return converse(remote, out, system=system, sampling=sampling_params)
 

@@ -10,17 +10,24 @@ import click
 
 from openllm.cli.command import Command, Session
 from openllm.cli.output import Output, data_output_option
-from openllm.cli.remote import as_text, endpoint_options, open_client
+from openllm.cli.remote import as_text, endpoint_options, open_client, server_type_option
 
 
 @click.command("embed", cls=Command)
 @click.argument("texts", nargs=-1, metavar="TEXT...")
 @endpoint_options
+@server_type_option
 @click.option("--machine", is_flag=True, hidden=True)
 @data_output_option
 @click.pass_obj
 def command(
-    session: Session, texts: tuple[str, ...], endpoint: str | None, timeout: float, machine: bool, output: str
+    session: Session,
+    texts: tuple[str, ...],
+    endpoint: str | None,
+    timeout: float,
+    server_type: str,
+    machine: bool,
+    output: str,
 ) -> None:
     """Make vectors of TEXTs with a running server.
 
@@ -31,7 +38,7 @@ def command(
     """
     wanted = _texts(texts)
     out = Output("json" if machine else output, session)
-    with closing(open_client(endpoint, timeout)) as client:
+    with closing(open_client(endpoint, timeout, server_type)) as client:
         found = client.embed(wanted)
     if out.format == "json":
         out.json(attrs.asdict(found))

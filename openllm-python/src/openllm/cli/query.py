@@ -10,12 +10,21 @@ import click
 
 from openllm.cli.command import Session
 from openllm.cli.output import Output, output_option
-from openllm.cli.remote import AskCommand, as_text, connect, endpoint_options, sampling_option, speed_text
+from openllm.cli.remote import (
+    AskCommand,
+    as_text,
+    connect,
+    endpoint_options,
+    sampling_option,
+    server_type_option,
+    speed_text,
+)
 
 
 @click.command("query", cls=AskCommand)
 @click.argument("prompt", required=False)
 @endpoint_options
+@server_type_option
 @click.option("--model", metavar="NAME", help="Served model to ask; default: the server's first.")
 @click.option(
     "--raw", is_flag=True, help="Complete PROMPT as it stands (/v1/generate), without the model's chat template."
@@ -28,6 +37,7 @@ def command(
     prompt: str | None,
     endpoint: str | None,
     timeout: float,
+    server_type: str,
     model: str | None,
     raw: bool,
     sampling_params: dict[str, Any],
@@ -39,7 +49,7 @@ def command(
     """
     text = _prompt(prompt)
     out = Output(output, session)
-    with connect(endpoint, timeout) as remote:
+    with connect(endpoint, timeout, server_type) as remote:
         remote.choose(model)
         answer = (
             remote.complete(text, sampling_params)

@@ -20,7 +20,7 @@ from openllm_core.errors import UnknownServedModel
 from openllm_core.schema import ChatCompletionChunk, ChatCompletionRequest, StreamFrame, Usage
 
 if TYPE_CHECKING:
-    from openllm_client import HTTPClient
+    from openllm_client import GrpcClient, HTTPClient
 
 F = TypeVar("F", bound=Callable[..., Any])
 News = tuple[int, str, str | None]
@@ -48,6 +48,15 @@ def endpoint_options(function: F) -> F:
         show_envvar=True,
         help="Address of the server; `localhost:3000` will do.  [default: http://localhost:3000]",
     )(function)
+
+
+server_type_option = click.option(
+    "--server-type",
+    type=click.Choice(["http", "grpc"]),
+    default="http",
+    show_default=True,
+    help="What the server speaks at that address.",
+)
 
 
 class AskCommand(Command):
@@ -171,7 +180,7 @@ class Answer:
 class Remote:
     """A server and the model chosen on it; a context manager."""
 
-    def __init__(self, client: HTTPClient, endpoint: str) -> None:
+    def __init__(self, client: HTTPClient | GrpcClient, endpoint: str) -> None:
         self.client = client
         self.endpoint = endpoint
         self.model = ""
@@ -249,16 +258,21 @@ def as_text(word: str) -> str:
     return os.fsencode(word).decode("utf-8", "replace")
 
 
-def open_client(endpoint: str | None, timeout: float) -> HTTPClient:
-    """The client of a server by its address; None takes the client's default. Opens no connection yet."""
-    from openllm_client import HTTPClient
+def open_client(endpoint: str | None, timeout: float, server_type: str = "http") -> HTTPClient | GrpcClient:
+    """The client of a server by its address; None takes the client's default. Opens no connection yet.
 
-    return HTTPClient(endpoint, timeout=timeout)
+    Raises:
+        MissingDependency: gRPC without the extra for it.
+    """
+    import openllm_client
+
+    kind = openllm_client.GrpcClient if server_type == "grpc" else openllm_client.HTTPClient
+    return kind(endpoint, timeout=timeout)
 
 
-def connect(endpoint: str | None, timeout: float) -> Remote:
+def connect(endpoint: str | None, timeout: float, server_type: str = "http") -> Remote:
     """A server as the commands see it; see `open_client`."""
-    client = open_client(endpoint, timeout)
+    client = open_client(endpoint, timeout, server_type)
     return Remote(client, client.address)
 
 

@@ -52,6 +52,7 @@ def options(function: F) -> F:
             shell_complete=complete_id,
             help="Hub id or folder, where MODEL is a family; `openllm start FAMILY --help` lists the official ids.",
         ),
+        click.option("--model-version", metavar="TEXT", help="Version of the stored model, or revision of the hub id."),
         click.option(
             "--locked",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -92,6 +93,7 @@ def begin(
     *,
     model: str | None,
     model_id: str | None,
+    model_version: str | None,
     locked: Path | None,
     check: bool,
     output: str,
@@ -108,6 +110,8 @@ def begin(
         the exit code.
     """
     fields = typed_fields(ctx, typed)
+    if model_version is not None:
+        model, model_id = at_version(model, model_id, model_version)
     what, out = wanted(typed, config, fields, model, model_id, locked), Output(output, ctx.obj)
     settings, model, model_id = what.settings, what.model, what.model_id
     if grpc_alone:
@@ -117,6 +121,24 @@ def begin(
     if what.bento is not None:
         out.fact("Bento", what.bento.tag, "its model, settings and adapters")
     return report(settings, model, model_id, out) if check else serve(settings, model, model_id, out)
+
+
+def at_version(model: str | None, model_id: str | None, version: str) -> tuple[str | None, str | None]:
+    """MODEL and --model-id where --model-version says which of it: a version of the store, or a revision of the hub.
+
+    Raises:
+        click.UsageError: nothing is named that could have versions, or its version is.
+    """
+    from openllm_core.families import registry
+
+    family = registry.get(model) if model is not None and model_id is None else None
+    named = model_id or (family.default_id if family is not None else model)
+    if named is None:
+        raise click.UsageError("--model-version: name the model that it is a version of.")
+    if named.startswith((".", "~", "/")) or ":" in named:
+        raise click.UsageError(f"--model-version: {named} is a folder, or names its version.")
+    exact = f"{named}:{version}"
+    return (model, exact) if model_id or family is not None else (exact, None)
 
 
 def serve(settings: Settings, model: str | None, model_id: str | None, out: Output) -> int:
