@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
 from tests.openllm.rpc.calling import calling, sampling, told
+from tests.openllm.server.test_tool_calls import CALL, TOOL
 from tests.tiny_adapters import blank_adapter
 
 from openllm_core.options import StoreOptions
@@ -206,3 +207,25 @@ async def test_family_fields_are_judged() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await called.stub.Generate(wrong)
         assert told(refused.value).param == "family_fields.bogus"
+
+
+async def test_tool_calls_are_those_of_http() -> None:
+    """Whole: one call with an id. Streamed: id and name once, then pieces of the arguments; a result is answered in words."""
+    asked = chat("Weather?", sampling=sampling(max_tokens=900))
+    asked.tools.add().update(TOOL)
+    async with calling(call=CALL, reply="Sunny.") as called:
+        choice = (await called.stub.Chat(asked)).choices[0]
+        pieces = [
+            call
+            async for chunk in called.stub.ChatStream(asked)
+            for piece in chunk.choices
+            for call in piece.delta.tool_calls
+        ]
+        (call,) = choice.message.tool_calls
+        assert choice.finish_reason == "tool_calls" and call.type == "function" and call.id.startswith("call_")
+        assert call.function.name == "weather" and json.loads(call.function.arguments) == {"city": "Paris"}
+        assert [(piece.function.name, bool(piece.id)) for piece in pieces[:2]] == [("weather", True), ("", False)]
+        assert "".join(piece.function.arguments for piece in pieces) == call.function.arguments
+        asked.messages.add().CopyFrom(choice.message)
+        asked.messages.add(role="tool", tool_call_id=call.id, content="sun")
+        assert (await called.stub.Chat(asked)).choices[0].message.content == "Sunny."

@@ -24,6 +24,7 @@ from openllm_core.fields.table import HONOURED
 from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
 from openllm_core.schema import (
     AdapterList,
+    CallDelta,
     ChatCompletion,
     ChatCompletionRequest,
     Delta,
@@ -222,6 +223,12 @@ def generate_chunk(delta: Delta) -> pb.GenerateChunk:
         finish_reason=delta.finish_reason,
         logprobs=logprobs(delta.logprobs) if delta.logprobs else None,
     )
+
+
+def tool_call(call: CallDelta) -> pb.ToolCall:
+    """A call that begins, which alone names it, or more of its arguments."""
+    function = pb.FunctionCall(name=call.name or "", arguments=call.arguments)
+    return pb.ToolCall(id=call.id or "", type="function" if call.id else "", function=function, index=call.index)
 
 
 def chat_response(answer: ChatCompletion) -> pb.ChatResponse:

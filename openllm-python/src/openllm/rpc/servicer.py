@@ -134,7 +134,11 @@ class ChatChunks:
         return self._chunk(
             pb.ChunkChoice(
                 index=delta.index,
-                delta=pb.ChatMessage(content=delta.text or None),
+                delta=pb.ChatMessage(
+                    content=delta.text or None,
+                    reasoning_content=delta.reasoning,
+                    tool_calls=[messages.tool_call(call) for call in delta.calls or ()],
+                ),
                 finish_reason=delta.finish_reason,
                 logprobs=messages.logprobs(delta.logprobs) if delta.logprobs else None,
             )

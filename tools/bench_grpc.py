@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""gRPC streaming of our server beside a bare grpc.aio server that sends the same messages, and server-sent events beside both.
+
+`--streams` calls at once, each of `--tokens` messages, by one client in this process; each server in a process of its own, in
+rounds one after the other. Ours runs the echo backend, so each message is one engine step's token. Prints JSON with messages
+per second, each round's and the median, and the ratio of ours to the bare server's. Run: python tools/bench_grpc.py -o grpc.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+
+from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
+from openllm_core.proto.openllm.v1 import openllm_pb2_grpc
+
+LETTER = "a"
+
+
+class Bare(openllm_pb2_grpc.OpenLLMServicer):
+    """Sends what our server sends, made anew each time, and does nothing else."""
+
+    async def GenerateStream(self, request: pb.GenerateRequest, context: Any) -> None:  # noqa: N802
+        """As many messages of one token as the request may have, the last one with reason and counts."""
+        count = request.sampling.max_tokens
+        for number in range(1, count + 1):
+            chunk = pb.GenerateChunk(index=0, text=LETTER, token_ids=[ord(LETTER)])
+            if number == count:
+                chunk.finish_reason = "length"
+                chunk.usage.CopyFrom(pb.Usage(prompt_tokens=2, completion_tokens=count, total_tokens=count + 2))
+            await context.write(chunk)
+
+
+async def serve_bare() -> None:
+    """Serve `Bare` until killed; the port is printed."""
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    openllm_pb2_grpc.add_OpenLLMServicer_to_server(Bare(), server)
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    await server.start()
+    await server.wait_for_termination()
+
+
+@contextmanager
+def started(words: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A server process; killed at the end."""
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """What a server prints next."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@contextmanager
+def ours(streams: int, tokens: int) -> Iterator[tuple[str, str]]:
+    """Our server: addresses of gRPC and HTTP."""
+    port = free_port()
+    script = [f"reply={LETTER * tokens}", f"max_num_seqs={streams}", f"max_model_len={tokens + 64}"]
+    words = [word for setting in script for word in ("--engine-arg", setting)]
+    command = [
+        "-m",
+        "openllm",
+        "start",
+        "--backend",
+        "echo",
+        "--port",
+        "0",
+        "--grpc-port",
+        str(port),
+        "-o",
+        "porcelain",
+    ]
+    with started([*command, "--max-num-seqs", str(streams), "--max-queue", str(streams), *words]) as process:
+        yield f"127.0.0.1:{port}", line(process)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    import socket
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+async def rate(streams: int, tokens: int, one: Callable[[], Awaitable[int]]) -> float:
+    """Messages per second of `streams` calls at once, after one call to warm up.
+
+    Raises:
+        SystemExit: a call brought fewer messages than tokens.
+    """
+    await one()
+    began = time.perf_counter()
+    counts = await asyncio.gather(*(one() for _ in range(streams)))
+    seconds = time.perf_counter() - began
+    if set(counts) != {tokens}:
+        raise SystemExit(f"calls brought {sorted(set(counts))} messages, not {tokens}")
+    return streams * tokens / seconds
+
+
+async def over_grpc(address: str, streams: int, tokens: int) -> float:
+    """Rate of `GenerateStream`."""
+    request = pb.GenerateRequest(prompt="hi", sampling=pb.SamplingParams(max_tokens=tokens))
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = openllm_pb2_grpc.OpenLLMStub(channel)
+
+        async def one() -> int:
+            return sum([1 async for _ in stub.GenerateStream(request)])
+
+        return await rate(streams, tokens, one)
+
+
+async def over_sse(url: str, streams: int, tokens: int) -> float:
+    """Rate of `/v1/generate_stream`; its events are counted, not parsed."""
+    body = {"prompt": "hi", "llm_config": {"max_new_tokens": tokens}}
+    async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=streams)) as http:
+
+        async def one() -> int:
+            async with http.stream("POST", url + "/v1/generate_stream", json=body) as answer:
+                return sum([part.count(b"data: {") async for part in answer.aiter_raw()])
+
+        return await rate(streams, tokens, one)
+
+
+def measure(streams: int, tokens: int, rounds: int) -> dict[str, Any]:
+    """Rounds of all three, and what they come to."""
+    rates: dict[str, list[float]] = {"bare": [], "grpc": [], "sse": []}
+    for _ in range(rounds):
+        with started([__file__, "--bare"]) as process:
+            rates["bare"].append(asyncio.run(over_grpc(f"127.0.0.1:{line(process)}", streams, tokens)))
+        with ours(streams, tokens) as (address, url):
+            rates["grpc"].append(asyncio.run(over_grpc(address, streams, tokens)))
+            rates["sse"].append(asyncio.run(over_sse(url, streams, tokens)))
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    return {
+        "streams": streams,
+        "tokens": tokens,
+        "messages_per_s": medians,
+        "rounds": rates,
+        "grpc_to_bare": medians["grpc"] / medians["bare"],
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "versions": {name: version(name) for name in ("grpcio", "protobuf", "openllm")},
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bare", action="store_true", help="Be the bare server.")
+    parser.add_argument("-o", "--output", type=Path, help="Where the JSON goes; default: stdout.")
+    asked = parser.parse_args()
+    if asked.bare:
+        asyncio.run(serve_bare())
+        return
+    text = json.dumps(measure(asked.streams, asked.tokens, asked.rounds), indent=2) + "\n"
+    if asked.output:
+        asked.output.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
