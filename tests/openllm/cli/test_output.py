@@ -131,7 +131,7 @@ def test_porcelain_is_bare(name: str, world: dict[str, str], server: ScriptedSer
 
 @pytest.mark.parametrize(("form", "stdout"), [("json", '{\n  "n": 7\n}\n'), ("porcelain", "{'n': 7}\n")])
 def test_an_agents_answer_is_alone_on_stdout(monkeypatch: pytest.MonkeyPatch, form: str, stdout: str) -> None:
-    """The steps of `instruct` are talk: told on stderr, or with -o porcelain not at all."""
+    """What the tools of `instruct` gave back is talk: told on stderr, or with -o porcelain not at all."""
 
     class Client:
         address = "http://a-server"
@@ -145,7 +145,7 @@ def test_an_agents_answer_is_alone_on_stdout(monkeypatch: pytest.MonkeyPatch, fo
     monkeypatch.setattr(instruct, "open_client", lambda *_: Client())
     result = CliRunner().invoke(cli, ["instruct", "Count.", "-o", form])
     assert (result.exit_code, result.stdout) == (0, stdout)
-    assert ("Let me think." in result.stderr) == (form == "json")
+    assert ("seven" in result.stderr) == (form == "json")
 
 
 @pytest.mark.parametrize("form", ["json", "porcelain", "pretty"])
