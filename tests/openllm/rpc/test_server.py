@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import grpc
 import grpc.aio
@@ -24,10 +25,10 @@ SLOW = {"reply": "a" * 4000, "step_s": 0.01}
 STATUS = health_pb2.HealthCheckResponse
 
 
-async def until(condition: object, within_s: float = 5) -> None:
+async def until(condition: Callable[[], object], within_s: float = 5) -> None:
     """Wait for something to become true."""
     async with asyncio.timeout(within_s):
-        while not condition():  # type: ignore[operator]
+        while not condition():
             await asyncio.sleep(0.005)
 
 
