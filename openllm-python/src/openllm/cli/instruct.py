@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openllm.cli.command import Session
-from openllm.cli.output import Output, output_option, sentence
+from openllm.cli.output import Output, output_option
 from openllm.cli.remote import AskCommand, as_text, endpoint_options, open_client, parse_sampling, sampling_option
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _count(tools: int) -> str:
 
 
 def _tell(out: Output, step: AgentStep) -> None:
-    out.say(sentence(str(step)))
+    """What came of a step; the step itself is a line of the client's log, which stderr shows."""
     lines = [line for line in step.observations.splitlines() if line.strip()]
     for line in lines[:SHOWN_LINES]:
         out.say(f"  {line}", dim=True)
