@@ -36,6 +36,7 @@ PACKAGES = ("openllm-core", "openllm-client", "openllm-python")
 CONSTRAINTS = ROOT / "constraints" / "dev.txt"
 VLLM_CONSTRAINTS = ROOT / "constraints" / "vllm.txt"
 GPTQ_CONSTRAINTS = ROOT / "constraints" / "gptq.txt"
+RECIPES_CONSTRAINTS = ROOT / "constraints" / "recipes.txt"
 TEST_TOOLS = ROOT / "tests" / "requirements.txt"
 CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 OLDEST = (3, 11)
@@ -44,6 +45,7 @@ OLDEST = (3, 11)
 DOWNLOAD_MB = {"torch for CPU": 192, "torch with CUDA": 3100, "the other packages": 71, "the test tools": 141}
 DISK_NEEDED_MB = {"cpu": 2200, "cuda": 9000}
 
+GUIDES = ("xgrammar", "apache-tvm-ffi")
 NOISE = re.compile(r"Location '.*' is ignored|Looking in (indexes|links)|notice\]|^\s*$")
 NO_NETWORK = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeoutError|Temporary failure in name resolution|Network is unreach"
@@ -99,6 +101,11 @@ def test(args: list[str]) -> int:
             install_vllm(ROOT / ".venv-vllm")
         except Refused as refused:
             say(f"The vLLM tests cannot run here (with CI set they then fail): {refused}")
+    if not args or any("recipes" in word for word in args):
+        try:
+            install_recipes(ROOT / ".venv-recipes")
+        except Refused as refused:
+            say(f"The recipes cannot run here (with CI set they then fail): {refused}")
     return in_test_env("-m", "pytest", *args)
 
 
@@ -176,6 +183,8 @@ def install(venv: Path, *, tools: bool, constraints: Path | None = CONSTRAINTS) 
         if tools:
             everything += ["--requirement", str(TEST_TOOLS)]
         pip(venv, "packages", everything)
+        # The extra `guides`, without what it resolves to: triton alone is 286 MB, and only GPUs need it.
+        pip(venv, "xgrammar", [*pinned, "--no-deps", *GUIDES])
 
 
 def install_vllm(venv: Path) -> None:
@@ -189,9 +198,17 @@ def install_gptq(venv: Path) -> None:
     install_listed(venv, GPTQ_CONSTRAINTS, "gptqmodel", f"torch is {DOWNLOAD_MB['torch for CPU']} MB of it")
 
 
-def install_listed(venv: Path, listed: Path, what: str, size: str) -> None:
-    """Make `venv` hold the three packages (editable) and exactly what a constraints file lists; nothing is resolved."""
-    inputs = [ROOT / package / "pyproject.toml" for package in PACKAGES] + [listed]
+def install_recipes(venv: Path) -> None:
+    """The libraries of docs/how-to/recipes.md, some of which want an older openai or rich than the tests."""
+    install_listed(venv, RECIPES_CONSTRAINTS, "the libraries of the recipes", "283 MB on the disk", ours=False)
+
+
+def install_listed(venv: Path, listed: Path, what: str, size: str, *, ours: bool = True) -> None:
+    """Make `venv` hold exactly what a constraints file lists and, with `ours`, torch and the three packages (editable).
+
+    Nothing is resolved.
+    """
+    inputs = [listed, *(ROOT / package / "pyproject.toml" for package in PACKAGES if ours)]
     digest = hashlib.sha256(f"{ROOT} {platform.python_version()}".encode())
     for path in inputs:
         digest.update(path.read_bytes())
@@ -200,10 +217,11 @@ def install_listed(venv: Path, listed: Path, what: str, size: str) -> None:
             return
         say(f"Installing {what} into {venv.name}; {size}.")
         make_venv(venv)
-        torch = torch_requirement(venv, listed, cuda=False)
+        torch = torch_requirement(venv, listed, cuda=False) if ours else []
         pip(venv, what, [*torch, "--no-deps", "--requirement", str(listed)])
         packages = [word for package in PACKAGES for word in ("--editable", str(ROOT / package))]
-        pip(venv, "packages", ["--no-deps", "--no-build-isolation", *packages])
+        if ours:
+            pip(venv, "packages", ["--no-deps", "--no-build-isolation", *packages])
 
 
 @contextlib.contextmanager

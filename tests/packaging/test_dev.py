@@ -89,6 +89,15 @@ def test_gptqmodel_gets_an_environment_of_its_own(dev: ModuleType, tmp_path: Pat
     assert packages[:2] == ["--no-deps", "--no-build-isolation"] and packages.count("--editable") == 3
 
 
+def test_the_recipes_get_an_environment_of_their_own(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Exactly what their constraints list, nothing resolved: no torch, and none of our packages."""
+    listed = tmp_path / "constraints" / "recipes.txt"
+    listed.write_text("openai==2.54.0\n", encoding="utf-8")
+    monkeypatch.setattr(dev, "RECIPES_CONSTRAINTS", listed)
+    dev.install_recipes(tmp_path / ".venv-recipes")
+    assert dev.asked == [["--no-deps", "--requirement", str(listed)]]
+
+
 def test_second_install_does_nothing(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What is installed stays: the second call asks pip for nothing and takes no time."""
     dev.install(tmp_path / ".venv", tools=False)
