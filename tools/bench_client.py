@@ -6,7 +6,9 @@ A stream comes out of httpx's transport seam one event at a time, without a sock
 In each round every subject reads it twice: httpx alone (`iter_raw`, nothing parsed) and our client (typed frames or
 chunks). The figure is CPU time of the process per token; what the client adds is the median over the rounds of its time
 less that of httpx just before. `import_ratio` is CPU time of `import openllm_client` over that of importing its
-third-party packages bare.
+third-party packages bare. `requests` has what 1,000 requests of one token to an echo server take, 32 at a time: over one
+`AsyncHTTPClient`, and over one `httpx.AsyncClient` that sends the same body and parses the JSON; `rate` is the median of the
+rounds' quotients, above 1 where ours is the faster.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ import asyncio
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -164,6 +168,60 @@ def compare(tokens: int, rounds: int) -> dict[str, Any]:
     return {"medians": medians, "samples": samples, "imports_s": imports}
 
 
+# -- requests of one token --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def echo_server() -> Iterator[str]:
+    """A server of one token without a model, in a process of its own; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "openllm", "start", "--backend", "echo", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        address = f"http://127.0.0.1:{port}"
+        try:
+            with HTTPClient(address) as client:
+                client.wait_until_ready(60)
+            yield address
+        finally:
+            process.terminate()
+
+
+async def many(ask: Callable[[], Awaitable[Any]], count: int, at_once: int = 32) -> float:
+    """Seconds that `count` requests take."""
+
+    async def worker(number: int) -> None:
+        for _ in range(number, count, at_once):
+            await ask()
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(worker(number) for number in range(at_once)))
+    return time.perf_counter() - begun
+
+
+async def requests(address: str, count: int, rounds: int) -> dict[str, Any]:
+    """The two clients in turn, as often as there are rounds; seconds of each, and the median quotient."""
+    body = {"prompt": "x", "llm_config": {"max_new_tokens": 1}}
+    seconds: dict[str, list[float]] = {"httpx": [], "client": []}
+    async with httpx.AsyncClient(base_url=address, timeout=60) as bare, AsyncHTTPClient(address, timeout=60) as client:
+
+        async def raw_ask() -> None:
+            answer = await bare.post("/v1/generate", json=body)
+            answer.raise_for_status()
+            answer.json()
+
+        for number in range(rounds + 1):
+            pair = {
+                "httpx": await many(raw_ask, count),
+                "client": await many(lambda: client.generate("x", {"max_new_tokens": 1}), count),
+            }
+            if number:  # the first round warms up
+                for who, value in pair.items():
+                    seconds[who].append(value)
+    rates = [bare / ours for bare, ours in zip(seconds["httpx"], seconds["client"], strict=True)]
+    return {"count": count, "seconds": seconds, "rate": statistics.median(rates)}
+
+
 def surroundings() -> dict[str, Any]:
     """What the figures depend on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -184,9 +242,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=3000, help="tokens a stream")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--requests", type=int, default=1000, help="requests of one token a round")
+    parser.add_argument("--request-rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where the samples go")
     args = parser.parse_args()
     result = compare(args.tokens, args.rounds)
+    with echo_server() as address:
+        result["requests"] = asyncio.run(requests(address, args.requests, args.request_rounds))
+    result["medians"]["request_rate"] = result["requests"]["rate"]
     result |= {"command": " ".join(["python", "tools/bench_client.py", *sys.argv[1:]]), **surroundings()}
     print(json.dumps(result["medians"], indent=2))
     if args.json:
