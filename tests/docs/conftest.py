@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ class PageRun:
         """Start the server as the page says, on a free port instead of 3000."""
         self.stack.close()
         self.server, self.environ["OPENLLM_ENDPOINT"] = None, "http://127.0.0.1:9"  # nobody, should the start fail
-        words = snippet.code.replace("python3 tools/dev.py start", "openllm start").split()
+        words = shlex.split(snippet.code.replace("python3 tools/dev.py start", "openllm start"))
         assert words[:2] == ["openllm", "start"], snippet.code
         log = self.folder / "server.log"
         self.server = self.stack.enter_context(openllm_start(log, *words[2:], environ=self.environ, cwd=self.folder))

@@ -126,7 +126,8 @@ def instance(schema: Any, root: Schema | None = None, depth: int = 0) -> Any:
         if found.get(several):
             return instance(found[several][0], root, depth + 1)
     kind: Any = found.get("type", "object")
-    return _of_type(kind[0] if isinstance(kind, list) else kind, found, root, depth)
+    first: str = cast("list[str]", kind)[0] if isinstance(kind, list) else kind
+    return _of_type(first, found, root, depth)
 
 
 def _of_type(kind: str, schema: Schema, root: Schema, depth: int) -> Any:
@@ -152,5 +153,5 @@ def _of_type(kind: str, schema: Schema, root: Schema, depth: int) -> Any:
 def _referred(path: str, root: Schema) -> Any:
     found: Any = root
     for name in path.removeprefix("#/").split("/"):
-        found = found.get(name, {}) if isinstance(found, dict) else {}
+        found = cast("dict[str, Any]", found).get(name, {}) if isinstance(found, dict) else {}
     return found

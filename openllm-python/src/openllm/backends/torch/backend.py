@@ -61,7 +61,7 @@ class TorchBackend:
     def __init__(self, model: LoadedModel, limits: Limits, info: BackendInfo, grammars: Grammars | None = None) -> None:
         self.info = info
         self._grammars = grammars
-        self._guides = GuideCompiler(lambda guide: grammars.compile(guide)) if grammars else None
+        self._guides = GuideCompiler(grammars.check) if grammars else None
         self._matching = ThreadPoolExecutor(1, "matcher")
         self._preparing: set[str] = set()  # guided requests that the step thread has not been told of
         self._preparing_lock = threading.Lock()

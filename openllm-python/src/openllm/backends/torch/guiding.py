@@ -63,6 +63,10 @@ class Grammars:
         except Exception as error:  # xgrammar raises RuntimeError, TypeError and ValueError for what it cannot read
             raise guide_refusal(error, guide) from error
 
+    def check(self, guide: TokenGuide) -> None:
+        """Make the grammar of a guide, for who asks for it next; errors as `compile`."""
+        self.compile(guide)
+
     def matcher(self, guide: TokenGuide, stop_token_ids: tuple[int, ...]) -> Matcher:
         """What holds one sequence to a guide; errors as `compile`.
 
