@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from openllm.backends.base import TokenGuide
 from openllm.backends import guides
+from openllm.backends.base import TokenGuide
 from openllm.backends.guides import GuideCompiler
 from openllm_core.errors import InvalidRequest, Overloaded
 

@@ -94,7 +94,9 @@ class Identity:
         finally:
             took_s = time.perf_counter() - began
             self._metrics.count(scope["path"], status, took_s)
-            _log.debug("%s %s: %d after %.1f ms (%s)", scope["method"], scope["path"], status, took_s * 1000, request_id)
+            _log.debug(
+                "%s %s: %d after %.1f ms (%s)", scope["method"], scope["path"], status, took_s * 1000, request_id
+            )
 
     def _answer(self, error: Exception, request_id: str) -> Response:
         if isinstance(error, HTTPException):
