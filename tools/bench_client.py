@@ -5,8 +5,8 @@
 A stream comes out of httpx's transport seam one event at a time, without a socket, so that only the reader's work counts.
 In each round every subject reads it twice: httpx alone (`iter_raw`, nothing parsed) and our client (typed frames or
 chunks). The figure is CPU time of the process per token; what the client adds is the median over the rounds of its time
-less that of httpx just before. `import_ratio` is CPU time of `import openllm_client` over that of importing its
-third-party packages bare. `requests` has what 1,000 requests of one token to an echo server take, 32 at a time: over one
+less that of httpx just before. `import_ratio` is CPU time of `import openllm_client`, whose names load on first use, and of
+`from openllm_client import HTTPClient`, over that of importing their third-party packages bare. `requests` has what 1,000 requests of one token to an echo server take, 32 at a time: over one
 `AsyncHTTPClient`, and over one `httpx.AsyncClient` that sends the same body and parses the JSON; `rate` is the median of the
 rounds' quotients, above 1 where ours is the faster.
 """
@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -25,18 +23,22 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from openllm.bench.surroundings import surroundings
 from openllm_client import AsyncHTTPClient, HTTPClient
 
 ROUTES = {"generate": "/v1/generate_stream", "chat": "/v1/chat/completions"}
 BASE = "http://localhost:3000"
 BODY = {"prompt": "x", "model": "m", "messages": [{"role": "user", "content": "x"}]}
-BARE = "import httpx, orjson, attrs, cattrs"
+IMPORTS = {
+    "bare": "import httpx, orjson, attrs, cattrs",
+    "package": "import openllm_client",
+    "client": "from openllm_client import HTTPClient",
+}
 
 
 # -- the streams ------------------------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ def import_seconds(code: str) -> float:
 def compare(tokens: int, rounds: int) -> dict[str, Any]:
     """Run all rounds; samples and medians."""
     samples: dict[str, dict[str, list[float]]] = {}
-    imports: dict[str, list[float]] = {"bare": [], "openllm_client": []}
+    imports: dict[str, list[float]] = {name: [] for name in IMPORTS}
     through = dict(zip(SUBJECTS, transports(tokens), strict=True))
     for number in range(rounds + 1):
         for kind, (bare, client) in SUBJECTS.items():
@@ -157,14 +159,16 @@ def compare(tokens: int, rounds: int) -> dict[str, Any]:
                     for who, value in pair.items():
                         samples.setdefault(f"{kind}_{name}", {}).setdefault(who, []).append(value)
         if number:
-            imports["bare"].append(import_seconds(BARE))
-            imports["openllm_client"].append(import_seconds("import openllm_client"))
+            for name, code in IMPORTS.items():
+                imports[name].append(import_seconds(code))
     medians: dict[str, Any] = {}
     for subject, both in samples.items():
         added = [client - bare for client, bare in zip(both["client"], both["httpx"], strict=True)]
         medians[subject] = {f"{who}_us_per_token": statistics.median(values) for who, values in both.items()}
         medians[subject]["added_us_per_token"] = statistics.median(added)
-    medians["import_ratio"] = statistics.median(imports["openllm_client"]) / statistics.median(imports["bare"])
+    seconds = {name: statistics.median(spent) for name, spent in imports.items()}
+    medians["imports_ms"] = {name: value * 1e3 for name, value in seconds.items()}
+    medians["import_ratio"] = {name: value / seconds["bare"] for name, value in seconds.items()}
     return {"medians": medians, "samples": samples, "imports_s": imports}
 
 
@@ -222,21 +226,6 @@ async def requests(address: str, count: int, rounds: int) -> dict[str, Any]:
     return {"count": count, "seconds": seconds, "rate": statistics.median(rates)}
 
 
-def surroundings() -> dict[str, Any]:
-    """What the figures depend on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
-        "versions": {name: version(name) for name in ("openllm-client", "httpx", "orjson", "attrs")},
-    }
-
-
 def main() -> None:
     """Parse the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -250,7 +239,7 @@ def main() -> None:
     with echo_server() as address:
         result["requests"] = asyncio.run(requests(address, args.requests, args.request_rounds))
     result["medians"]["request_rate"] = result["requests"]["rate"]
-    result |= {"command": " ".join(["python", "tools/bench_client.py", *sys.argv[1:]]), **surroundings()}
+    result |= surroundings(["python", "tools/bench_client.py", *sys.argv[1:]])
     print(json.dumps(result["medians"], indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")

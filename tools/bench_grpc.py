@@ -3,7 +3,7 @@
 
 `--streams` calls at once, each of `--tokens` messages, by one client in this process; each server in a process of its own, in
 rounds one after the other. Ours runs the echo backend, so each message is one engine step's token. Prints JSON with messages
-per second, each round's and the median, and the ratio of ours to the bare server's. Run: python tools/bench_grpc.py -o grpc.json
+per second, each round's and the median, and the ratio of ours to the bare server's. Run: python tools/bench_grpc.py --json docs/figures/grpc.json
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ import grpc
 import grpc.aio
 import httpx
 
+from openllm.bench.surroundings import surroundings
 from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
 from openllm_core.proto.openllm.v1 import openllm_pb2_grpc
 
@@ -160,9 +158,6 @@ def measure(streams: int, tokens: int, rounds: int) -> dict[str, Any]:
         "messages_per_s": medians,
         "rounds": rates,
         "grpc_to_bare": medians["grpc"] / medians["bare"],
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "versions": {name: version(name) for name in ("grpcio", "protobuf", "openllm")},
     }
 
 
@@ -173,16 +168,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bare", action="store_true", help="Be the bare server.")
-    parser.add_argument("-o", "--output", type=Path, help="Where the JSON goes; default: stdout.")
+    parser.add_argument("--json", type=Path, help="where the samples go")
     asked = parser.parse_args()
     if asked.bare:
         asyncio.run(serve_bare())
         return
-    text = json.dumps(measure(asked.streams, asked.tokens, asked.rounds), indent=2) + "\n"
-    if asked.output:
-        asked.output.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
+    around = surroundings(["python", "tools/bench_grpc.py", *sys.argv[1:]])
+    result = measure(asked.streams, asked.tokens, asked.rounds)
+    print(json.dumps(result, indent=2))
+    if asked.json:
+        asked.json.write_text(json.dumps(result | around, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

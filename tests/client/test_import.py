@@ -24,8 +24,15 @@ def loaded_by(statement):
 def test_import_brings_only_its_dependencies():
     """Beyond httpx, orjson, attrs, cattrs and the standard library only our two packages are loaded."""
     bare = loaded_by("import httpx, orjson, attrs, cattrs")
-    added = {name.partition(".")[0] for name in loaded_by("import openllm_client") - bare}
+    both = "from openllm_client import AsyncHTTPClient, HTTPClient"
+    added = {name.partition(".")[0] for name in loaded_by(both) - bare}
     assert {name for name in added if name not in sys.stdlib_module_names} == {"openllm_client", "openllm_core"}
+
+
+def test_the_package_alone_brings_nothing():
+    """Names load on first use: a program that only might ask a server pays when it does."""
+    loaded = loaded_by("import openllm_client")
+    assert not {name for name in loaded if name.partition(".")[0] in ("httpx", "attr", "cattrs", "openllm_core")}
 
 
 def test_import_leaves_asyncio_and_the_families_alone():

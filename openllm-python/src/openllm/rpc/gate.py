@@ -19,7 +19,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from openllm.service.access import Keys
+from openllm.access import Keys
 from openllm_core.errors import InvalidRequest, OpenLLMError
 
 from .errors import status_of, trailers_of

@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
+from openllm.access import Keys
 from openllm.service import Service
-from openllm.service.access import Keys
 from openllm_core.errors import PortInUse
 from openllm_core.options import ServerOptions
 from openllm_core.proto.openllm.v1 import openllm_pb2

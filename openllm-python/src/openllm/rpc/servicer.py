@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from openllm.access import require_admin, require_loading
 from openllm.service import Answer, Service
-from openllm.service.access import require_admin, require_loading
 from openllm_core.errors import DeadlineExceeded
 from openllm_core.fields import column_of
 from openllm_core.options import ServerOptions

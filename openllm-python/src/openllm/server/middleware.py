@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openllm.service.access import Keys, is_loopback
+from openllm.access import Keys, is_loopback
 from openllm_core.errors import InvalidRequest, OpenLLMError
 from openllm_core.options import ServerOptions
 

@@ -17,7 +17,7 @@ from email.utils import formatdate
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
-from openllm.service.access import check_access
+from openllm.access import check_access
 from openllm_core.errors import InvalidSetting, MissingDependency, OpenLLMError, PortInUse, ResourceError
 from openllm_core.options import ServerOptions
 

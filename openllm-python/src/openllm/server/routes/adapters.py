@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from openllm.access import require_admin, require_loading
 from openllm.service import Service
-from openllm.service.access import require_admin, require_loading
 from openllm_core.errors import InvalidRequest
 from openllm_core.options import ServerOptions
 from openllm_core.schema import AdapterList, AdapterRequest

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from tests.openllm.server.serving import serving
 
+from openllm.access import check_access, is_loopback
 from openllm.compose import build
-from openllm.service.access import check_access, is_loopback
 from openllm_core.errors import UnsafeConfiguration
 from openllm_core.options import EngineOptions, ServerOptions
 
