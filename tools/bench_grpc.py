@@ -2,8 +2,8 @@
 """gRPC streaming of our server beside a bare grpc.aio server that sends the same messages, and server-sent events beside both.
 
 `--streams` calls at once, each of `--tokens` messages, by one client in this process; each server in a process of its own, in
-rounds one after the other. Ours runs the echo backend, so each message is one engine step's token. Prints JSON with messages
-per second, each round's and the median, and the ratio of ours to the bare server's. Run: python tools/bench_grpc.py --json docs/figures/grpc.json
+rounds one after the other. Ours runs the echo backend; where a client lags behind, its tokens come several to a message, so that
+tokens are counted, and messages beside them. Prints each round's tokens per second and messages per token, medians, and the ratio. Run: python tools/bench_grpc.py --json docs/figures/grpc.json
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import httpx
+import orjson
 
 from openllm.bench.surroundings import surroundings
 from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
@@ -103,60 +104,67 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-async def rate(streams: int, tokens: int, one: Callable[[], Awaitable[int]]) -> float:
-    """Messages per second of `streams` calls at once, after one call to warm up.
+Answer = list[int]
+"""Tokens of each message of one call, in the order they came."""
+
+
+async def rate(streams: int, tokens: int, one: Callable[[], Awaitable[Answer]]) -> tuple[float, float]:
+    """Tokens per second of `streams` calls at once, after one call to warm up, and messages per token.
 
     Raises:
-        SystemExit: a call brought fewer messages than tokens.
+        SystemExit: a call brought other than `tokens` tokens.
     """
     await one()
     began = time.perf_counter()
-    counts = await asyncio.gather(*(one() for _ in range(streams)))
+    answers = await asyncio.gather(*(one() for _ in range(streams)))
     seconds = time.perf_counter() - began
-    if set(counts) != {tokens}:
-        raise SystemExit(f"calls brought {sorted(set(counts))} messages, not {tokens}")
-    return streams * tokens / seconds
+    if found := {sum(answer) for answer in answers} - {tokens}:
+        raise SystemExit(f"calls brought {sorted(found)} tokens, not {tokens}")
+    return streams * tokens / seconds, sum(len(answer) for answer in answers) / (streams * tokens)
 
 
-async def over_grpc(address: str, streams: int, tokens: int) -> float:
+async def over_grpc(address: str, streams: int, tokens: int) -> tuple[float, float]:
     """Rate of `GenerateStream`."""
     request = pb.GenerateRequest(prompt="hi", sampling=pb.SamplingParams(max_tokens=tokens))
     async with grpc.aio.insecure_channel(address) as channel:
         stub = openllm_pb2_grpc.OpenLLMStub(channel)
 
-        async def one() -> int:
-            return sum([1 async for _ in stub.GenerateStream(request)])
+        async def one() -> Answer:
+            return [len(chunk.token_ids) async for chunk in stub.GenerateStream(request)]
 
         return await rate(streams, tokens, one)
 
 
-async def over_sse(url: str, streams: int, tokens: int) -> float:
-    """Rate of `/v1/generate_stream`; its events are counted, not parsed."""
+async def over_sse(url: str, streams: int, tokens: int) -> tuple[float, float]:
+    """Rate of `/v1/generate_stream`; its events are read as a client would."""
     body = {"prompt": "hi", "llm_config": {"max_new_tokens": tokens}}
     async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=streams)) as http:
 
-        async def one() -> int:
+        async def one() -> Answer:
             async with http.stream("POST", url + "/v1/generate_stream", json=body) as answer:
-                return sum([part.count(b"data: {") async for part in answer.aiter_raw()])
+                lines = [line async for line in answer.aiter_lines() if line.startswith("data: {")]
+            return [len(orjson.loads(line[6:])["token_ids"]) for line in lines]
 
         return await rate(streams, tokens, one)
 
 
 def measure(streams: int, tokens: int, rounds: int) -> dict[str, Any]:
     """Rounds of all three, and what they come to."""
-    rates: dict[str, list[float]] = {"bare": [], "grpc": [], "sse": []}
+    found: dict[str, list[tuple[float, float]]] = {"bare": [], "grpc": [], "sse": []}
     for _ in range(rounds):
         with started([__file__, "--bare"]) as process:
-            rates["bare"].append(asyncio.run(over_grpc(f"127.0.0.1:{line(process)}", streams, tokens)))
+            found["bare"].append(asyncio.run(over_grpc(f"127.0.0.1:{line(process)}", streams, tokens)))
         with ours(streams, tokens) as (address, url):
-            rates["grpc"].append(asyncio.run(over_grpc(address, streams, tokens)))
-            rates["sse"].append(asyncio.run(over_sse(url, streams, tokens)))
-    medians = {name: statistics.median(found) for name, found in rates.items()}
+            found["grpc"].append(asyncio.run(over_grpc(address, streams, tokens)))
+            found["sse"].append(asyncio.run(over_sse(url, streams, tokens)))
+    medians = {name: statistics.median(rate for rate, _ in pairs) for name, pairs in found.items()}
+    messages = {name: statistics.median(share for _, share in pairs) for name, pairs in found.items()}
     return {
         "streams": streams,
         "tokens": tokens,
-        "messages_per_s": medians,
-        "rounds": rates,
+        "tokens_per_s": medians,
+        "messages_per_token": messages,
+        "rounds": found,
         "grpc_to_bare": medians["grpc"] / medians["bare"],
     }
 

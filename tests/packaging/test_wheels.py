@@ -137,8 +137,23 @@ UNSEEN = {
 }
 
 
-# what an extra brings: the one folder that may import it
-OPTIONAL = {"vllm": "openllm/backends/vllm"}
+# what an extra brings: the files and folders that may import it
+GRPC = ("openllm/rpc", "openllm_client/_grpc", "openllm_core/proto")
+OPTIONAL = {
+    "google": GRPC,
+    "grpc": GRPC,
+    "grpc_health": ("openllm/rpc",),
+    "grpc_reflection": ("openllm/rpc",),
+    "openai": tuple(f"openllm_client/{name}.py" for name in ("_client", "_async_client", "_http", "_async_http")),
+    "smolagents": ("openllm_client/_smolagents.py",),
+    "vllm": ("openllm/backends/vllm",),
+    "xgrammar": ("openllm/backends/guides.py", "openllm/backends/torch/guiding.py"),
+}
+
+
+def is_optional(name: str, path: str) -> bool:
+    """Whether the file at `path`, relative to the source folder, may import what only an extra brings."""
+    return any(path == place or path.startswith(place + "/") for place in OPTIONAL.get(name, ()))
 
 
 def imported_by(folder: Path) -> set[str]:
@@ -151,7 +166,7 @@ def imported_by(folder: Path) -> set[str]:
                 here |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 here.add(node.module.partition(".")[0])
-        found |= {name for name in here if path.parent != folder / OPTIONAL.get(name, "")}
+        found |= {name for name in here if not is_optional(name, path.relative_to(folder).as_posix())}
     third_party = found - set(sys.stdlib_module_names) - set(PACKAGES.values())
     return {DISTRIBUTIONS.get(name, name) for name in third_party}
 
