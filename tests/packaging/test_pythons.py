@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONSTRAINTS = ROOT / "constraints/dev.txt"
 MINORS = [minor for minor in (11, 12, 13) if minor != sys.version_info.minor]
 TOOLS = ["hypothesis", "psutil", "pytest", "pytest-asyncio", "pytest-timeout"]
+EXTRAS = "agents,grpc"  # of the client: its tests use them
 NEWEST = ("attrs", "cattrs", "orjson")  # not held at the version the rest of the suite runs with
 CHECKED_ONCE = (
     "tests/core/typing",
@@ -68,10 +69,10 @@ def environment(minor: int, wheels: dict[str, Path]) -> Path:
     python, stamp, constraints = venv / "bin/python", venv / ".installed", venv / "constraints.txt"
     lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines(keepends=True)
     held = "".join(line for line in lines if re.split(r"[=<>]", line)[0] not in NEWEST)
-    pair = [str(wheels["openllm_core"]), str(wheels["openllm_client"])]
+    pair = [str(wheels["openllm_core"]), f"{wheels['openllm_client']}[{EXTRAS}]"]
     version = run(FOUND[minor], "-c", "import sys; print(sys.version)")
     manifests = [(ROOT / package / "pyproject.toml").read_text() for package in ("openllm-core", "openllm-client")]
-    wanted = hashlib.sha256(repr((version, held, TOOLS, manifests)).encode()).hexdigest()
+    wanted = hashlib.sha256(repr((version, held, TOOLS, EXTRAS, manifests)).encode()).hexdigest()
     if not (stamp.exists() and stamp.read_text() == wanted and python.exists()):
         run(FOUND[minor], "-m", "venv", "--clear", venv)
         constraints.write_text(held, encoding="utf-8")
