@@ -141,9 +141,8 @@ class Dispatcher:
             own = sampling
             if index and sampling.seed is not None:
                 own = msgspec.structs.replace(sampling, seed=seed_of(request.sampling, index))
-            backend_request = BackendRequest(
-                request_id, stream.prompt_token_ids, own, request.adapter, request.cache_salt
-            )
+            salt = request.tenant or None
+            backend_request = BackendRequest(request_id, stream.prompt_token_ids, own, request.adapter, salt)
             sequence = Sequence(stream, index, backend_request, self._tokenizer)
             stream.sequences.append(sequence)
             self.sequences[request_id] = line[request_id] = sequence

@@ -31,8 +31,8 @@ class EngineRequest:
         marks: special tokens whose text is shown all the same; a reader of the answer looks for them.
         adapter: fixed at admission.
         priority: interactive goes before background.
-        tenant: name of the key it came with, between which the engine is fair; "" where there is none.
-        cache_salt: what it computes of its prompt is reused by requests of the same salt only; None: by all of them.
+        tenant: name of the key it came with, where there are several: the engine is fair between tenants, caps what one
+            may hold, and lets none reuse what was computed of another's prompt. "" where there is one key or none.
         deadline_s: seconds from admission after which it ends with DeadlineExceeded.
     """
 
@@ -45,6 +45,5 @@ class EngineRequest:
     adapter: str | None = None
     priority: Literal["interactive", "background"] = "interactive"
     tenant: str = ""
-    cache_salt: str | None = None
     deadline_s: float = 600.0
     max_tokens_default: int | None = None
