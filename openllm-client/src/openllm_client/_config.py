@@ -159,15 +159,29 @@ class Certificate:
         return cls(given, given) if isinstance(given, str) else cls(*given)
 
     def read(self) -> tuple[bytes, bytes]:
-        """The two files.
+        """The two files, looked at: gRPC itself would say of a wrong one only that no connection came about.
 
         Raises:
-            InvalidSetting: one cannot be read.
+            InvalidSetting: one cannot be read, or they are no certificate and its key.
+        """
+        self.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        return Path(self.chain).read_bytes(), Path(self.key).read_bytes()
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Have connections of `context` show the certificate.
+
+        Raises:
+            InvalidSetting: as `read`.
         """
         try:
-            return Path(self.chain).read_bytes(), Path(self.key).read_bytes()
-        except OSError as error:
-            raise InvalidSetting(f"cert: {error}.", param="cert") from None
+            # A key that wants a password must fail here, not ask for it at the terminal.
+            context.load_cert_chain(self.chain, self.key, password=lambda: "")
+        except (OSError, ValueError) as error:
+            raise InvalidSetting(
+                f"cert: {self.chain!r} and {self.key!r} are no certificate and its key: {error}.",
+                hint="Files in PEM format; the key without a password.",
+                param="cert",
+            ) from None
 
 
 def transport_options(
@@ -200,12 +214,7 @@ def _trust(verify: bool | str | ssl.SSLContext, cert: Certificate | None) -> boo
     if cert is None:
         return verify
     context = verify if isinstance(verify, ssl.SSLContext) else httpx.create_ssl_context(verify=verify)
-    try:
-        context.load_cert_chain(cert.chain, cert.key)
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidSetting(
-            f"cert: {cert.chain!r} and {cert.key!r} are no certificate and its key: {error}.", param="cert"
-        ) from None
+    cert.load_into(context)
     return context
 
 

@@ -28,6 +28,25 @@ from ._wire import Outcome, Reply
 
 MAX_SHOWN = 500
 IS_IT_RUNNING = "Is the server running? `openllm start` starts one here."
+_HANDSHAKE = (
+    (
+        ("mismatch", "hostname verification", "not in peer certificate"),
+        "The certificate is made out to another name: use that name in the address.",
+    ),
+    (
+        ("certificate required", "alert bad certificate", "alert unknown ca", "handshake failure"),
+        "The server asks for a certificate of yours that its authority signed: pass cert=.",
+    ),
+    (("certificate verify failed",), "Pass verify= with the certificate of its authority."),
+    (
+        ("wrong version number", "record layer failure"),
+        "What listens there does not speak TLS: the address may have to begin with http://.",
+    ),
+)
+_CLOSED = {
+    "http": "Where a server speaks TLS, its address begins with https://.",
+    "https": "Where a server asks for the caller's own certificate, pass cert=.",
+}
 _BAD_REQUEST = frozenset({400, 405, 408, 413, 415, 422, 431})
 _BY_TYPE: dict[str, type[StatusError]] = {
     "invalid_request_error": BadRequest,
@@ -118,16 +137,36 @@ def broken(error: httpx.RequestError, address: str, timeout_s: float) -> ClientE
         return ConnectionFailed(f"No connection to {address} within the time-out.", hint=IS_IT_RUNNING)
     if isinstance(error, httpx.TimeoutException):
         return TimedOut(f"{address} did not answer within {timeout_s:g} s.", hint="Pass a larger timeout=.")
+    why = why.removesuffix(".")
     if isinstance(error, httpx.ConnectError):
-        hint = "Pass verify= with the certificate of its authority." if "CERTIFICATE" in why else IS_IT_RUNNING
-        return ConnectionFailed(f"No connection to {address}: {why}.", hint=hint)
+        return ConnectionFailed(f"No connection to {address}: {why}.", hint=tls_hint(why) or IS_IT_RUNNING)
     if isinstance(error, httpx.ProxyError):
         return ConnectionFailed(f"The proxy made no connection to {address}: {why}.")
     if isinstance(error, httpx.RemoteProtocolError):
-        return ConnectionFailed(f"{address} closed the connection or does not speak HTTP: {why}.")
+        hint = closed_hint(address) if "without sending a response" in why else tls_hint(why)
+        return ConnectionFailed(f"{address} closed the connection or does not speak HTTP: {why}.", hint=hint)
     if isinstance(error, httpx.DecodingError):
         return malformed(f"{address}: the answer cannot be decompressed: {why}.")
-    return ConnectionFailed(f"The connection to {address} broke: {why}.")
+    hint = tls_hint(why) or (closed_hint(address) if address.startswith("https:") else None)
+    return ConnectionFailed(f"The connection to {address} broke: {why}.", hint=hint)
+
+
+def tls_hint(why: str) -> str | None:
+    """What to change about a handshake that failed; None where `why` says nothing of one.
+
+    Args:
+        why: the reason in the words of OpenSSL, or of gRPC's own TLS.
+    """
+    said = why.lower().replace("_", " ")
+    for words, hint in _HANDSHAKE:
+        if any(word in said for word in words):
+            return hint
+    return None
+
+
+def closed_hint(address: str) -> str | None:
+    """What a server may have wanted that closed a new connection without a word."""
+    return _CLOSED.get(address.partition("://")[0])
 
 
 def interrupted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ import grpc
 import grpc.aio
 from tests.openllm.server.serving import Served, serving
 
+from openllm.compose import build
+from openllm.engine.supervisor import launch_embedded
+from openllm.server import run
+from openllm_core.options import EngineOptions, ServerOptions
 from openllm_core.proto.openllm.v1 import openllm_pb2, openllm_pb2_grpc
 from openllm_core.proto.openllm.v1.openllm_pb2 import Error
 
@@ -37,6 +42,31 @@ async def calling(*, options: dict[str, Any] | None = None, **how: Any) -> Async
                 yield Called(served, port, channel, openllm_pb2_grpc.OpenLLMStub(channel))
             finally:
                 await rpc.aclose(0)
+
+
+@asynccontextmanager
+async def both(files: dict[str, str]) -> AsyncIterator[tuple[int, int]]:
+    """Both servers as `serve` runs them; yields the ports of HTTP and gRPC."""
+    ports, ready = dict[str, int](), asyncio.Event()
+    options = ServerOptions(port=0, grpc_port=0, **files)
+    composed = build(EngineOptions(backend="echo"), options, launch=launch_embedded)
+    with run.bind(options) as sock:
+        server = run._Server(  # the whole of `serve` but for its event loop
+            composed,
+            options,
+            sock,
+            lambda host, port: ports.setdefault("http", port),
+            ready.set,
+            lambda host, port: ports.setdefault("grpc", port),
+        )
+        running = asyncio.create_task(server.run())
+        try:
+            async with asyncio.timeout(30):
+                await ready.wait()
+            yield ports["http"], ports["grpc"]
+        finally:
+            server._stop.set()
+            assert await running == 0
 
 
 def sampling(**fields: Any) -> openllm_pb2.SamplingParams:

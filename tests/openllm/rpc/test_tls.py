@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -13,14 +10,12 @@ import grpc.aio
 import httpx
 import pytest
 import trustme
+from tests.openllm.rpc.calling import both
 from tests.openllm.server.serving import events, text_body
 
-from openllm.compose import build
-from openllm.engine.supervisor import launch_embedded
-from openllm.server import run
 from openllm.server.run import check_port
 from openllm_core.errors import InvalidSetting
-from openllm_core.options import EngineOptions, ServerOptions
+from openllm_core.options import ServerOptions
 from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
 from openllm_core.proto.openllm.v1 import openllm_pb2_grpc
 
@@ -35,31 +30,6 @@ def files(tmp_path: Path) -> dict[str, str]:
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     return {"ssl_certfile": str(tmp_path / "cert.pem"), "ssl_keyfile": str(tmp_path / "key.pem")}
-
-
-@asynccontextmanager
-async def both(files: dict[str, str]) -> AsyncIterator[tuple[int, int]]:
-    """Both servers as `serve` runs them; yields the ports of HTTP and gRPC."""
-    ports, ready = dict[str, int](), asyncio.Event()
-    options = ServerOptions(port=0, grpc_port=0, **files)
-    composed = build(EngineOptions(backend="echo"), options, launch=launch_embedded)
-    with run.bind(options) as sock:
-        server = run._Server(  # the whole of `serve` but for its event loop
-            composed,
-            options,
-            sock,
-            lambda host, port: ports.setdefault("http", port),
-            ready.set,
-            lambda host, port: ports.setdefault("grpc", port),
-        )
-        running = asyncio.create_task(server.run())
-        try:
-            async with asyncio.timeout(30):
-                await ready.wait()
-            yield ports["http"], ports["grpc"]
-        finally:
-            server._stop.set()
-            assert await running == 0
 
 
 async def embed_over(port: int, credentials: grpc.ChannelCredentials | None) -> str:

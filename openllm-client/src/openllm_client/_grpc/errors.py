@@ -6,6 +6,7 @@ from a server that is none of ours.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import attrs
@@ -15,7 +16,7 @@ from google.protobuf.message import DecodeError
 from openllm_core.errors import ClientError, ConnectionFailed, NotFound, StreamInterrupted, TimedOut
 from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
 
-from .._errors import IS_IT_RUNNING, malformed, shown, status_class
+from .._errors import IS_IT_RUNNING, closed_hint, malformed, shown, status_class, tls_hint
 
 ERROR_KEY = "openllm-error-bin"
 
@@ -37,6 +38,7 @@ STATUS = {
 }
 """The HTTP status that says the same; any other code is 500."""
 
+_WHERE = re.compile(r"^[A-Z_]+: ipv[46]:\S+: ")
 _BY_CODE = {"content_too_large": 413, "server_is_overloaded": 503}
 """Where one status of gRPC stands for two of HTTP, the wire code tells them apart."""
 
@@ -75,12 +77,18 @@ def failure(error: Any, address: str, timeout_s: float, *, begun: bool = False, 
         return _refusal(said, code, address, begun=begun)
     if code is _Code.DEADLINE_EXCEEDED:
         return _too_late(address, timeout_s, begun=begun)
-    # The library tells a way that it went; its last step is what matters to a person.
     details = call.details() or code.name
-    why = shown(details.partition("last error: ")[2] or details).removesuffix(".")
+    why = _last_step(details)
     if begun:
         return Failure(error=StreamInterrupted(f"The stream from {address} ended before the answer did: {why}."))
     return _without_details(code, details, why, address)
+
+
+def _last_step(details: str) -> str:
+    """What matters to a person of the library's account: of the way it went the last step, without address and source."""
+    why = shown(details.partition("last error: ")[2] or details)
+    why = _WHERE.sub("", why).rpartition("OPENSSL_internal:")[2]
+    return why.removesuffix(".").removesuffix(": OK").removesuffix(": Invalid certificate verification context")
 
 
 def _too_late(address: str, timeout_s: float, *, begun: bool) -> Failure:
@@ -95,10 +103,10 @@ def _without_details(code: grpc.StatusCode, details: str, why: str, address: str
         unsent = "failed to connect" in details
         if "http1" in why.lower() or "HTTP/1" in why:
             hint = "An HTTP server listens there; gRPC has a port of its own (openllm start --grpc-port)."
-        elif "CERTIFICATE" in why:
-            hint = "Pass verify= with the certificate of its authority."
+        elif "ALPN" in why:
+            hint = "An HTTP server may listen there; gRPC has a port of its own (openllm start --grpc-port)."
         else:
-            hint = IS_IT_RUNNING
+            hint = tls_hint(why) or (closed_hint(address) if "Socket closed" in why else None) or IS_IT_RUNNING
         return Failure(error=ConnectionFailed(f"No connection to {address}: {why}.", hint=hint), unsent=unsent)
     if code is _Code.UNIMPLEMENTED:
         hint = "Is an OpenLLM server behind this address?"
