@@ -515,19 +515,32 @@ async def test_metrics_are_exposed(make_engine: MakeEngine) -> None:
     await text_of(engine, "hello")
     scraped = generate_latest(registry).decode()
     for line in (
-        "openllm_prompt_tokens_total 5.0",
-        "openllm_generation_tokens_total 6.0",
-        'openllm_sequences_finished_total{reason="stop"} 1.0',
-        "openllm_time_to_first_token_seconds_count 1.0",
-        "openllm_inter_token_latency_seconds_count 5.0",
-        "openllm_requests_running 0.0",
-        "openllm_requests_waiting 0.0",
-        "openllm_engine_ready 1.0",
-        "openllm_engine_restarts_total 0.0",
+        'openllm_prompt_tokens_total{engine="0"} 5.0',
+        'openllm_generation_tokens_total{engine="0"} 6.0',
+        'openllm_sequences_finished_total{engine="0",reason="stop"} 1.0',
+        'openllm_time_to_first_token_seconds_count{engine="0"} 1.0',
+        'openllm_inter_token_latency_seconds_count{engine="0"} 5.0',
+        'openllm_requests_running{engine="0"} 0.0',
+        'openllm_requests_waiting{engine="0"} 0.0',
+        'openllm_engine_ready{engine="0"} 1.0',
+        'openllm_engine_restarts_total{engine="0"} 0.0',
     ):
         assert line in scraped.splitlines()
     await engine.aclose()
     assert generate_latest(registry) == b""
+
+
+async def test_what_the_backend_counts_is_exposed(make_engine: MakeEngine) -> None:
+    """What the backend says of itself is in a scrape, and what it does not know is left out."""
+    registry = CollectorRegistry()
+    engine = await make_engine(slots=4, engine={"registry": registry})
+    await text_of(engine, "hello")
+    scraped = generate_latest(registry).decode().splitlines()
+    assert 'openllm_kv_cache_usage_ratio{engine="0"} 0.0' in scraped
+    assert 'openllm_slots{engine="0"} 4.0' in scraped
+    assert 'openllm_queue_limit{engine="0"} 16.0' in scraped
+    assert 'openllm_e2e_request_latency_seconds_count{engine="0"} 1.0' in scraped
+    assert not any(line.startswith("openllm_preemptions") for line in scraped)
 
 
 async def test_many_at_once_get_their_own_answers(make_engine: MakeEngine) -> None:

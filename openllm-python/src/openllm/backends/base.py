@@ -7,12 +7,15 @@ Must not import torch, vllm, transformers, or anything of `openllm.engine`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from openllm_core.options import EngineOptions
+
+STATS_EVERY_S = 1.0
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -112,18 +115,53 @@ class SequenceDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=
     text: DeltaText | None = None
 
 
-class StepOutput(msgspec.Struct, frozen=True, array_like=True):
+class EngineStats(msgspec.Struct, frozen=True, array_like=True):
+    """What a backend counts of itself, since it was loaded; None where it has no such thing.
+
+    Attributes:
+        kv_cache_usage: share of the cache of keys and values in use, 0..1.
+        prefix_cache_queries, prefix_cache_hits: prompt tokens looked up in the prefix cache, and found there.
+        preemptions: sequences that lost their cache to others and were computed again.
+        draft_tokens, accepted_tokens: proposed by speculative decoding, and kept.
+    """
+
+    kv_cache_usage: float | None = None
+    prefix_cache_queries: int | None = None
+    prefix_cache_hits: int | None = None
+    preemptions: int | None = None
+    draft_tokens: int | None = None
+    accepted_tokens: int | None = None
+
+
+class StepOutput(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """All deltas of one engine step, of every running sequence: one frame.
 
     Attributes:
         num_running, num_waiting: sequences in the batch, and accepted but not yet in it, after the step.
         step_s: seconds the step computed.
+        stats: now and then, and with each sequence that ended: see `StatsClock`.
     """
 
     deltas: list[SequenceDelta]
     num_running: int = 0
     num_waiting: int = 0
     step_s: float = 0.0
+    stats: EngineStats | None = None
+
+
+class StatsClock:
+    """Says with which steps a backend sends its stats: those in which a sequence ended, and one a second."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def due(self, deltas: Sequence[SequenceDelta]) -> bool:
+        """Whether the step that brought these deltas is one of them."""
+        now = time.monotonic()
+        if now < self._next and not any(delta.finish_reason for delta in deltas):
+            return False
+        self._next = now + STATS_EVERY_S
+        return True
 
 
 class Capabilities(msgspec.Struct, frozen=True):

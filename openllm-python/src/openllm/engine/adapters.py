@@ -67,6 +67,11 @@ class Adapters:
         """Whether the present host has it."""
         return key in self._present
 
+    @property
+    def num_present(self) -> int:
+        """How many the present host has loaded."""
+        return len(self._present)
+
     async def unload(self, key: str) -> None:
         """Take no new request for it, wait for those that use it, then let the host forget it."""
         await unload((self,), key)

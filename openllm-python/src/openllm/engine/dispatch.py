@@ -173,6 +173,7 @@ class Dispatcher:
                 submitted.append(sequence.backend_request)
                 stream = sequence.stream
                 if sequence.index == 0 and not sequence.requeued:
+                    stream.submitted_at = now
                     self._metrics.prompt_tokens += stream.prompt_tokens
                     self._metrics.queue_time.observe(now - stream.admitted_at)
                 stream.leave_line()
@@ -207,7 +208,9 @@ class Dispatcher:
                 gaps[last] = gaps.get(last, 0) + 1
             else:
                 sequence.state = "started"
-                metrics.first_token.observe(now - sequence.stream.admitted_at)
+                stream = sequence.stream
+                stream.first_token_at = stream.first_token_at or now
+                metrics.first_token.observe(now - stream.admitted_at)
             sequence.last_token_at = now
             reason = delta.finish_reason
             if reason in ("error", "abort"):
@@ -233,6 +236,8 @@ class Dispatcher:
         metrics.generation_tokens += tokens
         metrics.batch.observe(output.num_running or len(output.deltas))
         metrics.step_time.observe(output.step_s)
+        if output.stats is not None:
+            metrics.stats = output.stats
         return ended
 
     # -- out ----------------------------------------------------------------------------------------------------------
@@ -242,9 +247,13 @@ class Dispatcher:
         self._remove(sequence)
         self._metrics.finished[reason] += 1
         stream = sequence.stream
+        stream.finish_reasons.append(reason)
+        stream.last_token_at = sequence.last_token_at
         stream.open -= 1
         if stream.open == 0:
-            self._service_s += 0.1 * (time.monotonic() - stream.admitted_at - self._service_s)
+            took_s = sequence.last_token_at - stream.admitted_at
+            self._service_s += 0.1 * (took_s - self._service_s)
+            self._metrics.request_time.observe(took_s)
             stream.end()
 
     def fail(self, stream: RequestStream, error: OpenLLMError, *, dropped: Sequence | None = None) -> None:
@@ -273,6 +282,7 @@ class Dispatcher:
                 aborted.append(sequence.backend_request.request_id)
             if sequence.state != "waiting":
                 self._metrics.finished[reason] += 1
+            stream.last_token_at = max(stream.last_token_at, sequence.last_token_at)
             self._remove(sequence)
         if aborted:
             self._send(Abort(aborted))

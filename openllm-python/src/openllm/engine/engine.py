@@ -27,7 +27,7 @@ from openllm_core.options import EngineOptions
 
 from ..backends.base import BackendInfo, BackendRequest, SequenceDelta, TokenSampling
 from ..tokenizer import Tokenizer
-from . import admission
+from . import admission, groups
 from .adapters import Adapters
 from .channel import Abort, Answer, Ready, Step, Submit
 from .dispatch import Dispatcher
@@ -446,5 +446,9 @@ class Engine:
         return {
             "requests_running": self.num_running,
             "requests_waiting": self.queue_depth,
+            "slots": self.dispatcher.slots,
+            "queue_limit": self.max_queue,
             "engine_ready": float(self._state == "ready"),
+            "adapters_loaded": self.adapters.num_present,
+            "engine_resident_memory_bytes": groups.resident_bytes(self.host_pid),
         }

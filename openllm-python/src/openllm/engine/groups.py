@@ -30,6 +30,13 @@ def members(group: int, proc: Path = Path("/proc")) -> list[int]:
     return found
 
 
+def resident_bytes(pid: int | None, proc: Path = Path("/proc")) -> int:
+    """Resident memory of a process; 0 where there is none or the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int((proc / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
 def reap(group: int) -> None:
     """Take the exit status of those of a group that became our children because their own parent is gone."""
     with contextlib.suppress(ChildProcessError):

@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Literal
 
 import attrs
 
 from openllm_core.config.sampling import SamplingParams
+from openllm_core.schema import Usage
+
+from ..observation import Transcript
 
 
 def new_request_id() -> str:
@@ -33,6 +37,8 @@ class EngineRequest:
         priority: interactive goes before background.
         tenant: name of the key it came with, where there are several: the engine is fair between tenants, caps what one
             may hold, and lets none reuse what was computed of another's prompt. "" where there is one key or none.
+        transcript: where the operator lets answers be logged, who keeps this one's text.
+        on_end: called once with its token counts when it has ended, failed or was cut.
         deadline_s: seconds from admission after which it ends with DeadlineExceeded.
     """
 
@@ -45,5 +51,7 @@ class EngineRequest:
     adapter: str | None = None
     priority: Literal["interactive", "background"] = "interactive"
     tenant: str = ""
+    on_end: Callable[[Usage], None] | None = None
     deadline_s: float = 600.0
     max_tokens_default: int | None = None
+    transcript: Transcript | None = None

@@ -52,8 +52,10 @@ class RequestStream:
         prompt_token_ids: [prompt_len] as the model got them.
         completion_tokens: generated so far, all choices together, stop tokens included.
 
-    The engine's own: `home`, `sequences`, `open` (choices not ended), `admitted_at` (monotonic seconds), `deadline`,
-    `left_line` (set while it waits in line).
+        admitted_at, submitted_at, first_token_at, last_token_at: monotonic seconds; 0.0 = has not happened.
+        finish_reasons: of the choices that have ended by themselves.
+
+    The engine's own: `home`, `sequences`, `open` (choices not ended), `deadline`, `left_line` (set while it waits in line).
     """
 
     def __init__(self, request: EngineRequest, prompt_token_ids: list[int], home: Home) -> None:
@@ -63,7 +65,8 @@ class RequestStream:
         self.completion_tokens = 0
         self.sequences: list[Sequence] = []
         self.open = 0
-        self.admitted_at = 0.0
+        self.admitted_at = self.submitted_at = self.first_token_at = self.last_token_at = 0.0
+        self.finish_reasons: list[str] = []
         self.deadline: asyncio.TimerHandle | None = None
         self.left_line: asyncio.Future[None] | None = None
         self.loop = asyncio.get_running_loop()
@@ -73,6 +76,7 @@ class RequestStream:
         self._error: OpenLLMError | None = None
         self._ended = False
         self._sink: Callable[[Delta], bool] | None = None
+        self._transcript = request.transcript
 
     @property
     def prompt_tokens(self) -> int:
@@ -144,6 +148,8 @@ class RequestStream:
 
     def put(self, delta: Delta) -> None:
         """Hand one delta to the reader."""
+        if self._transcript is not None:
+            self._transcript.pieces.append((delta.index, delta.text))
         deltas, sink = self._deltas, self._sink
         if sink is not None and not deltas and sink(delta):
             return
@@ -161,6 +167,8 @@ class RequestStream:
             self._error = error
             if self.deadline is not None:
                 self.deadline.cancel()
+            if self.request.on_end is not None:
+                self.request.on_end(self.usage())
             self._notify()
 
     def leave_line(self, error: OpenLLMError | None = None) -> None:

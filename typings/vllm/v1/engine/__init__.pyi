@@ -10,9 +10,26 @@ class FinishReason(IntEnum):
     ERROR = 3
     REPETITION = 4
 
+class PrefixCacheStats:
+    queries: int
+    hits: int
+
+class SpecDecodingStats:
+    num_draft_tokens: int
+    num_accepted_tokens: int
+
 class SchedulerStats:
     num_running_reqs: int
     num_waiting_reqs: int
+    kv_cache_usage: float
+    prefix_cache_stats: PrefixCacheStats
+    spec_decoding_stats: SpecDecodingStats | None
+
+class EngineCoreEventType(IntEnum):
+    PREEMPTED = 3
+
+class EngineCoreEvent:
+    type: EngineCoreEventType
 
 class EngineCoreRequest:
     request_id: str
@@ -24,6 +41,7 @@ class EngineCoreOutput:
     new_logprobs: LogprobsLists | None
     finish_reason: FinishReason | None
     stop_reason: int | str | None
+    events: list[EngineCoreEvent] | None
 
 class EngineCoreOutputs:
     outputs: list[EngineCoreOutput]

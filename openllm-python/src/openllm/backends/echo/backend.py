@@ -15,7 +15,17 @@ from openllm_core.options import EngineOptions
 
 from .. import adapter as adapters
 from .. import arguments
-from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput, TokenGuide
+from ..base import (
+    BackendInfo,
+    BackendRequest,
+    Capabilities,
+    EngineStats,
+    Progress,
+    SequenceDelta,
+    StatsClock,
+    StepOutput,
+    TokenGuide,
+)
 from . import forms
 from .faults import FAULTS, start_family
 from .model import BOS, EOS, TURN_START, VOCAB_SIZE, EchoSequence
@@ -55,6 +65,7 @@ class EchoBackend:
         self._wake = asyncio.Event()
         self._closed = False
         self._hung = False
+        self._stats_clock = StatsClock()
 
     @classmethod
     def load(cls, options: EngineOptions, progress: Progress) -> EchoBackend:
@@ -105,7 +116,12 @@ class EchoBackend:
             if self._hung:
                 await asyncio.Event().wait()
             if deltas:
-                yield StepOutput(deltas, len(self._running), len(self._waiting), time.perf_counter() - started)
+                stats = self._stats() if self._stats_clock.due(deltas) else None
+                yield StepOutput(deltas, len(self._running), len(self._waiting), time.perf_counter() - started, stats)
+
+    def _stats(self) -> EngineStats:
+        """Each sequence is held to take the same part of a cache."""
+        return EngineStats(kv_cache_usage=min(1.0, len(self._running) / self.info.max_batch))
 
     def _join(self) -> bool:
         room = self.info.max_batch - len(self._running)

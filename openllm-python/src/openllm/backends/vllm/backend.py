@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import attrs
+import msgspec
 from torch._inductor import config as inductor
 from vllm.config import VllmConfig
 from vllm.lora.request import LoRARequest
@@ -42,6 +43,7 @@ from ..base import (
     Capabilities,
     Progress,
     SequenceDelta,
+    StatsClock,
     StepOutput,
     TokenGuide,
     TokenSampling,
@@ -52,7 +54,7 @@ from . import lora as mixed_lora
 from .arguments import SPARE_LORA_SLOTS, engine_arguments
 from .core import Core
 from .failure import Output, explain
-from .outputs import delta_of
+from .outputs import CoreCounts, delta_of
 from .sampling import core_request
 
 CHECKED = "guide"  # name of a request that is made for its grammar and never run
@@ -114,6 +116,8 @@ class VllmBackend:
         self._guides = GuideCompiler(self._compile_guide)
         self._failure: EngineUnavailable | None = None
         self._closed = False
+        self._counts = CoreCounts()
+        self._stats_clock = StatsClock()
         core.start(self._on_outputs, self._on_end)
 
     @classmethod
@@ -279,9 +283,11 @@ class VllmBackend:
 
     def _on_outputs(self, outputs: EngineCoreOutputs, took_s: float) -> None:
         deltas = [delta_of(output) for output in outputs.outputs if _says_something(output)]
+        self._counts.add(outputs)
         stats = outputs.scheduler_stats
         running, waiting = (stats.num_running_reqs, stats.num_waiting_reqs) if stats else (len(deltas), 0)
-        self._steps.append(StepOutput(deltas, running, waiting, took_s))
+        told = self._counts.as_stats() if self._stats_clock.due(deltas) else None
+        self._steps.append(StepOutput(deltas, running, waiting, took_s, told))
         self._signal()
 
     def _on_end(self, error: BaseException | None) -> None:
@@ -304,7 +310,7 @@ class VllmBackend:
                 live.pop(delta.request_id, None)
         if len(deltas) == len(output.deltas):
             return output
-        return StepOutput(deltas, output.num_running, output.num_waiting, output.step_s) if deltas else None
+        return msgspec.structs.replace(output, deltas=deltas) if deltas or output.stats else None
 
 
 def _says_something(output: EngineCoreOutput) -> bool:

@@ -6,13 +6,13 @@ sequence and nothing else. Called by `backend`.
 
 from __future__ import annotations
 
-from vllm.v1.engine import EngineCoreOutput, FinishReason
+from vllm.v1.engine import EngineCoreEventType, EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.outputs import LogprobsLists
 
 from openllm_core.errors import EngineError
 
 from .. import base
-from ..base import SequenceDelta, TokenLogprob
+from ..base import EngineStats, SequenceDelta, TokenLogprob
 
 REASONS: dict[FinishReason, base.FinishReason] = {
     FinishReason.STOP: "stop",
@@ -36,6 +36,35 @@ def delta_of(output: EngineCoreOutput) -> SequenceDelta:
     if reason is FinishReason.STOP:
         stop = output.stop_reason if isinstance(output.stop_reason, int) else (output.new_token_ids or [None])[-1]
     return SequenceDelta(output.request_id, output.new_token_ids, REASONS[reason], stop, logprobs=found)
+
+
+class CoreCounts:
+    """What the core counts, summed since it was loaded: its own counts are of one step each."""
+
+    def __init__(self) -> None:
+        self._kv_cache_usage: float | None = None
+        self._queries = self._hits = self._preemptions = self._draft = self._accepted = 0
+
+    def add(self, outputs: EngineCoreOutputs) -> None:
+        """Count one step."""
+        for output in outputs.outputs:
+            for event in output.events or ():
+                self._preemptions += event.type is EngineCoreEventType.PREEMPTED
+        stats = outputs.scheduler_stats
+        if stats is None:
+            return
+        self._kv_cache_usage = stats.kv_cache_usage
+        self._queries += stats.prefix_cache_stats.queries
+        self._hits += stats.prefix_cache_stats.hits
+        if (drafts := stats.spec_decoding_stats) is not None:
+            self._draft += drafts.num_draft_tokens
+            self._accepted += drafts.num_accepted_tokens
+
+    def as_stats(self) -> EngineStats:
+        """For the server."""
+        return EngineStats(
+            self._kv_cache_usage, self._queries, self._hits, self._preemptions, self._draft, self._accepted
+        )
 
 
 def token_logprobs(lists: LogprobsLists) -> list[TokenLogprob]:
