@@ -296,10 +296,12 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     assert finding.exit_code == 71
 
 
-@pytest.mark.parametrize(("soft", "level"), [(65536, "ok"), (256, "warn"), (32, "red")])
-def test_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soft: int, level: str) -> None:
-    """Fewer files than connections is a warning; fewer than the server needs itself is red, 71."""
-    monkeypatch.setattr("resource.getrlimit", lambda _: (soft, 65536))
+@pytest.mark.parametrize(
+    ("soft", "hard", "level"), [(65536, 65536, "ok"), (256, 65536, "ok"), (256, 256, "warn"), (32, 32, "red")]
+)
+def test_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, level: str) -> None:
+    """Fewer files than connections is a warning, unless a server may raise the number; fewer than it needs itself, 71."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (soft, hard))
     finding = only(open_files(situation(tmp_path)))
     assert finding.level == level
     assert (finding.fix == "") == (level == "ok")

@@ -17,11 +17,12 @@ from openllm.engine.embedding import Embedded
 from openllm.engine.request import EngineRequest
 from openllm.service import ServedModel, Service
 from openllm.service.answers import Answer, collect
-from openllm.service.requests import plain_messages, prompts_of
+from openllm.service.requests import check_messages, plain_messages, prompts_of
 from openllm.service.use_cases import _as_family, _sent_at
 from openllm_core.config.llm import LLMConfig
 from openllm_core.errors import ContextLengthExceeded, EngineError, InvalidRequest, Overloaded
 from openllm_core.families import registry
+from openllm_core.limits import Limits
 from openllm_core.options import ServerOptions
 from openllm_core.schema import (
     ChatCompletionRequest,
@@ -297,7 +298,7 @@ def test_messages_become_plain() -> None:
             plain_messages([ChatMessage(role="assistant", tool_calls=[call])])
         assert refused.value.param == f"messages[0].tool_calls[0].{param}"
     with pytest.raises(InvalidRequest, match=r"4096"):
-        plain_messages([ChatMessage(role="user", content="x")] * 4097)
+        check_messages([ChatMessage(role="user", content="x")] * 4097, Limits())
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ def test_messages_become_plain() -> None:
 )
 def test_forms_of_a_prompt(given: Any, expected: Any) -> None:
     """Text, texts, ids and lists of ids."""
-    assert prompts_of(CompletionRequest(model="m", prompt=given), 1) == expected
+    assert prompts_of(CompletionRequest(model="m", prompt=given), 1, Limits()) == expected
 
 
 def test_fields_are_named_where_they_were_sent() -> None:

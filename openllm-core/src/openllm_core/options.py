@@ -1,4 +1,5 @@
-"""Every knob of the program: EngineOptions, ServerOptions, StoreOptions. One `setting(...)` line each.
+"""Every knob of the program: EngineOptions, ServerOptions (its limits in `limits.py`), StoreOptions. One
+`setting(...)` line each.
 
 The command line, `openllm env`, the configuration file and the reference page are all made from these declarations.
 EngineOptions travels to the engine host as plain data (`as_data` / `from_data`).
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from .errors import InvalidSetting
+from .limits import Limits
 from .settings import setting
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
 ENGINE = "Engine"
 SERVER = "Server"
-LIMITS = "Limits"
 ACCESS = "Access"
 ADAPTERS = "Adapters"
 
@@ -179,8 +180,8 @@ class EngineOptions:
 
 
 @attrs.frozen(kw_only=True)
-class ServerOptions:
-    """How the server process listens, admits and ends."""
+class ServerOptions(Limits):
+    """How the server process listens and ends; by which numbers it refuses, in `Limits`."""
 
     host: str = setting("127.0.0.1", "Address to listen on.", env="OPENLLM_HOST", group=SERVER)
     port: int = setting(3000, "Port to listen on.", env="OPENLLM_PORT", ge=0, le=65535, short="-p", group=SERVER)
@@ -231,23 +232,6 @@ class ServerOptions:
         env="OPENLLM_STRICT",
         group=ACCESS,
     )
-    server_timeout: float = setting(
-        600.0, "Deadline of one request, seconds.", env="OPENLLM_SERVER_TIMEOUT", ge=1, le=86400, group=LIMITS
-    )
-    max_tokens_default: int = setting(
-        1024,
-        "Tokens generated when a chat or completion request does not say.",
-        env="OPENLLM_MAX_TOKENS_DEFAULT",
-        ge=1,
-        group=LIMITS,
-    )
-    max_queue: int | None = setting(
-        None, "Requests that may wait; default 2 x slots, at least 16.", env="OPENLLM_MAX_QUEUE", ge=1, group=LIMITS
-    )
-    queue_timeout: float = setting(
-        30.0, "Seconds a request may wait for a slot.", env="OPENLLM_QUEUE_TIMEOUT", ge=0.1, le=3600, group=LIMITS
-    )
-    max_body: int = setting(10 * 1024 * 1024, "Bytes of a request body.", env="OPENLLM_MAX_BODY", ge=1024, group=LIMITS)
     drain_grace: float = setting(
         30.0, "Seconds streams may go on after SIGTERM.", env="OPENLLM_DRAIN_GRACE", ge=0, le=3600, group=SERVER
     )
@@ -278,16 +262,6 @@ class ServerOptions:
         "How the model marks its reasoning, which goes to reasoning_content; auto: as its family does; none: left in the text.",
         env="OPENLLM_REASONING_PARSER",
         choices=("auto", "none", "qwen", "deepseek", "gpt-oss"),
-        group=SERVER,
-    )
-    ping_interval: float = setting(
-        15.0, "Seconds of silence on a stream before a comment line.", env="OPENLLM_PING_INTERVAL", ge=1, group=SERVER
-    )
-    overload_status: int = setting(
-        503,
-        "HTTP status of a refusal for load: 503 or 429.",
-        env="OPENLLM_OVERLOAD_STATUS",
-        choices=("503", "429"),
         group=SERVER,
     )
 

@@ -35,7 +35,8 @@ def test_limits_carry_their_source(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert (told["max_num_seqs"]["value"], told["max_num_seqs"]["source"]) == (3, "explicit")
     assert (told["max_queue"]["value"], told["max_queue"]["source"]) == (7, "environment")
     assert told["server_timeout"]["source"] == "default"
-    assert told["max_header_bytes"]["source"] == told["max_n"]["source"] == "built in"
+    assert told["max_header_bytes"]["source"] == told["max_n"]["source"] == "default"
+    assert told["max_error_chars"]["source"] == "built in"
 
 
 def test_the_command_and_the_flag_say_the_same(run: Run) -> None:

@@ -6,9 +6,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
+import attrs
 import httpx
 from uvicorn.server import ServerState
 
@@ -20,12 +20,13 @@ from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 URL = "http://127.0.0.1"
 
 
-@dataclass
+@attrs.define
 class Served:
     """A running app: its parts, and an in-process HTTP client for it."""
 
     composed: Composed
     http: httpx.AsyncClient
+    options: ServerOptions = attrs.Factory(ServerOptions)
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         """POST JSON."""
@@ -49,14 +50,15 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """An app whose echo backend follows `script`, called without a socket; `engine` has further engine options."""
     asked = EngineOptions(backend="echo", engine_arg=script, **(engine or {}))
-    composed = build(asked, options_of(options or {}), launch=launch, store=store)
+    asked_of_server = options_of(options or {})
+    composed = build(asked, asked_of_server, launch=launch, store=store)
     transport = httpx.ASGITransport(composed.app)
     async with httpx.AsyncClient(transport=transport, base_url=URL) as http:
         await composed.engine.start()
         try:
             if ready:
                 await composed.engine.wait_ready(30)
-            yield Served(composed, http)
+            yield Served(composed, http, asked_of_server)
         finally:
             await composed.service.aclose()
 
@@ -65,7 +67,7 @@ async def serving(
 async def listening(served: Served) -> AsyncIterator[int]:
     """The same app behind a loopback socket; yields the port."""
     loop = asyncio.get_running_loop()
-    state, config = ServerState(), configure(served.composed.app)
+    state, config = ServerState(), configure(served.composed.app, served.options)
     listener = await loop.create_server(lambda: LimitedProtocol(config, state, {}, loop), "127.0.0.1", 0)
     try:
         yield listener.sockets[0].getsockname()[1]

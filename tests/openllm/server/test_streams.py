@@ -165,11 +165,13 @@ async def test_leaving_one_stream_leaves_the_others_alone() -> None:
             assert text == "abcdefghij" and answer.text.endswith("data: [DONE]\n\n")
 
 
-async def test_a_client_that_stalls_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_stalls_is_cut() -> None:
     """One that takes nothing for the stall limit loses its connection and its slot; a slow one does not."""
-    monkeypatch.setattr(sse, "STALL_S", 0.5)
     logprobs = {"logprobs": 20}  # much to send per token
-    async with serving(reply="a" * 4000, max_num_seqs=2) as served, listening(served) as port:
+    async with (
+        serving(reply="a" * 4000, max_num_seqs=2, options={"stall_timeout": 0.5}) as served,
+        listening(served) as port,
+    ):
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", port))

@@ -25,7 +25,6 @@ from openllm.backends.memory import (
 )
 from openllm.engine.placement import describe, place
 from openllm.serialisation.store import Store
-from openllm.server.limits import MAX_CONNECTIONS
 from openllm.server.run import check_port
 from openllm_core.errors import CorruptModel, OutOfMemory, ResourceError
 from openllm_core.options import EngineOptions
@@ -130,12 +129,15 @@ def _cache(found: MemoryEstimate, data: dict[str, Any], *, chosen: bool) -> Find
 def open_files(situation: Situation) -> Iterator[Finding]:
     """Whether this process may open as many files as there may be connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = f"{soft:,} may be open at once; {MAX_CONNECTIONS:,} connections and {OWN_FILES} of its own can be"
+    connections = situation.server.max_connections
+    may = hard if hard != resource.RLIM_INFINITY else soft  # a server raises the soft limit as far as it needs
+    text = f"{may:,} may be open at once; {connections:,} connections and {OWN_FILES} of its own can be"
     data = {"soft": soft, "hard": hard}
-    fix = f"ulimit -n {MAX_CONNECTIONS + OWN_FILES}"
-    if soft == resource.RLIM_INFINITY or soft >= MAX_CONNECTIONS + OWN_FILES:
+    fix = f"ulimit -n {connections + OWN_FILES}"
+    if resource.RLIM_INFINITY in (soft, hard) or may >= connections + OWN_FILES:
         yield Finding("files", "ok", text, data=data)
-    elif soft >= OWN_FILES:
+    elif may >= OWN_FILES:
+        text = f"{text}, so that it takes fewer connections"
         yield Finding("files", "warn", text, fix, data=data)
     else:
         yield red("files", ResourceError(f"Too few files may be open: {text}.", hint=fix), **data)

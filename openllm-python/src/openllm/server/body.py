@@ -10,13 +10,15 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Message, Receive
 
 from openllm_core.errors import InvalidRequest, UnsupportedFeature
+from openllm_core.limits import Limits
 from openllm_core.serde import loads, structure
 
 from .errors import ClientLeft
-from .limits import BODY_TIMEOUT_S, MAX_IGNORED_HEADER_CHARS, MAX_JSON_DEPTH
+from .limits import MAX_IGNORED_HEADER_CHARS, RATE_WINDOW_S
 
 T = TypeVar("T")
 
@@ -25,8 +27,11 @@ IGNORED_HEADER = "x-openllm-ignored"
 ADAPTER_HEADER = "x-openllm-adapter"
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, limits: Limits, max_bytes: int | None = None) -> bytes:
     """The body of a request, refused as soon as it is known to be too long.
+
+    Args:
+        max_bytes: where it may be shorter only than any other body.
 
     Raises:
         InvalidRequest: too long, encoded, or too slow.
@@ -38,30 +43,72 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             f"Content-Encoding {encoding[:40]!r} is not accepted; send the body as it is.",
             code="unsupported_media_type",
         )
+    max_bytes = limits.max_body if max_bytes is None else max_bytes
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced[:20]) > max_bytes:
         raise _too_large(max_bytes)
     parts: list[bytes] = []
     size = 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for part in request.stream():
-                size += len(part)
-                if size > max_bytes:
-                    raise _too_large(max_bytes)
-                parts.append(part)
-    except TimeoutError:
-        raise InvalidRequest("The request's body did not arrive in time.", code="request_timeout") from None
-    except ClientDisconnect:
-        raise ClientLeft from None
+    arriving = _Arriving(limits)
+    more = True
+    while more:
+        message = await arriving.next(request.receive)
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        parts.append(part)
+        arriving.came(len(part))
+        more = message.get("more_body", False)
     return b"".join(parts)
+
+
+class _Arriving:
+    """The pace of one body: all of it within a time, and no slower than a rate for long."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._clock = asyncio.get_running_loop().time
+        now = self._clock()
+        self._deadline = now + limits.body_timeout
+        self._least = limits.min_body_rate * RATE_WINDOW_S
+        self._window_ends = now + RATE_WINDOW_S
+        self._window_bytes = 0
+
+    async def next(self, receive: Receive) -> Message:
+        """The next message.
+
+        Raises:
+            InvalidRequest: the body is too slow.
+        """
+        while True:
+            try:
+                async with asyncio.timeout_at(min(self._deadline, self._window_ends)):
+                    return await receive()
+            except TimeoutError:
+                self._judge()
+
+    def came(self, size: int) -> None:
+        """So many bytes arrived; see `next`."""
+        self._window_bytes += size
+        self._judge()
+
+    def _judge(self) -> None:
+        now = self._clock()
+        if now >= self._deadline:
+            raise InvalidRequest("The request's body did not arrive in time.", code="request_timeout")
+        if now >= self._window_ends:
+            if self._window_bytes < self._least:
+                raise InvalidRequest("The request's body arrives too slowly.", code="request_timeout")
+            self._window_ends, self._window_bytes = now + RATE_WINDOW_S, 0
 
 
 def _too_large(max_bytes: int) -> InvalidRequest:
     return InvalidRequest(f"The request's body is larger than {max_bytes} bytes.", code="content_too_large")
 
 
-async def read_json(request: Request, max_bytes: int) -> Any:
+async def read_json(request: Request, limits: Limits) -> Any:
     """The parsed body.
 
     Raises:
@@ -71,16 +118,16 @@ async def read_json(request: Request, max_bytes: int) -> Any:
     if kind not in JSON_TYPES and not kind.endswith("+json"):
         shown = f"not {kind[:60]!r}" if kind else "and the request names none"
         raise InvalidRequest(f"Content-Type must be application/json, {shown}.", code="unsupported_media_type")
-    return loads(await read_body(request, max_bytes), MAX_JSON_DEPTH)
+    return loads(await read_body(request, limits), limits.max_json_depth)
 
 
-async def read_message(request: Request, cls: type[T], max_bytes: int) -> T:
+async def read_message(request: Request, cls: type[T], limits: Limits) -> T:
     """A message of our own routes, on which an unknown field is an error."""
-    return structure(await read_json(request, max_bytes), cls)
+    return structure(await read_json(request, limits), cls)
 
 
 async def read_openai(
-    request: Request, cls: type[T], unsupported: Mapping[str, Callable[[Any], bool]], max_bytes: int, *, strict: bool
+    request: Request, cls: type[T], unsupported: Mapping[str, Callable[[Any], bool]], limits: Limits, *, strict: bool
 ) -> tuple[T, list[str]]:
     """A message of an OpenAI route and the names of the fields we do not know.
 
@@ -91,7 +138,7 @@ async def read_openai(
     Raises:
         UnsupportedFeature: one of `unsupported` asks for something.
     """
-    return openai_message(await read_json(request, max_bytes), cls, unsupported, strict=strict)
+    return openai_message(await read_json(request, limits), cls, unsupported, strict=strict)
 
 
 def openai_message(

@@ -1,8 +1,8 @@
 """HTTP/1.1 on a connection: uvicorn's httptools protocol with the limits it lacks, and a short way out for streams.
 
-Created once per connection by `run.py`. Adds: caps on request line, header bytes and header count, a timer for headers,
-refusals in the one error shape, a refused body read away before closing, and `StreamWriter`, by which an event reaches the
-socket without a trip through the ASGI layers. Knows nothing of routes.
+Created once per connection by `run.py`. Adds: caps on connections, request line, headers and the framing of bodies, a timer
+for headers, refusals in the one error shape, a refused body read away before closing, and `StreamWriter`, by which an event
+reaches the socket without a trip through the ASGI layers. Knows nothing of routes.
 """
 
 from __future__ import annotations
@@ -17,29 +17,35 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from openllm_core.errors import InvalidRequest
+from openllm_core.errors import InvalidRequest, OpenLLMError, Overloaded
+from openllm_core.limits import Limits
 from openllm_core.serde import dumps
 
-from .errors import body_of, status_of
-from .limits import (
-    HEADER_TIMEOUT_S,
-    KEEP_ALIVE_S,
-    LINGER_S,
-    MAX_CONNECTIONS,
-    MAX_HEADER_BYTES,
-    MAX_HEADERS,
-    MAX_REQUEST_LINE_BYTES,
-    MAX_WRITE_BUFFER_BYTES,
-    SEND_BUFFER_BYTES,
-)
+from .errors import body_of, headers_of, status_of
+from .limits import LINGER_S, MAX_FRAMING_BYTES, MAX_WRITE_BUFFER_BYTES, SEND_BUFFER_BYTES
 
 EXTENSION = "openllm.stream"
-REASONS = {400: "Bad Request", 408: "Request Timeout", 414: "URI Too Long", 431: "Request Header Fields Too Large"}
+REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+DEFAULTS = Limits()
 
 
-def configure(app: Any) -> Config:
-    """What uvicorn's protocol wants to know."""
-    config = Config(
+class LimitedConfig(Config):
+    """What uvicorn's protocol wants to know, and the limits it does not have."""
+
+    limits = DEFAULTS
+
+
+def configure(app: Any, limits: Limits = DEFAULTS) -> LimitedConfig:
+    """The configuration of every connection."""
+    config = LimitedConfig(
         app,
         http=LimitedProtocol,
         ws="none",
@@ -50,8 +56,9 @@ def configure(app: Any) -> Config:
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=limits.keep_alive,
     )
+    config.limits = limits
     config.load()
     return config
 
@@ -99,20 +106,26 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(
         self,
-        config: Config,
+        config: LimitedConfig,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._limits = config.limits
         self._header_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         self._header_count = 0
         self._head_bytes = 0  # received since the request began, while its headers are not whole
         self._in_headers = True
+        self._framing_bytes = 0  # received of a request's body that are not the body itself
         self._hosts = 0
-        self._refusal: InvalidRequest | None = None
+        self._refusal: OpenLLMError | None = None
+
+    @property
+    def _max_head(self) -> int:
+        return self._limits.max_header_bytes + self._limits.max_request_line
 
     # -- connection ---------------------------------------------------------------------------------------------------
 
@@ -123,8 +136,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if (sock := transport.get_extra_info("socket")) is not None:
             # Else the kernel would keep megabytes for a client that does not read, and we would not know it stalled.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        if len(self.connections) > MAX_CONNECTIONS:
-            transport.abort()
+        if len(self.connections) > self._limits.max_connections:
+            transport.write(_answer(Overloaded("This server has as many connections as it takes."), self._limits))
+            transport.close()
             return
         self._arm_header_timer()
 
@@ -135,19 +149,23 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, under the limits."""
-        if self._linger_timer is not None or self.parser is None:
+        if self._linger_timer is not None or self.parser is None or self.transport.is_closing():
             return
         if self._in_headers:
             self._head_bytes += len(data)
             if self._header_timer is None:
                 self._arm_header_timer()
+        else:
+            self._framing_bytes += len(data)
         super().data_received(data)
+        if not self._in_headers and self._framing_bytes > MAX_FRAMING_BYTES and self._refusal is None:
+            self._refuse(InvalidRequest("The request's body has too much around it.", code="content_too_large"))
         # The parser reports a header once it is whole; one without an end would grow inside it.
-        if self._in_headers and self._head_bytes > MAX_HEADER_BYTES + MAX_REQUEST_LINE_BYTES and self._refusal is None:
+        if self._in_headers and self._head_bytes > self._max_head and self._refusal is None:
             self._refuse(InvalidRequest("The request's headers are too large.", code="headers_too_large"))
 
     def _arm_header_timer(self) -> None:
-        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self._on_header_timeout)
+        self._header_timer = self.loop.call_later(self._limits.header_timeout, self._on_header_timeout)
 
     def _on_header_timeout(self) -> None:
         self._header_timer = None
@@ -169,12 +187,12 @@ class LimitedProtocol(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._in_headers = True
-        self._header_bytes = self._header_count = self._hosts = 0
+        self._header_bytes = self._header_count = self._framing_bytes = self._hosts = 0
 
     def on_url(self, url: bytes) -> None:
         """Part of the request line."""
         super().on_url(url)
-        if len(self.url) > MAX_REQUEST_LINE_BYTES:
+        if len(self.url) > self._limits.max_request_line:
             self._stop(InvalidRequest("The request line is too long.", code="uri_too_long"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -182,7 +200,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
         self._header_bytes += len(name) + len(value) + 4
         self._header_count += 1
-        if self._header_bytes > MAX_HEADER_BYTES or self._header_count > MAX_HEADERS:
+        limits = self._limits
+        if self._header_bytes > limits.max_header_bytes or self._header_count > limits.max_headers:
             self._stop(InvalidRequest("The request's headers are too large.", code="headers_too_large"))
         if self.headers[-1][0] == b"host":
             self._hosts += 1
@@ -196,11 +215,18 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         if self._hosts != 1 and (self._hosts > 1 or self.scope["http_version"] == "1.1"):
             self._stop(InvalidRequest("The request needs exactly one Host header.", code="invalid_http"))
+        if not self.url.startswith(b"/"):
+            self._stop(InvalidRequest("The request must name a path; this server is no proxy.", code="invalid_http"))
         super().on_headers_complete()
         cycle = self.cycle
         cast("dict[str, Any]", self.scope)["extensions"] = {EXTENSION: StreamWriter(cycle, self.transport)}
         # The body that nobody will read must still be taken off the wire before closing.
         cycle.transport = cast(asyncio.Transport, _LingeringTransport(self.transport, cycle, self._linger))
+
+    def on_body(self, body: bytes) -> None:
+        """Part of the body."""
+        self._framing_bytes -= len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The body is whole; what follows is another request."""
@@ -222,14 +248,15 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
-        status, _ = status_of(error)
-        body = dumps(body_of(error))
-        head = (
-            f"HTTP/1.1 {status} {REASONS.get(status, 'Bad Request')}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {secrets.token_hex(16)}\r\nconnection: close\r\n\r\n"
-        )
-        if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
-            self.transport.write(head.encode() + body)
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is None or cycle.response_complete:
+            self.transport.write(_answer(error, self._limits))
+            self._linger()
+        elif not cycle.response_started and not self._in_headers and not self.pipeline:
+            # The body that the app waits for is broken: the app hears that its client has left.
+            self.transport.write(_answer(error, self._limits))
+            cycle.disconnected = True
+            cycle.message_event.set()
             self._linger()
         else:  # an answer is under way: nothing may be put between its bytes
             self.transport.close()
@@ -245,6 +272,20 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         """The client will send nothing more; the transport closes itself."""
+
+
+def _answer(error: OpenLLMError, limits: Limits) -> bytes:
+    """A whole refusal of what never became a request; it says that the connection ends."""
+    status, _ = status_of(error, limits.overload_status)
+    body = dumps(body_of(error, overload_status=limits.overload_status))
+    headers = headers_of(error, status) | {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "x-request-id": secrets.token_hex(16),
+        "connection": "close",
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} {REASONS.get(status, 'Bad Request')}\r\n{lines}\r\n".encode() + body
 
 
 class _LingeringTransport:

@@ -195,12 +195,14 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        state, config = ServerState(), configure(self._app)
+        state, config = ServerState(), configure(self._app, self._options)
         listener = None
         if self._sock is not None:
             tls = context_of(self._options)
             make = functools.partial(LimitedProtocol, config, state, {}, loop)
-            listener = await loop.create_server(make, sock=self._sock, ssl=tls)
+            handshake_s = self._options.header_timeout if tls is not None else None
+            listener = await loop.create_server(make, sock=self._sock, ssl=tls, ssl_handshake_timeout=handshake_s)
+            self._sock.listen(BACKLOG)  # the loop has made it as short as the number of those it takes at a time
         clock = asyncio.create_task(_keep_date(state.default_headers))
         engine = self._service.engine
         failed = asyncio.create_task(engine.wait_failed())

@@ -18,10 +18,11 @@ from starlette.types import Message, Receive, Scope, Send
 from openllm.service import Answer
 from openllm_core.errors import OpenLLMError
 from openllm_core.schema import Delta
+from openllm_core.limits import Limits
 
 from .errors import ClientLeft
 from .frames import Cut, EventFrames, Frames
-from .limits import FIRST_DELTA_WAIT_S, STALL_S
+from .limits import FIRST_DELTA_WAIT_S
 from .protocol import EXTENSION, StreamWriter
 
 T = TypeVar("T")
@@ -36,20 +37,22 @@ class EventStream:
     """ASGI response that streams one answer.
 
     An answer that fails before its first delta raises, so that the middleware can answer with a status. A client that
-    leaves, or takes nothing for 30 s, aborts the answer in the engine at once. After `ping_s` of silence a comment is sent.
+    leaves, or takes nothing for too long, aborts the answer in the engine at once. After a while of silence a comment is sent.
 
     Args:
         answer: closed in every case.
         frames: how it looks on the wire.
         headers: further headers.
+        limits: its `stall_timeout` and `ping_interval`.
     """
 
     def __init__(
-        self, answer: Answer, frames: Frames, *, ping_s: float, headers: Mapping[str, str] | None = None
+        self, answer: Answer, frames: Frames, *, limits: Limits, headers: Mapping[str, str] | None = None
     ) -> None:
         self._answer = answer
         self._frames = frames
-        self._ping_s = ping_s
+        self._ping_s = limits.ping_interval
+        self._stall_s = limits.stall_timeout
         self._headers = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
         self._last_write = 0.0
         self._writer: StreamWriter | None = None
@@ -115,7 +118,7 @@ class EventStream:
             async for delta in self._answer.deltas:
                 self._last_write = now()
                 try:
-                    async with asyncio.timeout(STALL_S):
+                    async with asyncio.timeout(self._stall_s):
                         await send({"type": "http.response.body", "body": encode(delta), "more_body": True})
                 except TimeoutError:
                     raise ClientLeft from None
@@ -142,7 +145,7 @@ class EventStream:
 
     async def _catch_up(self, writer: StreamWriter) -> None:
         try:
-            async with asyncio.timeout(STALL_S):
+            async with asyncio.timeout(self._stall_s):
                 await writer.drain()
         except TimeoutError:
             await writer.cut()

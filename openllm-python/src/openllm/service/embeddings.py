@@ -17,8 +17,6 @@ from openllm_core.errors import DeadlineExceeded, InvalidRequest, UnknownServedM
 from openllm_core.options import ServerOptions
 from openllm_core.schema import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingsOutput, EmbeddingUsage
 
-from .requests import MAX_EMBEDDING_INPUTS
-
 if TYPE_CHECKING:
     from openllm.engine.embedder import Embedder
 
@@ -33,6 +31,7 @@ class EmbeddingService:
         self._model = model
         self._deadline_s = options.server_timeout
         self._widths: dict[str | None, int] = {}  # numbers of a vector, by who makes it, as answers have shown
+        self._max_inputs = options.max_embedding_inputs
 
     @property
     def available(self) -> bool:
@@ -83,9 +82,9 @@ class EmbeddingService:
     async def _embed(self, inputs: Sequence[Input]) -> Embedded:
         if not inputs:
             raise InvalidRequest("input must have at least one text.", param="input", code="empty_array")
-        if len(inputs) > MAX_EMBEDDING_INPUTS:
+        if len(inputs) > self._max_inputs:
             raise InvalidRequest(
-                f"input must have at most {MAX_EMBEDDING_INPUTS} items, not {len(inputs)}.",
+                f"input must have at most {self._max_inputs} items, not {len(inputs)}.",
                 param="input",
                 code="array_above_max_length",
             )

@@ -9,48 +9,72 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from openllm_core.config.guide import Guide
 from openllm_core.config.sampling import SamplingParams
 from openllm_core.errors import InvalidRequest, InvalidSamplingParams, UnsupportedFeature
+from openllm_core.limits import Limits
 from openllm_core.schema import ChatMessage, CompletionRequest, SamplingFields
 
-MAX_N = 16
-MAX_STOPS = 4
-MAX_STOP_BYTES = 256
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
-MAX_PROMPTS = 128
-MAX_MESSAGES = 4096
-MAX_CHOICES = 128
-MAX_EMBEDDING_INPUTS = 2048
 
 
-def check_sampling(sampling: SamplingParams, prefix: str = "") -> SamplingParams:
+def check_sampling(
+    sampling: SamplingParams, limits: Limits, prefix: str = "", logprobs: str = "logprobs"
+) -> SamplingParams:
     """Hold one request's sampling against the server's limits, and hand it back.
 
     Args:
+        limits: of the server.
         prefix: where the fields stand in the request (`llm_config.`).
+        logprobs: what their number is called there.
 
     Raises:
         InvalidSamplingParams: `param` names the field.
     """
-    if sampling.n > MAX_N:
+    if sampling.n > limits.max_n:
         raise InvalidSamplingParams(
-            f"{prefix}n must be <= {MAX_N}.", param=prefix + "n", code="integer_above_max_value"
+            f"{prefix}n must be <= {limits.max_n}.", param=prefix + "n", code="integer_above_max_value"
+        )
+    if sampling.logprobs is not None and sampling.logprobs > limits.max_logprobs:
+        raise InvalidSamplingParams(
+            f"{prefix}{logprobs} must be <= {limits.max_logprobs}.",
+            param=prefix + logprobs,
+            code="integer_above_max_value",
         )
     if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
         raise InvalidSamplingParams(
             f"{prefix}min_tokens must be <= max_tokens.", param=prefix + "min_tokens", code="integer_above_max_value"
         )
-    _check_stops(sampling.stop, prefix + "stop")
+    _check_stops(sampling.stop, prefix + "stop", limits)
     _check_ids(prefix + "stop_token_ids", sampling.stop_token_ids, MAX_STOP_TOKEN_IDS)
     _check_ids(prefix + "logit_bias", sampling.logit_bias, MAX_LOGIT_BIAS)
+    check_guide(sampling.guide, limits)
     return sampling
 
 
-def _check_stops(stops: Sequence[str], path: str) -> None:
-    if len(stops) > MAX_STOPS:
+def check_guide(guide: Guide | None, limits: Limits) -> None:
+    """Refuse a schema, expression, list of choices or grammar that is too long to be compiled for one request.
+
+    Raises:
+        InvalidSamplingParams: `param` names the field it came in.
+    """
+    if guide is None:
+        return
+    parts = (guide.value,) if isinstance(guide.value, str) else guide.value
+    size = sum(len(part.encode("utf-8", "surrogatepass")) for part in parts)
+    if size > limits.max_guide_bytes:
         raise InvalidSamplingParams(
-            f"{path} must have at most {MAX_STOPS} strings, not {len(stops)}.",
+            f"{guide.param} must have at most {limits.max_guide_bytes} bytes, not {size}.",
+            param=guide.param,
+            code="string_above_max_length",
+        )
+
+
+def _check_stops(stops: Sequence[str], path: str, limits: Limits) -> None:
+    if len(stops) > limits.max_stops:
+        raise InvalidSamplingParams(
+            f"{path} must have at most {limits.max_stops} strings, not {len(stops)}.",
             param=path,
             code="array_above_max_length",
         )
@@ -58,9 +82,9 @@ def _check_stops(stops: Sequence[str], path: str) -> None:
         name = f"{path}[{index}]" if len(stops) > 1 else path
         if not stop:
             raise InvalidSamplingParams(f"{name} must not be empty.", param=name, code="string_below_min_length")
-        if len(stop.encode()) > MAX_STOP_BYTES:
+        if len(stop.encode()) > limits.max_stop_bytes:
             raise InvalidSamplingParams(
-                f"{name} must have at most {MAX_STOP_BYTES} bytes.", param=name, code="string_above_max_length"
+                f"{name} must have at most {limits.max_stop_bytes} bytes.", param=name, code="string_above_max_length"
             )
 
 
@@ -78,6 +102,16 @@ def check_stream_options(request: SamplingFields) -> None:
         raise InvalidRequest("stream_options needs stream: true.", param="stream_options")
 
 
+def check_messages(messages: Sequence[ChatMessage], limits: Limits) -> None:
+    """Refuse a conversation of too many messages."""
+    if len(messages) > limits.max_messages:
+        raise InvalidRequest(
+            f"messages must have at most {limits.max_messages} items, not {len(messages)}.",
+            param="messages",
+            code="array_above_max_length",
+        )
+
+
 # -- chat -------------------------------------------------------------------------------------------------------------
 
 
@@ -88,10 +122,6 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
         InvalidRequest: a message has no content.
         UnsupportedFeature: a part is not text.
     """
-    if len(messages) > MAX_MESSAGES:
-        raise InvalidRequest(
-            f"messages must have at most {MAX_MESSAGES} items.", param="messages", code="array_above_max_length"
-        )
     return [_plain_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
@@ -170,7 +200,7 @@ def check_completion(request: CompletionRequest) -> None:
         raise UnsupportedFeature("echo with logprobs is not supported: prompts are not scored.", param="logprobs")
 
 
-def prompts_of(request: CompletionRequest, n: int) -> list[str | list[int]]:
+def prompts_of(request: CompletionRequest, n: int, limits: Limits) -> list[str | list[int]]:
     """The prompts of a completion request: texts or token ids.
 
     Raises:
@@ -186,14 +216,14 @@ def prompts_of(request: CompletionRequest, n: int) -> list[str | list[int]]:
         prompts = list(cast("list[str | list[int]]", given))
     if not prompts:
         raise InvalidRequest("prompt must not be empty.", param="prompt", code="empty_array")
-    if len(prompts) > MAX_PROMPTS:
+    if len(prompts) > limits.max_prompts:
         raise InvalidRequest(
-            f"prompt must have at most {MAX_PROMPTS} items, not {len(prompts)}.",
+            f"prompt must have at most {limits.max_prompts} items, not {len(prompts)}.",
             param="prompt",
             code="array_above_max_length",
         )
-    if len(prompts) * n > MAX_CHOICES:
-        raise InvalidRequest(f"prompts x n must be <= {MAX_CHOICES}.", param="n", code="integer_above_max_value")
+    if len(prompts) > 1 and len(prompts) * n > limits.max_prompts:
+        raise InvalidRequest(f"prompts x n must be <= {limits.max_prompts}.", param="n", code="integer_above_max_value")
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str) and not prompt:
             path = "prompt" if len(prompts) == 1 else f"prompt[{index}]"

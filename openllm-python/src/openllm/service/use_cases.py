@@ -50,7 +50,14 @@ from .adapters import Chosen, ServedAdapters
 from .answers import Answer, Choice, collect
 from .chat import Talk
 from .embeddings import EmbeddingService
-from .requests import check_completion, check_sampling, check_stream_options, prompts_of
+from .requests import (
+    check_completion,
+    check_guide,
+    check_messages,
+    check_sampling,
+    check_stream_options,
+    prompts_of,
+)
 
 if TYPE_CHECKING:
     from openllm.engine.embedder import Embedder
@@ -253,7 +260,7 @@ class Service:
             backend=self.model.backend,
             defaults=self.model.config,
         )
-        check_sampling(sampling, "llm_config.")
+        check_sampling(sampling, self._options, "llm_config.")
         made = EngineRequest(
             prompt=request.prompt,
             sampling=sampling,
@@ -302,7 +309,8 @@ class Service:
         """Chat completion as a stream."""
         self.adapters.choose_by_model(request.model, request.adapter_name)  # what is not there is said at once
         check_stream_options(request)
-        sampling = check_sampling(sampling_from_openai(request, defaults=self.model.config, backend=self.model.backend))
+        check_messages(request.messages, self._options)
+        sampling = self._sampling_of(request)
         talk = Talk.of(request, self.model.form)
         self.ready()  # before the work of rendering
         prompt = await self._chat.render(talk.messages, **talk.variables)
@@ -313,6 +321,7 @@ class Service:
         stream = await self._add(attrs.evolve(made, marks=talk.marks), prompt="messages")
         model, readers = adapter.name or request.model, talk.readers(prompt, sampling.n)
         return Answer("chatcmpl", model, sampling.n, [stream], adapter=adapter.name, readers=readers)
+        check_guide(sampling.guide, self._options)  # one made of the tools
 
     # -- completions --------------------------------------------------------------------------------------------------
 
@@ -327,8 +336,8 @@ class Service:
         adapter = self.adapters.choose_by_model(request.model, request.adapter_name)
         check_stream_options(request)
         check_completion(request)
-        sampling = check_sampling(sampling_from_openai(request, defaults=self.model.config, backend=self.model.backend))
-        prompts = prompts_of(request, sampling.n)
+        sampling = self._sampling_of(request)
+        prompts = prompts_of(request, sampling.n, self._options)
         streams = await self._add_all([self._engine_request(prompt, sampling, adapter) for prompt in prompts])
         echoed = [p if isinstance(p, str) else await self.engine.decode(p) for p in prompts] if request.echo else []
         model = adapter.name or request.model
@@ -352,6 +361,11 @@ class Service:
         return EngineRequest(
             prompt=prompt,
             sampling=sampling,
+    def _sampling_of(self, request: ChatCompletionRequest | CompletionRequest) -> SamplingParams:
+        sampling = sampling_from_openai(request, defaults=self.model.config, backend=self.model.backend)
+        named = "top_logprobs" if isinstance(request, ChatCompletionRequest) else "logprobs"
+        return check_sampling(sampling, self._options, logprobs=named)
+
             family_stop_ids=self.model.config.family.eos_token_ids,
             add_special_tokens=add_special_tokens,
             adapter=adapter.key,

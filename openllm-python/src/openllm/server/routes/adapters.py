@@ -36,12 +36,12 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
         if request.method != "POST":
             return _answer(adapters.show())
         require_admin(request.headers, options)
-        return _answer(adapters.set_default(await _name(request, options.max_body)))
+        return _answer(adapters.set_default(await _name(request, options)))
 
     def changing(change: Callable[[str], Coroutine[Any, Any, AdapterList]]) -> Endpoint:
         async def endpoint(request: Request) -> ASGIApp:
             require_loading(request.headers, options, enabled=adapters.max_adapters > 0)
-            message = await read_message(request, AdapterRequest, options.max_body)
+            message = await read_message(request, AdapterRequest, options)
             service.ready()
             return _answer(await change(message.adapter_name))
 
@@ -85,7 +85,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
     ]
 
 
-async def _name(request: Request, max_body: int) -> str:
+async def _name(request: Request, options: ServerOptions) -> str:
     """The name in a body of JSON, or the body itself as 0.2's clients sent it.
 
     Raises:
@@ -93,10 +93,10 @@ async def _name(request: Request, max_body: int) -> str:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in JSON_TYPES:
-        return (await read_message(request, AdapterRequest, max_body)).adapter_name
+        return (await read_message(request, AdapterRequest, options)).adapter_name
     if "origin" in request.headers:
         raise InvalidRequest("Content-Type must be application/json here.", code="unsupported_media_type")
-    text = (await read_body(request, MAX_NAME_BYTES)).decode("utf-8", "replace").strip().strip('"')
+    text = (await read_body(request, options, MAX_NAME_BYTES)).decode("utf-8", "replace").strip().strip('"')
     return structure({"adapter_name": text}, AdapterRequest).adapter_name
 
 

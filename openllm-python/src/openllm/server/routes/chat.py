@@ -22,7 +22,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
 
     async def chat(request: Request) -> ASGIApp:
         message, ignored = await read_openai(
-            request, ChatCompletionRequest, CHAT_UNSUPPORTED, options.max_body, strict=options.strict
+            request, ChatCompletionRequest, CHAT_UNSUPPORTED, options, strict=options.strict
         )
         headers = ignored_header(ignored)
         if not message.stream:
@@ -31,7 +31,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
         running = await unless_left(request.receive, service.chat_stream(message))
         include_usage = message.stream_options is not None and message.stream_options.include_usage
         frames = ChatFrames(running, request.scope["openllm.request_id"], include_usage)
-        return EventStream(running, frames, ping_s=options.ping_interval, headers=headers)
+        return EventStream(running, frames, limits=options, headers=headers)
 
     return [
         Operation(

@@ -25,7 +25,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
     """The routes of this file."""
 
     async def embeddings(request: Request) -> ASGIApp:
-        data = await read_json(request, options.max_body)
+        data = await read_json(request, options)
         if isinstance(data, dict):
             message, ignored = openai_message(data, EmbeddingRequest, {}, strict=options.strict)
             answer: Any = await unless_left(request.receive, service.embeddings(message))

@@ -24,7 +24,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
     """The routes of this file."""
 
     async def generate(request: Request) -> ASGIApp:
-        message = await read_message(request, GenerateRequest, options.max_body)
+        message = await read_message(request, GenerateRequest, options)
         made = await unless_left(request.receive, service.generate(message))
         body = unstructure(made.response)
         if made.details is not None:
@@ -36,7 +36,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
         )
 
     async def generate_stream(request: Request) -> ASGIApp:
-        message = await read_message(request, GenerateRequest, options.max_body)
+        message = await read_message(request, GenerateRequest, options)
         answer = await unless_left(request.receive, service.generate_stream(message))
         frames: Frames
         if _wants_text(request):
@@ -47,7 +47,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
         else:
             frames = GenerateFrames(answer, request.scope["openllm.request_id"])
         headers = ignored_header(answer.ignored) | adapter_header(answer.adapter)
-        return EventStream(answer, frames, ping_s=options.ping_interval, headers=headers)
+        return EventStream(answer, frames, limits=options, headers=headers)
 
     return [
         Operation(

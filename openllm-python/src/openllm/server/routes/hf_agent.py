@@ -30,7 +30,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
     async def agent(request: Request) -> ASGIApp:
         if not service.serves_agents:
             raise InvalidRequest("This server's model serves no agents.", code="unknown_url")
-        message = await read_message(request, AgentRequest, options.max_body)
+        message = await read_message(request, AgentRequest, options)
         step = await unless_left(request.receive, service.agent(message))
         counts = f"{step.usage.prompt_tokens} tokens in, {step.usage.completion_tokens} out"
         _log.info("agent step %s: %s", request.scope["openllm.request_id"], counts)
