@@ -315,13 +315,13 @@ class Service:
         self.ready()  # before the work of rendering
         prompt = await self._chat.render(talk.messages, **talk.variables)
         sampling = attrs.evolve(sampling, guide=talk.guide(sampling.guide, prompt))
+        check_guide(sampling.guide, self._options)  # one made of the tools
         adapter = self.adapters.choose_by_model(request.model, request.adapter_name)  # a reload may have come meanwhile
         special = self._chat.add_special_tokens
         made = self._engine_request(prompt, sampling, adapter, add_special_tokens=special)
         stream = await self._add(attrs.evolve(made, marks=talk.marks), prompt="messages")
         model, readers = adapter.name or request.model, talk.readers(prompt, sampling.n)
         return Answer("chatcmpl", model, sampling.n, [stream], adapter=adapter.name, readers=readers)
-        check_guide(sampling.guide, self._options)  # one made of the tools
 
     # -- completions --------------------------------------------------------------------------------------------------
 
@@ -355,17 +355,17 @@ class Service:
 
     # -- to the engine ------------------------------------------------------------------------------------------------
 
+    def _sampling_of(self, request: ChatCompletionRequest | CompletionRequest) -> SamplingParams:
+        sampling = sampling_from_openai(request, defaults=self.model.config, backend=self.model.backend)
+        named = "top_logprobs" if isinstance(request, ChatCompletionRequest) else "logprobs"
+        return check_sampling(sampling, self._options, logprobs=named)
+
     def _engine_request(
         self, prompt: str | list[int], sampling: SamplingParams, adapter: Chosen, *, add_special_tokens: bool = True
     ) -> EngineRequest:
         return EngineRequest(
             prompt=prompt,
             sampling=sampling,
-    def _sampling_of(self, request: ChatCompletionRequest | CompletionRequest) -> SamplingParams:
-        sampling = sampling_from_openai(request, defaults=self.model.config, backend=self.model.backend)
-        named = "top_logprobs" if isinstance(request, ChatCompletionRequest) else "logprobs"
-        return check_sampling(sampling, self._options, logprobs=named)
-
             family_stop_ids=self.model.config.family.eos_token_ids,
             add_special_tokens=add_special_tokens,
             adapter=adapter.key,
