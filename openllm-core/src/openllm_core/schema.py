@@ -134,7 +134,7 @@ class SamplingFields:
     top_p: float | None = field(default=None, gt=0, le=1, help="Nucleus share.")
     top_k: int | None = field(default=None, ge=-1, help="Most likely tokens kept; 0 or -1 keeps all.")
     min_p: float | None = field(default=None, ge=0, le=1, help="Share of the best token's probability a token needs.")
-    repetition_penalty: float | None = field(default=None, gt=0, le=10, help="Divides logits of tokens seen so far.")
+    repetition_penalty: float | None = field(default=None, ge=0.01, le=10, help="Divides logits of tokens seen so far.")
     presence_penalty: float | None = field(default=None, ge=-2, le=2, help="Subtracted once from generated tokens.")
     frequency_penalty: float | None = field(default=None, ge=-2, le=2, help="Subtracted per occurrence.")
     logit_bias: dict[str, float] | None = field(default=None, help="Token id -> bias, -100..100.")

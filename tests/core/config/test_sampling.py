@@ -41,6 +41,7 @@ def test_the_defaults_are_valid_and_neutral() -> None:
         ("min_p", -0.1, "decimal_below_min_value"),
         ("min_p", 1.1, "decimal_above_max_value"),
         ("repetition_penalty", 0, "decimal_below_min_value"),
+        ("repetition_penalty", 5e-324, "decimal_below_min_value"),
         ("repetition_penalty", 10.5, "decimal_above_max_value"),
         ("presence_penalty", 2.5, "decimal_above_max_value"),
         ("frequency_penalty", -2.5, "decimal_below_min_value"),

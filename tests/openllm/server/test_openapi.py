@@ -46,6 +46,18 @@ async def document() -> dict[str, Any]:
         return answer.json()
 
 
+async def test_the_document_says_where_unknown_fields_are_refused() -> None:
+    """A body of our own routes has no further fields; one of OpenAI's may have, unless the server is strict."""
+    own = ("GenerateRequest", "AgentRequest", "AdapterRequest")
+    openai = ("ChatCompletionRequest", "ChatMessage", "CompletionRequest", "EmbeddingRequest", "FunctionSpec")
+    async with serving(ready=False) as lenient, serving(ready=False, options={"strict": True}) as strict:
+        found = [
+            (await served.http.get("/openapi.json")).json()["components"]["schemas"] for served in (lenient, strict)
+        ]
+    told = {name: [schemas[name].get("additionalProperties", True) for schemas in found] for name in own + openai}
+    assert told == {name: [name in openai, False] for name in own + openai}
+
+
 async def test_every_route_is_described_and_every_description_is_a_route() -> None:
     """The routes the app answers are exactly those of the document, method by method, and no operation id repeats."""
     described = await document()

@@ -53,7 +53,7 @@ class GenerationConfig(_Items):
     epsilon_cutoff: float = field(default=0.0, ge=0, lt=1, help="Least probability of a token kept.")
     eta_cutoff: float = field(default=0.0, ge=0, help="Eta sampling cutoff.")
     diversity_penalty: float = field(default=0.0, help="Penalty between beam groups.")
-    repetition_penalty: float = field(default=1.0, gt=0, le=10, help="Divides logits of tokens seen so far.")
+    repetition_penalty: float = field(default=1.0, ge=0.01, le=10, help="Divides logits of tokens seen so far.")
     encoder_repetition_penalty: float = field(default=1.0, gt=0, help="The same for tokens of the encoder's input.")
     length_penalty: float = field(default=1.0, help="Exponent on the length of a beam.")
     no_repeat_ngram_size: int = field(default=0, ge=0, help="N-grams of this size occur once.")

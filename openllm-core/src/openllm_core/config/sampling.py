@@ -17,6 +17,9 @@ from .guide import Guide
 if TYPE_CHECKING:
     from .generation import GenerationConfig
 
+LEAST_PENALTY = 0.01
+"""Smaller divisors of logits make them infinite in the arithmetic of models."""
+
 BAN = -1e9
 """Bias that keeps a token from ever being drawn; finite, so that it travels as JSON and msgpack."""
 
@@ -123,7 +126,7 @@ class SamplingParams:
     top_p: float = attrs.field(default=1.0, validator=_decimal(high=1, above=0))
     top_k: int = attrs.field(default=0, validator=_integer(-1))
     min_p: float = attrs.field(default=0.0, validator=_decimal(0, 1))
-    repetition_penalty: float = attrs.field(default=1.0, validator=_decimal(high=10, above=0))
+    repetition_penalty: float = attrs.field(default=1.0, validator=_decimal(LEAST_PENALTY, 10))
     presence_penalty: float = attrs.field(default=0.0, validator=_decimal(-2, 2))
     frequency_penalty: float = attrs.field(default=0.0, validator=_decimal(-2, 2))
     logit_bias: dict[int, float] = attrs.field(factory=dict[int, float], converter=_as_bias, validator=_check_bias)

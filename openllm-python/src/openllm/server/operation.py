@@ -29,6 +29,7 @@ class Operation:
         summary: one line.
         tag: heading in /docs.
         request: class of the JSON body; None = no body is read.
+        closed: whether a field of the body that is not known is refused.
         response: class of the JSON answer; None = `media` says what it is.
         event: class of one server-sent event, where the route streams.
         media: content type of a non-JSON answer.
@@ -43,6 +44,7 @@ class Operation:
     summary: str
     tag: str
     request: Any = None
+    closed: bool = False
     response: Any = None
     event: Any = None
     media: str = "application/json"

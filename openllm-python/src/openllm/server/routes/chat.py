@@ -41,6 +41,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             summary="Answer a conversation, with the model's own chat template.",
             tag="OpenAI",
             request=ChatCompletionRequest,
+            closed=options.strict,
             response=ChatCompletion,
             event=ChatCompletionChunk,
             errors=("model_not_found", "adapter_not_found", *BAD, *BUSY),

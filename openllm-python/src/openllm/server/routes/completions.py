@@ -41,6 +41,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             summary="Complete texts or token ids; no template is applied.",
             tag="OpenAI",
             request=CompletionRequest,
+            closed=options.strict,
             response=Completion,
             event=Completion,
             errors=("model_not_found", "adapter_not_found", *BAD, *BUSY),

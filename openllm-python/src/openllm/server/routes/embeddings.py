@@ -42,6 +42,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             summary="Embed texts: OpenAI's request, or a bare array of texts, which is answered as OpenLLM 0.3.5 did.",
             tag="OpenAI",
             request=BODY,
+            closed=options.strict,
             response=ANSWER,
             errors=("model_not_found", *BAD, *BUSY),
             example={"model": service.model.names[0], "input": ["first text", "second text"]},

@@ -47,6 +47,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             summary="Complete one step of an agent, as Hugging Face's text-generation endpoints do.",
             tag="OpenLLM",
             request=AgentRequest,
+            closed=True,
             response=list[GeneratedText],
             errors=("unknown_url", "adapter_not_found", *BAD, *BUSY),
             example={"inputs": "The capital of France is", "parameters": {"max_new_tokens": 32}},

@@ -5,6 +5,7 @@ The page's files are constant and need no key; what they fetch does. They ask no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from importlib import resources
@@ -129,10 +130,20 @@ def _describe(operation: Operation, method: str, schemas: dict[str, Any]) -> dic
         described["security"] = []
     if operation.request is not None and method == "POST":
         content: dict[str, Any] = {"schema": json_schema(operation.request, schemas)}
+        if operation.closed:
+            _close(content["schema"], schemas)
         if operation.example is not None:
             content["example"] = dict(operation.example)
         described["requestBody"] = {"required": True, "content": {"application/json": content}}
     return described
+
+
+def _close(schema: Any, schemas: dict[str, Any]) -> None:
+    """Say of each class that a body is made of that it has no further fields."""
+    for name in re.findall(r'"#/components/schemas/(\w+)"', dumps(schema).decode()):
+        if "additionalProperties" not in schemas[name]:
+            schemas[name]["additionalProperties"] = False
+            _close(schemas[name], schemas)
 
 
 def _responses(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
