@@ -4,12 +4,12 @@
     ├─ ConfigError        InvalidSetting (MalformedSetting · WrongSettingType) · UnknownModel · UnknownBackend
     │                     · UnsafeConfiguration · InvalidDataset
     ├─ InvalidRequest     InvalidSamplingParams · ContextLengthExceeded · UnsupportedFeature · AdapterNotFound
-    │                     · AdapterIncompatible · UnknownServedModel · DeadlineExceeded
+    │                     · AdapterIncompatible · UnknownServedModel · DeadlineExceeded · RateLimitExceeded
     ├─ MissingDependency  (also ImportError; its hint is the pip line of the extra)
     ├─ ResourceError      NoSuitableDevice · OutOfMemory · PortInUse
     ├─ StoreError         ModelNotFound · CorruptModel · StoreBusy
     ├─ EngineError        EngineLoading · EngineUnavailable · ShuttingDown · Overloaded · RequestAborted
-    │                     · NonFiniteLogits
+    │                     · OutOfMemoryInStep · NonFiniteLogits
     └─ ClientError        ConnectionFailed · TimedOut · StreamInterrupted
                           · StatusError ─ BadRequest · Unauthorized · NotFound · RateLimited · ServerError
 
@@ -198,6 +198,13 @@ class UnknownServedModel(InvalidRequest):
     code = "model_not_found"
 
 
+class RateLimitExceeded(InvalidRequest):
+    """The caller's key has had what it may have for now; `retry_after_s` says until when."""
+
+    code = "rate_limit_exceeded"
+    exit_code = 75
+
+
 class DeadlineExceeded(InvalidRequest):
     """The request's own deadline passed before it was finished."""
 
@@ -306,6 +313,12 @@ class RequestAborted(EngineError):
     """The client left, or the caller aborted."""
 
     code = "request_aborted"
+
+
+class OutOfMemoryInStep(EngineError):
+    """Memory ran out while sequences were computed; this one, the newest, was given up so that the others go on."""
+
+    code = "engine_out_of_memory"
 
 
 class NonFiniteLogits(EngineError):

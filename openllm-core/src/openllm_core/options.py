@@ -22,6 +22,7 @@ ENGINE = "Engine"
 SERVER = "Server"
 ACCESS = "Access"
 ADAPTERS = "Adapters"
+OBSERVING = "Observing"
 
 
 @attrs.frozen(kw_only=True)
@@ -200,6 +201,12 @@ class ServerOptions(Limits):
     api_key: tuple[str, ...] = setting(
         (), "Keys that open every route, comma separated.", env="OPENLLM_API_KEY", flag="", secret=True, group=ACCESS
     )
+    api_key_file: str = setting(
+        "",
+        "File of `openllm keys`: hashed keys with names, models and limits; read again whenever it changes.",
+        env="OPENLLM_API_KEY_FILE",
+        group=ACCESS,
+    )
     admin_key: str = setting(
         "",
         "Key that may change what is served: the default adapter, and with --allow-adapter-load the loaded ones.",
@@ -250,11 +257,19 @@ class ServerOptions(Limits):
     restarts: int = setting(
         3, "Engine restarts within 10 minutes before giving up.", env="OPENLLM_RESTARTS", ge=0, le=100, group=SERVER
     )
+    canary_interval: float = setting(
+        600.0,
+        "Seconds between two checks of an idle engine that it still answers a fixed prompt as it did after loading; one that "
+        "does not is loaded anew. 0: never.",
+        env="OPENLLM_CANARY_INTERVAL",
+        ge=0,
+        group=SERVER,
+    )
     tool_call_parser: str = setting(
         "auto",
         "How the model writes tool calls; auto: as its family does, hermes where that says nothing.",
         env="OPENLLM_TOOL_CALL_PARSER",
-        choices=("auto", "hermes", "llama3", "mistral", "qwen", "deepseek", "gpt-oss"),
+        choices=("auto", "hermes", "llama3", "mistral", "qwen", "qwen3-coder", "deepseek", "gpt-oss"),
         group=SERVER,
     )
     reasoning_parser: str = setting(
@@ -263,6 +278,27 @@ class ServerOptions(Limits):
         env="OPENLLM_REASONING_PARSER",
         choices=("auto", "none", "qwen", "deepseek", "gpt-oss"),
         group=SERVER,
+    )
+    log_format: str = setting(
+        "pretty",
+        "The log on stderr: lines for people, or one JSON object a line.",
+        env="OPENLLM_LOG_FORMAT",
+        choices=("pretty", "json"),
+        group=OBSERVING,
+    )
+    log_file: str = setting(
+        "", "File for the log, in place of stderr; SIGHUP opens it anew.", env="OPENLLM_LOG_FILE", group=OBSERVING
+    )
+    log_prompts: bool = setting(
+        False, "Write prompts and answers into the log.", typed_only=True, group=OBSERVING
+    )
+    metrics_port: int | None = setting(
+        None,
+        "Port for /metrics alone, on 127.0.0.1 and without a key; default: none.",
+        env="OPENLLM_METRICS_PORT",
+        ge=0,
+        le=65535,
+        group=OBSERVING,
     )
 
 

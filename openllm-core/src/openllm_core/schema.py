@@ -23,6 +23,8 @@ from .serde import field
 from .tool_messages import Tool as Tool
 from .tool_messages import ToolCall as ToolCall
 from .tool_messages import ToolCallDelta as ToolCallDelta
+from .usage_messages import KeyUsage as KeyUsage
+from .usage_messages import UsageList as UsageList
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 

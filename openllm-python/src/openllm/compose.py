@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from prometheus_client import CollectorRegistry
 
-from openllm import adapters
+from openllm import adapters, process_metrics, telemetry
+from openllm.access import Access
+from openllm.access_log import AccessLog
 from openllm.backends import registry as backends
 from openllm.backends import sentence
 from openllm.chat import ChatRenderer
@@ -23,6 +25,7 @@ from openllm.embedding_model import embedder_of
 from openllm.engine.engine import Engine
 from openllm.engine.placement import place
 from openllm.engine.pool import AnyEngine, EnginePool
+from openllm.observation import Observers
 from openllm.serialisation import open_tokenizer
 from openllm.service import ServedModel, Service
 from openllm.service.adapters import ServedAdapters
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from openllm.engine.supervisor import Launcher
     from openllm.rpc.server import RpcServer
     from openllm.serialisation import ResolvedModel
+    from openllm.telemetry.otel import Telemetry
 
 ECHO = "echo"
 
@@ -54,14 +58,18 @@ class Composed:
 
     Attributes:
         app: ASGI application over `service`.
+        metrics_app: ASGI application of `/metrics` alone, for a port of its own.
         rpc: gRPC server over `service`, where one was asked for.
+        telemetry: sends traces and metrics, where a collector is named; to be closed last.
         notes: one line per family default that the backend cannot do and that is therefore ignored.
     """
 
     engine: AnyEngine
     service: Service
     app: ASGIApp
+    metrics_app: ASGIApp
     rpc: RpcServer | None = None
+    telemetry: Telemetry | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -88,6 +96,7 @@ def build(
     Raises:
         UnknownBackend, MissingDependency: no such backend, or none that can run the model.
         UnknownModel: no model, and the backend needs one.
+        ConfigError: the key file cannot be used.
         InvalidSetting, NoSuitableDevice: `--engines` or `--workers-per-resource` asks for what is not there.
     """
     if model is not None:
@@ -119,6 +128,11 @@ def build(
         form=_form(server_options, family, tokenizer),
     )
     registry = CollectorRegistry()
+    access = Access(server_options, registry)
+    tracing = telemetry.begin(os.environ)
+    errors = process_metrics.register(registry, backend, names[0])
+    lines = AccessLog(prompts=server_options.log_prompts)
+    observers = Observers(lines, errors, *([tracing] if tracing else []))
     engine = _engines(options, server_options, tokenizer, registry, launch)
     embedder = embedder_of(engine, options, tokenizer, store or read(StoreOptions).options, launch)
     chat = ChatRenderer.of(tokenizer, family.chat_template if family else None)
@@ -126,24 +140,30 @@ def build(
     service = Service(
         engine, model=served, server_options=server_options, chat=chat, adapters=served_adapters, embedder=embedder
     )
-    from openllm.server.app import create_app
+    from openllm.server.app import create_app, create_metrics_app
 
     return Composed(
         engine=engine,
         service=service,
-        app=create_app(service, server_options, registry, loopback_only=loopback_only),
-        rpc=_rpc(service, server_options, registry),
+        app=create_app(
+            service, server_options, registry, access, loopback_only=loopback_only, observers=observers
+        ),
+        rpc=_rpc(service, server_options, registry, access, observers),
+        metrics_app=create_metrics_app(registry),
+        telemetry=tracing,
         notes=(*notes, *bound.notes),
     )
 
 
-def _rpc(service: Service, options: ServerOptions, registry: CollectorRegistry) -> RpcServer | None:
+def _rpc(
+    service: Service, options: ServerOptions, registry: CollectorRegistry, access: Access, observers: Observers
+) -> RpcServer | None:
     """The gRPC server, where the operator asked for one."""
     if options.grpc_port is None:
         return None
     from openllm.rpc.server import RpcServer
 
-    return RpcServer(service, options, registry)
+    return RpcServer(service, options, registry, access, observers)
 
 
 def _form(options: ServerOptions, family: FamilySpec | None, tokenizer: Tokenizer) -> ChatForm:
@@ -193,6 +213,7 @@ def _engines(
             max_queue=most if most is None else math.ceil(most / len(placed)),
             queue_timeout_s=server_options.queue_timeout,
             restarts=server_options.restarts,
+            canary_s=server_options.canary_interval,
             launch=launch,
             registry=registry if len(placed) == 1 else None,
         )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from openllm import running
+from openllm.access import has_keys
 from openllm.serialisation import bento_record, resolve
 from openllm_core.errors import InvalidSetting, OpenLLMError
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
@@ -181,7 +182,7 @@ class Server:
         record = self._bento.record
         model = await asyncio.to_thread(resolve, record.family, model_id=record.model, options=options.store)
         # BentoML has bound the address, not we: with a key it is meant to be reached, without one it is for this machine.
-        self._key_needed = public = bool(options.server.api_key)
+        self._key_needed = public = has_keys(options.server)
         server = attrs.evolve(options.server, host="0.0.0.0" if public else "127.0.0.1")
         config = self._defaults(model.family, record.fields)
         composed = self._compose(

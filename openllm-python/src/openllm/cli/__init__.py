@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "query": ("openllm.cli.query", "Ask a running server one question.", SERVE),
     "embed": ("openllm.cli.embed", "Make vectors of texts with a running server.", SERVE),
     "instruct": ("openllm.cli.instruct", "Have a running server's model do a task with tools.", SERVE),
+    "keys add": ("openllm.cli.keys_add", "Make an API key, with limits of its own.", SERVE),
+    "keys rm": ("openllm.cli.keys_rm", "Delete an API key.", SERVE),
+    "keys rotate": ("openllm.cli.keys_rotate", "Replace an API key by a new one, with an overlap.", SERVE),
+    "keys ls": ("openllm.cli.keys", "List the API keys of a key file.", SERVE),
     "models": ("openllm.cli.models", "List model families, and the models on this machine.", MODELS),
     "import": ("openllm.cli.import_model", "Fetch a model into the store without starting it.", MODELS),
     "build": ("openllm.cli.build", "Make a Bento: model and settings in one, to serve.", MODELS),
@@ -172,6 +176,9 @@ class CommandTable(click.Group):
             code = result if isinstance(result, int) else 0
         except Exception as error:  # the outermost frame: everything ends in a line and a number
             code = exit_code_of(error, session)
+        finally:
+            for close in session.closing:
+                close()
         raise SystemExit(code)
 
 

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import attrs
 import click
 
-from openllm.cli import complete, former
+from openllm.access import has_keys
+from openllm.cli import complete, former, logs
 from openllm.cli.bento import wanted
 from openllm.cli.doctor import refuse, report, situation_of
 from openllm.cli.generation import StartCommand, complete_id, configure, typed_fields
@@ -118,6 +119,10 @@ def begin(
         server = settings.server
         port = server.port if server.grpc_port is None else server.grpc_port
         settings = attrs.evolve(settings, server=attrs.evolve(server, http=False, grpc_port=port))
+    if not check:
+        out.log = logs.serve(ctx.obj, settings.server)
+    if settings.server.log_prompts:
+        out.fact("UNSAFE", "--log-prompts", "prompts and answers are written to the log")
     if what.bento is not None:
         out.fact("Bento", what.bento.tag, "its model, settings and adapters")
     return report(settings, model, model_id, out) if check else serve(settings, model, model_id, out)
@@ -276,7 +281,7 @@ class Startup:
             model=self.composed.service.model.names[0],
             backend=info.backend,
             device=info.device,
-            key_needed=bool(self.settings.server.api_key),
+            key_needed=has_keys(self.settings.server),
         )
         self._note = remember(ready) if self.endpoint else None  # whoever reads it asks over HTTP
         self._decisions(info)
@@ -290,7 +295,7 @@ class Startup:
         elif self.out.format == "porcelain":
             self.out.data(ready.endpoint)
         self.out.say(f"\nReady in {seconds:.1f} s.", fg="green", bold=True)
-        if self.out.pretty:
+        if self.out.pretty and self.out.log is None:
             self._invite(ready, generates=info.capabilities.generate)
 
     def _decisions(self, info: BackendInfo) -> None:

@@ -28,6 +28,7 @@ class EngineRequest:
 
     Attributes:
         prompt: text, or token ids already made.
+        prompt_param: what the prompt is called in errors.
         sampling: validated.
         family_stop_ids: of `sampling.stop_token_ids`, those that the model's family names: one that this model does not
             have is dropped, where a client's own would be refused.
@@ -44,6 +45,7 @@ class EngineRequest:
 
     prompt: str | list[int]
     sampling: SamplingParams
+    prompt_param: str = "prompt"
     request_id: str = attrs.field(factory=new_request_id)
     family_stop_ids: frozenset[int] = frozenset()
     add_special_tokens: bool = True

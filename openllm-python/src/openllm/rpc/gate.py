@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -19,7 +19,8 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from openllm.access import Keys
+from openllm.access import Access
+from openllm.observation import NOBODY, Observation, Observers, failed
 from openllm_core.errors import InvalidRequest, OpenLLMError
 
 from .errors import status_of, trailers_of
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
 
 REQUEST_ID = "x-request-id"
 OPEN = "/grpc.health.v1.Health/"
+READING = frozenset(
+    {
+        "/openllm.v1.OpenLLM/Metadata",
+        "/openllm.v1.OpenLLM/ListModels",
+        "/openllm.v1.OpenLLM/ListAdapters",
+        "/bentoml.grpc.v1.BentoService/ServiceMetadata",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    }
+)
+"""Methods that count against no key's limits."""
 BOUNDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger("openllm.rpc")
@@ -41,18 +52,20 @@ class Gate(grpc.aio.ServerInterceptor):
     """Wraps the methods of every service but health.
 
     Args:
-        keys: one of which a call must carry.
+        access: whose keys open it.
         registry: what /metrics shows; the counts of calls are added to it.
+        observers: who look at each call.
     """
 
-    def __init__(self, keys: Keys, registry: CollectorRegistry) -> None:
-        self._keys = keys
+    def __init__(self, access: Access, registry: CollectorRegistry, observers: Observers = NOBODY) -> None:
+        self._access = access
         self._counts = Counter(
             "openllm_grpc_requests",
             "gRPC calls by method and status; CANCELLED: the client left.",
             ["method", "status"],
             registry=registry,
         )
+        self._observers = observers
         self._times = Histogram(
             "openllm_grpc_request_seconds",
             "From the start of a call to its end.",
@@ -83,38 +96,53 @@ class Gate(grpc.aio.ServerInterceptor):
 
     def _wrapped(self, method: str, inner: Behaviour, read: Callable[[bytes], Any] | None) -> Behaviour:
         async def call(request: Any, context: Context) -> Any:
-            async with self._call(method, context):
-                made = inner(_read(request, read) if read is not None else request, context)
-                if not hasattr(made, "__aiter__"):
-                    return await made
-                async for message in cast("AsyncGenerator[Any]", made):  # reflection is one of these
-                    await context.write(message)
+            with self._watched(method, context) as seen:
+                async with self._call(seen, context):
+                    made = inner(_read(request, read) if read is not None else request, context)
+                    if not hasattr(made, "__aiter__"):
+                        return await made
+                    async for message in cast("AsyncGenerator[Any]", made):  # reflection is one of these
+                        await context.write(message)
 
         return call
 
-    @asynccontextmanager
-    async def _call(self, method: str, context: Context) -> AsyncGenerator[None]:
-        """Around one call."""
-        metadata = [(name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str)]
-        given = next((value for name, value in metadata if name == REQUEST_ID), "")
+    def _watched(self, method: str, context: Context) -> AbstractContextManager[Observation]:
+        """One call as its observers see it; its id is the client's own where that is one."""
+        metadata = dict(reversed(_texts(context)))  # the first of several counts
+        given = metadata.get(REQUEST_ID, "")
         request_id = given if _ID.fullmatch(given) else secrets.token_hex(16)
+        seen = Observation(request_id=request_id, protocol="grpc", method="", route=method)
+        return self._observers.watch(seen, metadata)
+
+    @asynccontextmanager
+    async def _call(self, seen: Observation, context: Context) -> AsyncGenerator[None]:
+        """Around one call."""
+        metadata, method, request_id = _texts(context), seen.route, seen.request_id
         context.set_trailing_metadata(((REQUEST_ID, request_id),))
-        began, status = time.perf_counter(), grpc.StatusCode.OK
+        status = grpc.StatusCode.OK
         try:
-            self._keys.check([value for name, value in metadata if name == "authorization"])
-            yield
+            keys = [value for name, value in metadata if name == "authorization"]
+            with self._access.passing(keys, counts=method not in READING):
+                yield
         except asyncio.CancelledError:
             status = grpc.StatusCode.CANCELLED
             raise
         except Exception as error:
             status = status_of(error)
+            failed(error)
             if not isinstance(error, OpenLLMError):
                 _log.error("request %s failed", request_id, exc_info=error)
             _, text, trailers = trailers_of(error, request_id)
             await context.abort(status, text, (*trailers, (REQUEST_ID, request_id)))
         finally:
+            seen.status = status.name
             self._counts.labels(method, status.name).inc()
-            self._times.labels(method).observe(time.perf_counter() - began)
+            self._times.labels(method).observe(time.monotonic() - seen.began)
+
+
+def _texts(context: Context) -> list[tuple[str, str]]:
+    """Metadata of a call, what is not text left out."""
+    return [(name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str)]
 
 
 def _read(data: bytes, read: Callable[[bytes], Any]) -> Any:

@@ -15,7 +15,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from openllm.access import Keys
+from openllm.access import Access
+from openllm.observation import NOBODY, Observers
 from openllm.service import Service
 from openllm_core.errors import PortInUse
 from openllm_core.options import ServerOptions
@@ -45,14 +46,23 @@ class RpcServer:
 
     Args:
         service: the use cases, shared with HTTP.
-        options: address, keys and limits.
+        options: address and limits.
         registry: what /metrics shows.
+        access: whose keys open it; the same as HTTP's.
+        observers: who look at each call.
     """
 
-    def __init__(self, service: Service, options: ServerOptions, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        service: Service,
+        options: ServerOptions,
+        registry: CollectorRegistry,
+        access: Access,
+        observers: Observers = NOBODY,
+    ) -> None:
         self._service = service
         self._options = options
-        self._gate = Gate(Keys.of(options), registry)
+        self._gate = Gate(access, registry, observers)
         self._health = Health(service, SERVICES)
         self._server: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None

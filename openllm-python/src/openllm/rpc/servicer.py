@@ -100,21 +100,21 @@ class Servicer(OpenLLMServicer):
 
     async def SetDefaultAdapter(self, request: pb.AdapterRequest, context: Context) -> pb.AdaptersResponse:  # noqa: N802
         """What requests without an adapter's name get."""
-        require_admin(_headers(context), self._options)
+        require_admin(self._options)
         return messages.adapters_response(self._service.adapters.set_default(_name(request)))
 
     async def LoadAdapter(self, request: pb.AdapterRequest, context: Context) -> pb.AdaptersResponse:  # noqa: N802
         """Load a stored adapter."""
-        self._allow_loading(context)
+        self._allow_loading()
         return messages.adapters_response(await self._service.adapters.load(_name(request)))
 
     async def UnloadAdapter(self, request: pb.AdapterRequest, context: Context) -> pb.AdaptersResponse:  # noqa: N802
         """Serve an adapter no longer."""
-        self._allow_loading(context)
+        self._allow_loading()
         return messages.adapters_response(await self._service.adapters.unload(_name(request)))
 
-    def _allow_loading(self, context: Context) -> None:
-        require_loading(_headers(context), self._options, enabled=self._service.adapters.max_adapters > 0)
+    def _allow_loading(self) -> None:
+        require_loading(self._options, enabled=self._service.adapters.max_adapters > 0)
         self._service.ready()
 
 
@@ -163,14 +163,6 @@ async def _write(context: Context, message: Any) -> None:
             await context.write(message)
     except TimeoutError:
         raise DeadlineExceeded(f"The client took nothing for {STALL_S:g} s.") from None
-
-
-def _headers(context: Context) -> dict[str, str]:
-    """Metadata of a call as text; a name that occurs twice counts as absent, since nobody can say which is meant."""
-    found: dict[str, list[str]] = {}
-    for name, value in context.invocation_metadata() or ():
-        found.setdefault(name, []).append(value if isinstance(value, str) else "")
-    return {name: values[0] for name, values in found.items() if len(values) == 1}
 
 
 def _name(request: pb.AdapterRequest) -> str:

@@ -11,11 +11,13 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from openllm.access import Access
+from openllm.observation import NOBODY, Observers
 from openllm.service import Service
 from openllm_core.options import ServerOptions
 
 from .metrics import RequestMetrics
-from .middleware import wrap
+from .middleware import wrap, wrap_open
 from .operation import Endpoint, Operation
 from .routes import (
     adapters,
@@ -30,10 +32,13 @@ from .routes import (
     metrics,
     models,
     openapi,
+    usage,
 )
 
 
-def all_operations(service: Service, options: ServerOptions, registry: CollectorRegistry) -> list[Operation]:
+def all_operations(
+    service: Service, options: ServerOptions, registry: CollectorRegistry, access: Access
+) -> list[Operation]:
     """Every route there is, in the order /docs shows them."""
     described = [
         *chat.operations(service, options),
@@ -46,13 +51,20 @@ def all_operations(service: Service, options: ServerOptions, registry: Collector
         *adapters.operations(service, options),
         *health.operations(service, options),
         *metrics.operations(registry),
+        *usage.operations(access),
     ]
     described = [*described, *descriptors.operations(service, described)]
     return [*described, *openapi.operations(described)]
 
 
 def create_app(
-    service: Service, options: ServerOptions, registry: CollectorRegistry, *, loopback_only: bool = False
+    service: Service,
+    options: ServerOptions,
+    registry: CollectorRegistry,
+    access: Access,
+    *,
+    loopback_only: bool = False,
+    observers: Observers = NOBODY,
 ) -> ASGIApp:
     """The ASGI application.
 
@@ -60,19 +72,31 @@ def create_app(
         service: the use cases.
         options: access and limits.
         registry: what /metrics shows; the app's own counters are added to it.
+        access: whose keys open it.
         loopback_only: answer nobody but this machine, whatever address somebody else listens on.
+        observers: who look at each request.
     """
-    operations = all_operations(service, options, registry)
+    operations = all_operations(service, options, registry, access)
     routes = [Route(o.path, _Served(o.endpoint), methods=list(o.methods)) for o in operations]
     router = Starlette(routes=routes)
     router.router.redirect_slashes = False
     return wrap(
         _Bare(router),
         options,
+        access=access,
         metrics=RequestMetrics(registry, {o.path for o in operations}),
         open_paths={o.path for o in operations if o.open},
         loopback_only=loopback_only,
+        observers=observers,
     )
+
+
+def create_metrics_app(registry: CollectorRegistry) -> ASGIApp:
+    """`/metrics` alone, without a key, for a port that only this machine reaches."""
+    routes = [Route(o.path, _Served(o.endpoint), methods=list(o.methods)) for o in metrics.operations(registry)]
+    router = Starlette(routes=routes)
+    router.router.redirect_slashes = False
+    return wrap_open(_Bare(router), metrics=RequestMetrics(CollectorRegistry(), {"/metrics"}))
 
 
 class _Served:

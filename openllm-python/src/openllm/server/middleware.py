@@ -17,7 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openllm.access import Keys, is_loopback
+from openllm.access import Access, is_loopback
+from openllm.observation import NOBODY, Observation, Observers, failed
 from openllm_core.errors import InvalidRequest, OpenLLMError
 from openllm_core.options import ServerOptions
 
@@ -28,7 +29,7 @@ from .protocol import EXTENSION, StreamWriter
 
 _log = logging.getLogger("openllm.server")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
 CORS_METHODS = "GET, POST, HEAD, OPTIONS"
 CORS_EXPOSED = "x-request-id, retry-after, x-openllm-ignored, x-openllm-adapter"
 
@@ -40,10 +41,13 @@ class Identity:
     for the whole.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: RequestMetrics, overload_status: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: RequestMetrics, overload_status: int, observers: Observers = NOBODY
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._overload_status = overload_status
+        self._observers = observers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -55,8 +59,19 @@ class Identity:
         given = headers.get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else secrets.token_hex(16)
         scope["openllm.request_id"] = request_id
-        began = time.perf_counter()
-        status = 0
+        method, route = self._metrics.named(scope["method"], scope["path"])
+        seen = Observation(request_id=request_id, protocol="http", method=method, route=route)
+        with self._observers.watch(seen, headers):
+            try:
+                await self._serve(scope, receive, send, headers, seen)
+            finally:
+                self._metrics.count(scope["path"], int(seen.status or 0), time.monotonic() - seen.began)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, headers: Headers, seen: Observation
+    ) -> None:
+        """Have it answered, and make an answer of whatever was raised instead."""
+        request_id = seen.request_id
         expects_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         body_read = not expects_body
 
@@ -68,9 +83,8 @@ class Identity:
             return message
 
         async def marked_send(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                seen.status = str(message["status"])
                 marked = MutableHeaders(scope=message)
                 marked["x-request-id"] = request_id
                 if not body_read:
@@ -80,27 +94,24 @@ class Identity:
         try:
             await self._app(scope, watched_receive, marked_send)
         except ClientLeft:
-            status = CLIENT_LEFT
+            seen.status = str(CLIENT_LEFT)
         except Cut as error:
+            seen.error = "cut"
             _log.warning("request %s: its answer was cut: %s", request_id, error.__cause__)
             writer: StreamWriter | None = scope.get("extensions", {}).get(EXTENSION)
             if writer is None:
                 raise
             await writer.cut()
         except Exception as error:
-            if status:
+            failed(error)
+            if seen.status:
                 raise
             await self._answer(error, request_id)(scope, watched_receive, marked_send)
-        finally:
-            took_s = time.perf_counter() - began
-            self._metrics.count(scope["path"], status, took_s)
-            _log.debug(
-                "%s %s: %d after %.1f ms (%s)", scope["method"], scope["path"], status, took_s * 1000, request_id
-            )
 
     def _answer(self, error: Exception, request_id: str) -> Response:
         if isinstance(error, HTTPException):
             refused, extra = _of_framework(error)
+            failed(refused)
             return response_of(refused, request_id, extra=extra)
         if not isinstance(error, OpenLLMError):
             _log.error("request %s failed", request_id, exc_info=error)
@@ -129,7 +140,7 @@ class HostCheck:
         """Check one request."""
         host = Headers(scope=scope).get("host", "").lower()
         name = re.sub(r":\d*$", "", host)
-        if name not in LOOPBACK_HOSTS:
+        if not is_loopback(name):  # no page can make up a name that is an address
             raise InvalidRequest(
                 "The Host header must be localhost or 127.0.0.1 where the server listens on this machine only.",
                 code="forbidden_host",
@@ -194,39 +205,49 @@ class Cors:
 
 
 class KeyCheck:
-    """Every route needs a key, those in `open_paths` excepted."""
+    """Every route needs a key, those in `open_paths` excepted; what is more than reading counts against its limits."""
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, open_paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, open_paths: Collection[str]) -> None:
         self._app = app
-        self._keys = keys
+        self._access = access
         self._open = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request."""
-        if scope["path"] not in self._open:
-            self._keys.check(Headers(scope=scope).getlist("authorization"))
-        await self._app(scope, receive, send)
+        if scope["path"] in self._open:
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).getlist("authorization")
+        with self._access.passing(given, counts=scope["method"] not in READING):
+            await self._app(scope, receive, send)
 
 
 def wrap(
     app: ASGIApp,
     options: ServerOptions,
     *,
+    access: Access,
     metrics: RequestMetrics,
     open_paths: Collection[str],
     loopback_only: bool = False,
+    observers: Observers = NOBODY,
 ) -> ASGIApp:
     """Put the middleware around a router.
 
     Args:
+        access: whose keys open it.
         loopback_only: check who asks, since the address is not ours to choose.
     """
-    if options.api_key:
-        app = KeyCheck(app, keys=Keys.of(options), open_paths=open_paths)
+    app = KeyCheck(app, access=access, open_paths=open_paths)
     if options.cors:
         app = Cors(app)
     if loopback_only:
         app = PeerCheck(app, open_paths=open_paths)
     elif is_loopback(options.host):
         app = HostCheck(app)
-    return Identity(app, metrics=metrics, overload_status=options.overload_status)
+    return Identity(app, metrics=metrics, overload_status=options.overload_status, observers=observers)
+
+
+def wrap_open(app: ASGIApp, *, metrics: RequestMetrics) -> ASGIApp:
+    """The same without a key, for what listens on a loopback address alone."""
+    return Identity(HostCheck(app), metrics=metrics, overload_status=503)

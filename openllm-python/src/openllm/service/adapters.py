@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 import attrs
 
+from openllm.access import caller
 from openllm.backends.adapter import AdapterFiles
 from openllm.engine.adapters import AnyAdapters
 from openllm_core.errors import (
@@ -132,16 +133,17 @@ class ServedAdapters:
         """What `adapter_name` means where nothing else names a model: nothing or "default" is the server's default.
 
         Raises:
-            AdapterNotFound: there is no such adapter.
+            AdapterNotFound: there is no such adapter for this caller.
+            UnknownServedModel: it means the bare base, which the caller may not use.
         """
         if name == BARE:
-            return Chosen()
+            return self._bare()
         if not name or (name == DEFAULT and DEFAULT not in self._served):
             name = self.default
             if name is None:
-                return Chosen()
+                return self._bare()
         served = self._served.get(name)
-        if served is None:
+        if served is None or not caller().allows(name):
             raise AdapterNotFound(f"There is no adapter {name[:96]!r}.", param="adapter_name")
         return Chosen(name, served.key)
 
@@ -152,30 +154,43 @@ class ServedAdapters:
             UnknownServedModel, AdapterNotFound: there is no such model or adapter.
             InvalidRequest: they name two different adapters.
         """
+        if not caller().allows(model) or (model not in self._models and model not in self._served):
+            raise UnknownServedModel(
+                f"The model {model[:200]!r} does not exist; this server serves {self._listed()}.", param="model"
+            )
         if model in self._models:
             return self.choose(name) if name else Chosen()
-        if model not in self._served:
-            listed = ", ".join([*sorted(self._models), *self._served][:12])
-            raise UnknownServedModel(
-                f"The model {model[:200]!r} does not exist; this server serves {listed}.", param="model"
-            )
         if name and name != model:
             raise InvalidRequest("model and adapter_name name two different adapters.", param="adapter_name")
         return self.choose(model)
 
+    def _bare(self) -> Chosen:
+        if not any(map(caller().allows, self._models)):
+            raise UnknownServedModel(f"Name one of what this server serves: {self._listed()}.", param="adapter_name")
+        return Chosen()
+
+    def _listed(self) -> str:
+        """Some of the names that the caller may use."""
+        return (
+            ", ".join(list(filter(caller().allows, [*sorted(self._models), *self._served]))[:12])
+            or "nothing that you may use"
+        )
+
     # -- what there is ------------------------------------------------------------------------------------------------
 
     def show(self) -> AdapterList:
-        """The true state.
+        """The true state, of the adapters that the caller may use.
 
         Raises:
             UnsupportedFeature: `adapters_disabled`, where the server takes none.
         """
         self._require_enabled()
+        allows = caller().allows
+        seen = [served for served in self._served.values() if allows(served.name)]
         return AdapterList(
-            result={name: served.files.config for name, served in self._served.items()},
-            default=self.default,
-            adapters=[self._card(served) for served in self._served.values()],
+            result={served.name: served.files.config for served in seen},
+            default=self.default if self.default is None or allows(self.default) else None,
+            adapters=[self._card(served) for served in seen],
             max_adapters=self.max_adapters,
         )
 

@@ -12,7 +12,9 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from openllm.access import caller
 from openllm.engine.embedding import Embedded, Input, shortened
+from openllm.observation import current, note
 from openllm_core.errors import DeadlineExceeded, InvalidRequest, UnknownServedModel
 from openllm_core.options import ServerOptions
 from openllm_core.schema import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingsOutput, EmbeddingUsage
@@ -30,8 +32,8 @@ class EmbeddingService:
         self._embedder = embedder
         self._model = model
         self._deadline_s = options.server_timeout
-        self._widths: dict[str | None, int] = {}  # numbers of a vector, by who makes it, as answers have shown
         self._max_inputs = options.max_embedding_inputs
+        self._widths: dict[str | None, int] = {}  # numbers of a vector, by who makes it, as answers have shown
 
     @property
     def available(self) -> bool:
@@ -51,8 +53,11 @@ class EmbeddingService:
 
         Raises:
             InvalidRequest: no text, too many, or one that has no embedding; `param` is `input[i]`.
+            UnknownServedModel: the caller may use none of the names that embeddings have here.
             OpenLLMError: see `Embedder.embed`.
         """
+        if not self._names():
+            raise UnknownServedModel("This server serves no embeddings that you may use.", param="model")
         found = await self._embed(texts)
         vectors = await asyncio.to_thread(lambda: [vector.tolist() for vector in found.vectors])
         return EmbeddingsOutput(embeddings=vectors, num_tokens=found.num_tokens)
@@ -63,11 +68,11 @@ class EmbeddingService:
         Raises:
             UnknownServedModel: `model` is neither served nor the one that makes the embeddings.
         """
-        maker = self._embedder.name
-        if request.model not in self._model.names and request.model != maker:
-            names = ", ".join(dict.fromkeys((*self._model.names, *([maker] if maker else []))))
+        maker, names = self._embedder.name, self._names()
+        if request.model not in names:
+            served = ", ".join(names) or "nothing that you may use"
             raise UnknownServedModel(
-                f"The model {request.model[:200]!r} does not exist; this server serves {names}.", param="model"
+                f"The model {request.model[:200]!r} does not exist; this server serves {served}.", param="model"
             )
         if (known := self._widths.get(maker)) is not None:
             _check_dimensions(request, known)
@@ -79,6 +84,12 @@ class EmbeddingService:
             usage=EmbeddingUsage(prompt_tokens=found.num_tokens, total_tokens=found.num_tokens),
         )
 
+    def _names(self) -> list[str]:
+        """Names in `model` that the caller may use: the model's, and that of who makes the embeddings."""
+        maker = self._embedder.name
+        names = dict.fromkeys((*self._model.names, *([maker] if maker else [])))
+        return list(filter(caller().allows, names))
+
     async def _embed(self, inputs: Sequence[Input]) -> Embedded:
         if not inputs:
             raise InvalidRequest("input must have at least one text.", param="input", code="empty_array")
@@ -88,6 +99,7 @@ class EmbeddingService:
                 param="input",
                 code="array_above_max_length",
             )
+        note("embeddings", self._embedder.name or self._model.names[0])
         try:
             async with asyncio.timeout(self._deadline_s):
                 found = await self._embedder.embed(inputs)
@@ -95,7 +107,10 @@ class EmbeddingService:
             raise DeadlineExceeded(
                 f"The request was not finished within its deadline of {self._deadline_s:g} s."
             ) from None
+        caller().count_tokens(found.num_tokens)
         self._widths[self._embedder.name] = len(found.vectors[0])
+        if (seen := current()) is not None:
+            seen.embedded_tokens += found.num_tokens
         return found
 
 

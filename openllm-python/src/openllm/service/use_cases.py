@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from openllm.access import caller
 from openllm.engine.request import EngineRequest
+from openllm.observation import Operation, Transcript, current, note
 from openllm.tools import TOOL_FORMATS, ChatForm
 from openllm_core.config.llm import LLMConfig
 from openllm_core.config.sampling import SamplingParams
@@ -57,6 +59,7 @@ from .requests import (
     check_sampling,
     check_stream_options,
     prompts_of,
+    sent_at,
 )
 
 if TYPE_CHECKING:
@@ -176,10 +179,13 @@ class Service:
         """Whether requests are taken now.
 
         Raises:
-            EngineLoading, EngineUnavailable, ShuttingDown: why not, and for how long it may last.
+            EngineLoading, EngineUnavailable, ShuttingDown, Overloaded: why not, and for how long it may last.
         """
         engine = self.engine
         if engine.state == "ready":
+            if (hindrance := engine.hindrance) is not None:
+                hindrance.retry_after_s = POLL_S
+                raise hindrance
             ready, count = engine.ready_of
             return Health(status="ready") if count == 1 else Health(status="ready", engines_ready=ready, engines=count)
         retry = POLL_S  # asking again costs nothing, and loading ends when it ends
@@ -199,13 +205,15 @@ class Service:
     # -- facts --------------------------------------------------------------------------------------------------------
 
     def models(self) -> ModelList:
-        """`GET /v1/models`."""
+        """`GET /v1/models`: those that the caller's key may use."""
         length = self._context_length
         created, base = self.model.created, self.model.names[0]
         cards = [ModelCard(id=name, created=created, max_model_len=length) for name in self.model.names]
+        allows = caller().allows
+        root = base if allows(base) else None
         for name in self.adapters.names:
-            cards.append(ModelCard(id=name, created=created, max_model_len=length, root=base))
-        return ModelList(data=cards)
+            cards.append(ModelCard(id=name, created=created, max_model_len=length, root=root))
+        return ModelList(data=[card for card in cards if allows(card.id)])
 
     def metadata(self) -> Metadata:
         """`GET|POST /v1/metadata`: family names in 0.3.5's words, whose clients resolve them."""
@@ -219,7 +227,7 @@ class Service:
             supports_embeddings=self._embeddings.available,
             supports_hf_agent=self.serves_agents,
             family=self.model.family.name if self.model.family else "",
-            served_model_names=list(self.model.names),
+            served_model_names=list(filter(caller().allows, self.model.names)),
             context_length=self._context_length,
         )
 
@@ -254,6 +262,7 @@ class Service:
 
     async def _start_generate(self, request: GenerateRequest) -> tuple[Answer, LLMConfig]:
         adapter = self.adapters.choose(request.adapter_name)
+        self._note("text_completion", adapter)
         sampling, effective, ignored = to_sampling_params(
             request.llm_config,
             family=self.model.config.family,
@@ -269,7 +278,7 @@ class Service:
             deadline_s=self._options.server_timeout,
             max_tokens_default=effective["max_new_tokens"],
         )
-        stream = await self._add(made, sent_at=lambda name: _sent_at(name, request.llm_config))
+        stream = await self._add(made, renamed=lambda name: sent_at(name, request.llm_config))
         echoed = [request.prompt] if request.echo else []
         model = adapter.name or self.model.names[0]
         return Answer("gen", model, sampling.n, [stream], echoed, ignored, adapter.name), effective
@@ -307,7 +316,8 @@ class Service:
 
     async def chat_stream(self, request: ChatCompletionRequest) -> Answer:
         """Chat completion as a stream."""
-        self.adapters.choose_by_model(request.model, request.adapter_name)  # what is not there is said at once
+        # what is not there is said at once
+        self._note("chat", self.adapters.choose_by_model(request.model, request.adapter_name))
         check_stream_options(request)
         check_messages(request.messages, self._options)
         sampling = self._sampling_of(request)
@@ -334,12 +344,21 @@ class Service:
     async def completions_stream(self, request: CompletionRequest) -> Answer:
         """Completion of one or more prompts as a stream: all are admitted or none."""
         adapter = self.adapters.choose_by_model(request.model, request.adapter_name)
+        self._note("text_completion", adapter)
         check_stream_options(request)
         check_completion(request)
         sampling = self._sampling_of(request)
         prompts = prompts_of(request, sampling.n, self._options)
-        streams = await self._add_all([self._engine_request(prompt, sampling, adapter) for prompt in prompts])
-        echoed = [p if isinstance(p, str) else await self.engine.decode(p) for p in prompts] if request.echo else []
+        wanted = [self._engine_request(prompt, sampling, adapter) for prompt in prompts]
+        if len(wanted) > 1:
+            wanted = [attrs.evolve(w, prompt_param=f"prompt[{i}]") for i, w in enumerate(wanted)]
+        streams = await self._add_all(wanted)
+        try:
+            echoed = [p if isinstance(p, str) else await self.engine.decode(p) for p in prompts] if request.echo else []
+        except BaseException:
+            for stream in streams:
+                stream.close()
+            raise
         model = adapter.name or request.model
         return Answer("cmpl", model, sampling.n, streams, echoed, adapter=adapter.name)
 
@@ -360,6 +379,10 @@ class Service:
         named = "top_logprobs" if isinstance(request, ChatCompletionRequest) else "logprobs"
         return check_sampling(sampling, self._options, logprobs=named)
 
+    def _note(self, operation: Operation, adapter: Chosen) -> None:
+        """Say to whoever observes this request what it asks of the model, in names that are ours."""
+        note(operation, self.model.names[0], adapter.name)
+
     def _engine_request(
         self, prompt: str | list[int], sampling: SamplingParams, adapter: Chosen, *, add_special_tokens: bool = True
     ) -> EngineRequest:
@@ -374,45 +397,36 @@ class Service:
         )
 
     async def _add(
-        self, request: EngineRequest, *, prompt: str = "prompt", sent_at: Callable[[str], str] | None = None
+        self, request: EngineRequest, *, prompt: str = "prompt", renamed: Callable[[str], str] | None = None
     ) -> RequestStream:
-        """Hand one request to the engine; a refusal names the field as the caller's route calls it."""
+        """Hand one request to the engine, as the caller's; a refusal names the field as the caller's route calls it."""
         try:
-            return await self.engine.add(request)
+            return (await self._add_all([attrs.evolve(request, prompt_param=prompt)]))[0]
         except InvalidRequest as error:
-            if error.param == "prompt":
-                error.param = prompt
-            elif error.param is not None and sent_at is not None:
-                error.param = sent_at(error.param)
+            if error.param not in (None, prompt) and renamed is not None:
+                error.param = renamed(error.param)
             raise
 
     async def _add_all(self, requests: Sequence[EngineRequest]) -> list[RequestStream]:
-        if len(requests) == 1:
-            return [await self._add(requests[0])]
-        tasks = [asyncio.create_task(self._add(r, prompt=f"prompt[{i}]")) for i, r in enumerate(requests)]
-        try:
-            return list(await asyncio.gather(*tasks))
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            for result in await asyncio.gather(*tasks, return_exceptions=True):
-                if not isinstance(result, BaseException):
-                    await result.aclose()
-            raise
+        """The same for requests that belong together: all are admitted or none."""
+        streams = await self.engine.add_all([_as_callers(request) for request in requests])
+        if (seen := current()) is not None:
+            seen.streams.extend(streams)
+        return streams
 
 
-_OLDER = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
-
-
-def _sent_at(name: str, llm_config: Mapping[str, Any]) -> str:
-    """Where a field the engine refused stood in `llm_config`."""
-    nested = llm_config.get("generation_config")
-    for field in (name, _OLDER.get(name, name)):
-        if llm_config.get(field) is not None:
-            return f"llm_config.{field}"
-        if isinstance(nested, dict) and nested.get(field) is not None:  # pyright: ignore[reportUnknownMemberType]
-            return f"llm_config.generation_config.{field}"
-    return f"llm_config.{name}"
+def _as_callers(request: EngineRequest) -> EngineRequest:
+    """A request as that of whoever calls: with the key's name and priority, and observed as the call is."""
+    who, seen = caller(), current()
+    request = attrs.evolve(request, tenant=who.tenant, on_end=who.count)
+    if who.key.priority == "background":
+        request = attrs.evolve(request, priority="background")
+    if seen is not None:
+        seen.sampling = request.sampling
+        if seen.transcripts is not None:
+            seen.transcripts.append(Transcript(request.prompt))
+            request = attrs.evolve(request, transcript=seen.transcripts[-1])
+    return request
 
 
 def _as_family(texts: Sequence[str], prompt: str, style: str) -> list[Any]:

@@ -35,12 +35,12 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
     async def show(request: Request) -> ASGIApp:
         if request.method != "POST":
             return _answer(adapters.show())
-        require_admin(request.headers, options)
+        require_admin(options)
         return _answer(adapters.set_default(await _name(request, options)))
 
     def changing(change: Callable[[str], Coroutine[Any, Any, AdapterList]]) -> Endpoint:
         async def endpoint(request: Request) -> ASGIApp:
-            require_loading(request.headers, options, enabled=adapters.max_adapters > 0)
+            require_loading(options, enabled=adapters.max_adapters > 0)
             message = await read_message(request, AdapterRequest, options)
             service.ready()
             return _answer(await change(message.adapter_name))

@@ -1,0 +1,21 @@
+"""Who may ask and how much: keys, their limits and models, who asks now, and what an address without a key may do.
+
+`compose` makes one `Access` for a server; HTTP's middleware and gRPC's gate pass each request through it, and everything below
+asks `caller()`. Headers are read by those two, each in its own way; nothing here knows HTTP, gRPC or the engine.
+"""
+
+from __future__ import annotations
+
+from .access import Access, check_access, has_keys, is_loopback
+from .accounts import Account, caller, require_admin, require_loading
+
+__all__ = [
+    "Access",
+    "Account",
+    "caller",
+    "check_access",
+    "has_keys",
+    "is_loopback",
+    "require_admin",
+    "require_loading",
+]
