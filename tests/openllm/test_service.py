@@ -17,8 +17,8 @@ from openllm.engine.embedding import Embedded
 from openllm.engine.request import EngineRequest
 from openllm.service import ServedModel, Service
 from openllm.service.answers import Answer, collect
-from openllm.service.requests import check_messages, plain_messages, prompts_of
-from openllm.service.use_cases import _as_family, _sent_at
+from openllm.service.requests import check_messages, plain_messages, prompts_of, sent_at
+from openllm.service.use_cases import _as_family
 from openllm_core.config.llm import LLMConfig
 from openllm_core.errors import ContextLengthExceeded, EngineError, InvalidRequest, Overloaded
 from openllm_core.families import registry
@@ -86,15 +86,23 @@ class FakeEngine:
     asked: list[EngineRequest] = attrs.Factory(list)
     streams: list[Stream] = attrs.Factory(list)
 
-    async def add(self, request: EngineRequest) -> Stream:
-        """Take a request."""
-        self.asked.append(request)
+    hindrance: Any = None
+
+    async def add_all(self, requests: Sequence[EngineRequest]) -> list[Stream]:
+        """Take requests that belong together, or none of them."""
+        self.asked.extend(requests)
         await asyncio.sleep(0)
-        if isinstance(request.prompt, str) and request.prompt in self.refuse:
-            raise self.refuse[request.prompt]
-        ends = [Delta(i, f"<{request.prompt}>", [1, 2], "stop") for i in range(request.sampling.n)]
-        self.streams.append(Stream(ends))
-        return self.streams[-1]
+        for request in requests:
+            if isinstance(request.prompt, str) and request.prompt in self.refuse:
+                error: Any = self.refuse[request.prompt]
+                error.param = request.prompt_param if error.param == "prompt" else error.param
+                raise error
+        made = [
+            Stream([Delta(i, f"<{request.prompt}>", [1, 2], "stop") for i in range(request.sampling.n)])
+            for request in requests
+        ]
+        self.streams.extend(made)
+        return made
 
     def retry_after_s(self) -> float:
         """Constant."""
@@ -203,18 +211,18 @@ def test_several_answers_are_told_apart_in_every_family() -> None:
 
 
 async def test_prompts_are_admitted_all_or_none() -> None:
-    """If one of several prompts is refused, the streams of the others are closed, and the refusal names the prompt."""
+    """Several prompts reach the engine as one; if one is refused, the others never begin, and the refusal names it."""
     refusal = ContextLengthExceeded("too long", param="prompt")
     engine = FakeEngine(refuse={"bad": refusal})
     request = CompletionRequest(model="one", prompt=["a", "b", "bad", "c"])
     with pytest.raises(ContextLengthExceeded) as refused:
         await service_of(engine).completions(request)
     assert refused.value.param == "prompt[2]"
-    assert engine.streams and all(stream.closed for stream in engine.streams)
+    assert len(engine.asked) == 4 and not engine.streams
     engine = FakeEngine(refuse={"bad": Overloaded("full", retry_after_s=2)})
     with pytest.raises(Overloaded):
         await service_of(engine).completions(request)
-    assert all(stream.closed for stream in engine.streams)
+    assert not engine.streams
 
 
 async def test_choices_of_several_prompts_are_numbered_through() -> None:
@@ -312,13 +320,13 @@ def test_forms_of_a_prompt(given: Any, expected: Any) -> None:
 
 def test_fields_are_named_where_they_were_sent() -> None:
     """A refusal of the engine names the field as `llm_config` had it."""
-    assert _sent_at("max_tokens", {"max_new_tokens": 5}) == "llm_config.max_new_tokens"
+    assert sent_at("max_tokens", {"max_new_tokens": 5}) == "llm_config.max_new_tokens"
     assert (
-        _sent_at("max_tokens", {"generation_config": {"max_new_tokens": 5}})
+        sent_at("max_tokens", {"generation_config": {"max_new_tokens": 5}})
         == "llm_config.generation_config.max_new_tokens"
     )
-    assert _sent_at("max_tokens", {"max_tokens": 5}) == "llm_config.max_tokens"
-    assert _sent_at("logprobs", {}) == "llm_config.logprobs"
+    assert sent_at("max_tokens", {"max_tokens": 5}) == "llm_config.max_tokens"
+    assert sent_at("logprobs", {}) == "llm_config.logprobs"
 
 
 def test_the_service_brings_no_framework() -> None:

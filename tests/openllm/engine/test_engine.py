@@ -26,6 +26,7 @@ from openllm_core.errors import (
     InvalidRequest,
     NonFiniteLogits,
     OpenLLMError,
+    OutOfMemoryInStep,
     Overloaded,
     ShuttingDown,
     UnsupportedFeature,
@@ -303,6 +304,34 @@ async def test_fan_out_is_all_or_nothing(make_engine: MakeEngine) -> None:
     assert len(await read(stream)) == 3
 
 
+async def test_a_batch_is_all_or_nothing(make_engine: MakeEngine) -> None:
+    """Prompts that belong together are admitted together: one that cannot be served, or no room, and none begins."""
+    engine = await make_engine(slots=2, step_s=0.01, engine={"max_queue": 2})
+    short = [request(f"{i}", prompt_param=f"prompt[{i}]") for i in range(2)]
+    with pytest.raises(ContextLengthExceeded) as refused:
+        await engine.add_all([*short, request("x" * 5000, prompt_param="prompt[2]")])
+    assert refused.value.param == "prompt[2]"
+    assert not engine.dispatcher.sequences and engine.dispatcher.load == 0
+    running = await engine.add_all([request(f"{i}") for i in range(4)])
+    with pytest.raises(Overloaded):
+        await engine.add_all([request("a"), request("b")])
+    assert len(engine.dispatcher.sequences) == 4
+    assert [(await read(stream))[0] for stream in running] == ["0", "1", "2", "3"]
+    with pytest.raises(InvalidRequest, match="<= 4"):
+        await engine.add_all([request("a") for _ in range(5)])
+
+
+async def test_a_batch_waits_as_one(make_engine: MakeEngine) -> None:
+    """A batch that no slot came free for is refused as a whole; one that has begun goes on to its end."""
+    engine = await make_engine(slots=1, step_s=0.01, engine={"queue_timeout_s": 0.1, "max_queue": 32})
+    # five sequences fit beside each other in slot and look-ahead, so the last prompts wait far longer than the limit
+    batch = await engine.add_all([request("0123456789abcdef") for _ in range(6)])
+    with pytest.raises(Overloaded):
+        await engine.add_all([request("late") for _ in range(3)])
+    assert {s.stream for s in engine.dispatcher.sequences.values()} <= set(batch)
+    assert [(await read(stream))[0] for stream in batch] == ["0123456789abcdef"] * 6
+
+
 async def test_waiting_too_long_is_overload(make_engine: MakeEngine) -> None:
     """A request that gets no slot within queue_timeout_s is refused with Overloaded and leaves the line."""
     engine = await make_engine(slots=1, **SLOW, engine={"max_queue": 20, "queue_timeout_s": 0.1})
@@ -391,9 +420,11 @@ async def test_deadline_counts_while_waiting(make_engine: MakeEngine) -> None:
         await stream.aclose()
 
 
-@pytest.mark.parametrize(("fault", "kind"), [("fail_at", EngineError), ("nan_at", NonFiniteLogits)])
+@pytest.mark.parametrize(
+    ("fault", "kind"), [("fail_at", EngineError), ("nan_at", NonFiniteLogits), ("raise_at", EngineError)]
+)
 async def test_one_request_fails_alone(make_engine: MakeEngine, fault: str, kind: type[OpenLLMError]) -> None:
-    """An error of one sequence ends its request; batch mates and the engine go on."""
+    """An error of one sequence, reported or raised inside the step, ends its request; batch mates and the engine go on."""
     engine = await make_engine(when="bad", **{fault: 3})
     mates = [asyncio.ensure_future(text_of(engine, f"good {i}")) for i in range(5)]
     seen = ""
@@ -404,6 +435,18 @@ async def test_one_request_fails_alone(make_engine: MakeEngine, fault: str, kind
     assert seen == "ba"
     assert await asyncio.gather(*mates) == [f"good {i}" for i in range(5)]
     assert engine.state == "ready"
+
+
+async def test_memory_that_runs_out_costs_the_newest_request(make_engine: MakeEngine) -> None:
+    """Out of memory in a step: the newest request is told so and may come again; all others finish as ever."""
+    engine = await make_engine(when="large", memory_at=3, step_s=0.02)
+    older = [asyncio.ensure_future(text_of(engine, text)) for text in ("a large one", "small")]
+    await eventually(lambda: engine.num_running == 2)
+    with pytest.raises(OutOfMemoryInStep) as caught:
+        await text_of(engine, "newest")
+    assert caught.value.wire_code == "engine_out_of_memory" and caught.value.retry_after_s
+    assert await asyncio.gather(*older) == ["a large one", "small"]
+    assert await text_of(engine, "newest") == "newest"
 
 
 async def test_a_bug_in_one_requests_text_stays_there(

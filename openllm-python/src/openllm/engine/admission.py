@@ -5,6 +5,9 @@ Order: cheap length check, tokenise, exact context check, ranges that depend on 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
+
 from openllm_core.config.guide import Guide
 from openllm_core.config.sampling import SamplingParams
 from openllm_core.errors import (
@@ -20,6 +23,17 @@ from ..tokenizer import Tokenizer
 from .request import EngineRequest
 
 LOWEST_BIAS = -1e9
+
+
+@contextlib.contextmanager
+def named(request: EngineRequest) -> Generator[None]:
+    """Call the prompt in refusals as the request's caller does."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.param == "prompt":
+            error.param = request.prompt_param
+        raise
 
 
 def check_features(request: EngineRequest, info: BackendInfo) -> None:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
 
-from openllm_core.errors import EngineError, InvalidRequest, OpenLLMError, Overloaded
+from openllm_core.errors import EngineError, InvalidRequest, OpenLLMError, Overloaded, RateLimitExceeded
 
 from ..backends.base import BackendRequest, StepOutput, TokenSampling
 from ..tokenizer import Tokenizer
 from .admission import seed_of
 from .channel import Abort, Submit
+from .line import Line, requests_of
 from .metrics import EngineMetrics
 from .request import new_request_id
 from .stream import RequestStream, Sequence, error_of
@@ -27,13 +28,18 @@ log = logging.getLogger("openllm.engine")
 
 LOOK_AHEAD = 4
 """Sequences the backend may hold beyond its slots, so that a freed one is filled within the same step."""
+LOOK_AHEAD_SHARE = 8
+"""Between several tenants, one look-ahead for so many slots: who stands there goes before whoever comes to the line."""
 MIN_QUEUE = 16
 
 MakeError = Callable[[], OpenLLMError]
 
 
 class Dispatcher:
-    """Bounded line, first come first served within a priority, in front of the host's slots.
+    """Bounded line in front of the host's slots, which it shares between tenants.
+
+    A tenant may have half as many sequences under way as may wait, once there are several: a request with more of them
+    passes when nothing else of its tenant is under way.
 
     Attributes:
         slots: sequences the backend runs at once; 0 while unknown.
@@ -58,9 +64,12 @@ class Dispatcher:
         self.in_host = 0
         self.sequences: dict[str, Sequence] = {}
         self.last_step_at = 0.0
-        self._lines = (OrderedDict[str, Sequence](), OrderedDict[str, Sequence]())  # interactive, background
+        self._line = Line()
         self._reserved = 0
-        self._service_s = 1.0  # moving average of seconds a request takes
+        self._held = Counter[str]()  # sequences in the host, by tenant
+        self._under_way = Counter[str]()  # all of them and what is reserved, by tenant
+        self._shared = False  # whether there are several tenants
+        self._service_s = 1.0  # moving average of seconds from a slot to the end
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._send = send
@@ -84,9 +93,19 @@ class Dispatcher:
         """Sequences that wait for a slot."""
         return len(self.sequences) - self.num_running
 
-    def expected_wait_s(self) -> float:
-        """Seconds until a newcomer would get a slot, by how long requests took lately."""
-        return self._service_s * (1 + self.queue_depth) / max(1, self.slots)
+    def expected_wait_s(self, places: int | None = None) -> float:
+        """Seconds until a newcomer would get a slot, by how long requests kept theirs lately.
+
+        Args:
+            places: how many are before it; default: all that wait.
+        """
+        before = self.queue_depth if places is None else places
+        return self._service_s * (1 + before) / max(1, self.slots)
+
+    @property
+    def look_ahead(self) -> int:
+        """Sequences the host may hold beyond its slots."""
+        return min(LOOK_AHEAD, self.slots // LOOK_AHEAD_SHARE) if self._shared else LOOK_AHEAD
 
     @property
     def load(self) -> float:
@@ -96,7 +115,7 @@ class Dispatcher:
     @property
     def in_line(self) -> int:
         """Sequences that have not been handed to the host."""
-        return sum(map(len, self._lines))
+        return len(self._line)
 
     @property
     def has_idle_slot(self) -> bool:
@@ -111,30 +130,62 @@ class Dispatcher:
         """Whether so many more sequences may come in."""
         return len(self.sequences) + self._reserved + count <= self.slots + self.max_queue
 
-    def reserve(self, count: int) -> None:
-        """Hold places for a request while it is tokenised; `release` gives them back.
+    def check_room(self, count: int, tenant: str) -> None:
+        """Refuse what does not fit now; costs nothing but looking.
 
         Raises:
             InvalidRequest: more choices than could ever fit.
             Overloaded: the line is full.
+            RateLimitExceeded: this tenant has its share under way.
         """
         capacity = self.slots + self.max_queue
         if count > capacity:
             raise InvalidRequest(f"n must be <= {capacity} here.", param="n", code="integer_above_max_value")
+        own, most = self._under_way[tenant], self.max_queue // 2
+        if tenant and own and own + count > most:
+            raise RateLimitExceeded(
+                f"This key has {own} requests under way; {most} may be while there are other keys.",
+                retry_after_s=self.expected_wait_s(max(0, own - self._held[tenant])),
+            )
         if not self.fits(count):
             raise Overloaded(f"The waiting line is full ({self.queue_depth}).")
-        self._reserved += count
 
-    def release(self, count: int) -> None:
+    def reserve(self, count: int, tenant: str = "") -> None:
+        """Hold places for requests while they are tokenised: all or none; `release` gives them back.
+
+        Raises:
+            InvalidRequest, Overloaded, RateLimitExceeded: see `check_room`.
+        """
+        self.check_room(count, tenant)
+        self._shared = self._shared or bool(tenant)
+        self._reserved += count
+        self._count(tenant, count)
+
+    def release(self, count: int, tenant: str = "") -> None:
         """Give back reserved places."""
         self._reserved -= count
+        self._count(tenant, -count)
+
+    def _count(self, tenant: str, change: int) -> None:
+        """Keep who has how many under way, and nobody who has none."""
+        self._under_way[tenant] += change
+        if not self._under_way[tenant]:
+            del self._under_way[tenant]
+
+    def _hold(self, sequence: Sequence, change: int) -> None:
+        """Keep what the host holds, in all and by tenant."""
+        tenant = sequence.stream.request.tenant
+        self.in_host += change
+        self._held[tenant] += change
+        if not self._held[tenant]:
+            del self._held[tenant]
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
     def enter(self, stream: RequestStream, sampling: TokenSampling) -> None:
         """Put all choices of a request at the end of their line."""
         request = stream.request
-        line = self._line_of(stream)
+        self._count(request.tenant, request.sampling.n)
         stream.open = request.sampling.n
         for index in range(request.sampling.n):
             request_id = new_request_id()
@@ -145,46 +196,45 @@ class Dispatcher:
             backend_request = BackendRequest(request_id, stream.prompt_token_ids, own, request.adapter, salt)
             sequence = Sequence(stream, index, backend_request, self._tokenizer)
             stream.sequences.append(sequence)
-            self.sequences[request_id] = line[request_id] = sequence
+            self.sequences[request_id] = sequence
+            self._line.put(sequence)
 
     def waiting(self) -> list[RequestStream]:
-        """Requests of which no choice has been handed to the host, first come first, interactive before background."""
-        streams = {id(s.stream): s.stream for line in self._lines for s in line.values()}
-        return [stream for stream in streams.values() if all(s.state == "waiting" for s in stream.sequences)]
+        """Requests of which no choice has been handed to the host, interactive before background."""
+        return [r for r in requests_of(self._line) if all(s.state == "waiting" for s in r.sequences)]
 
     def move(self, stream: RequestStream, other: Dispatcher) -> None:
         """Put a request of `waiting` at the end of another dispatcher's line."""
         for sequence in stream.sequences:
             request_id = sequence.backend_request.request_id
             del self.sequences[request_id]
-            self._line_of(stream).pop(request_id)
+            self._line.remove(sequence)
             other.sequences[request_id] = sequence
-            other._line_of(stream)[request_id] = sequence
+            other._line.put(sequence)
+        tenant = stream.request.tenant
+        self._count(tenant, -len(stream.sequences))
+        other._count(tenant, len(stream.sequences))
 
     def pump(self) -> None:
-        """Hand sequences to the host, first come first, interactive before background, while it has room."""
-        room = self.slots + LOOK_AHEAD - self.in_host
+        """Hand sequences to the host, in the order of the line, while it has room."""
+        most = self.slots + self.look_ahead
         submitted: list[BackendRequest] = []
         now = time.monotonic()
-        for line in self._lines:
-            while line and len(submitted) < room:
-                _, sequence = line.popitem(last=False)
-                sequence.state = "submitted"
-                submitted.append(sequence.backend_request)
-                stream = sequence.stream
-                if sequence.index == 0 and not sequence.requeued:
-                    stream.submitted_at = now
-                    self._metrics.prompt_tokens += stream.prompt_tokens
-                    self._metrics.queue_time.observe(now - stream.admitted_at)
-                stream.leave_line()
+        if self.in_host == 0:
+            self.last_step_at = now
+        while self._line and self.in_host < most:
+            sequence = self._line.next(self._held)
+            sequence.state = "submitted"
+            self._hold(sequence, 1)
+            submitted.append(sequence.backend_request)
+            stream = sequence.stream
+            if sequence.index == 0 and not sequence.requeued:
+                stream.submitted_at = now
+                self._metrics.prompt_tokens += stream.prompt_tokens
+                self._metrics.queue_time.observe(now - stream.admitted_at)
+            stream.leave_line()
         if submitted:
-            if self.in_host == 0:
-                self.last_step_at = now
-            self.in_host += len(submitted)
             self._send(Submit(submitted))
-
-    def _line_of(self, stream: RequestStream) -> OrderedDict[str, Sequence]:
-        return self._lines[0 if stream.request.priority == "interactive" else 1]
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -252,7 +302,7 @@ class Dispatcher:
         stream.open -= 1
         if stream.open == 0:
             took_s = sequence.last_token_at - stream.admitted_at
-            self._service_s += 0.1 * (took_s - self._service_s)
+            self._service_s += 0.1 * (took_s - (stream.submitted_at - stream.admitted_at) - self._service_s)
             self._metrics.request_time.observe(took_s)
             stream.end()
 
@@ -268,7 +318,7 @@ class Dispatcher:
 
     def fail_all(self, make_error: MakeError) -> None:
         """End every request, each with an error of its own."""
-        for stream in {id(s.stream): s.stream for s in self.sequences.values()}.values():
+        for stream in requests_of(self.sequences.values()):
             self.fail(stream, make_error())
         self._on_change()
 
@@ -290,22 +340,21 @@ class Dispatcher:
     def _remove(self, sequence: Sequence) -> None:
         request_id = sequence.backend_request.request_id
         del self.sequences[request_id]
+        self._count(sequence.stream.request.tenant, -1)
         if sequence.state == "waiting":
-            self._line_of(sequence.stream).pop(request_id, None)
+            self._line.remove(sequence)
         else:
-            self.in_host -= 1
+            self._hold(sequence, -1)
         sequence.state = "done"
 
     def host_lost(self, make_error: MakeError) -> None:
         """The host is gone: fail the requests it had begun, put back once, in front, those it had not."""
         lost = [s for s in self.sequences.values() if s.state in ("submitted", "started")]
         begun = {id(s.stream): s.stream for s in lost if s.state == "started" or s.requeued}
-        self.in_host = 0
         for sequence in reversed(lost):
+            self._hold(sequence, -1)
             sequence.state = "waiting"
             sequence.requeued = True
-            line, request_id = self._line_of(sequence.stream), sequence.backend_request.request_id
-            line[request_id] = sequence
-            line.move_to_end(request_id, last=False)
+            self._line.put(sequence, first=True)
         for stream in begun.values():
             self.fail(stream, make_error())

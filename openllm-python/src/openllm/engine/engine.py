@@ -7,7 +7,6 @@ below. It must not know of HTTP, of a concrete backend, or of who is allowed to 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
@@ -27,16 +26,18 @@ from openllm_core.options import EngineOptions
 
 from ..backends.base import BackendInfo, BackendRequest, SequenceDelta, TokenSampling
 from ..tokenizer import Tokenizer
-from . import admission, groups
+from . import groups
 from .adapters import Adapters
 from .channel import Abort, Answer, Ready, Step, Submit
 from .dispatch import Dispatcher
 from .embedding import Embedded, Embeddings, Input
+from .entrance import Entrance, jittered
 from .guides import Guides
 from .metrics import EngineMetrics
 from .neighbours import Neighbours
 from .process import launch_process
 from .questions import Question, Questions
+from .readiness import Readiness
 from .request import EngineRequest, new_request_id
 from .stream import RequestStream, error_of, stopped_by
 from .supervisor import Launcher, Supervisor, Watch
@@ -46,7 +47,6 @@ State = Literal["loading", "ready", "restarting", "failed", "draining", "closed"
 
 STEP_STALL_S = 600.0
 """A backend with work that finished no step for so long is given up; long prompts on a CPU take minutes."""
-MAX_RETRY_AFTER_S = 60.0
 
 
 class Engine:
@@ -58,6 +58,7 @@ class Engine:
         failure: why the engine is "failed".
         progress: (what is being loaded, share done 0..1 or None).
         dispatcher: the requests under way.
+        entrance: how they come in.
         adapters: what the host is given besides its model.
         embeddings: requests for vectors under way.
         metrics: counters; registered in the registry that was given.
@@ -94,19 +95,18 @@ class Engine:
         self.progress: tuple[str, float | None] = ("starting", None)
         self.metrics = EngineMetrics(self._gauges, registry)
         self.dispatcher = Dispatcher(tokenizer, self.metrics, self._send, self._change, max_queue)
+        self._readiness = Readiness(self.dispatcher)
         self._queue_timeout_s = queue_timeout_s
         self._step_stall_s = step_stall_s
         self._supervisor = Supervisor(options, launch or launch_process, watch or Watch(restarts=restarts), self)
         self._questions = Questions(self._ask)
         self._texts = Texts(tokenizer, self._supervisor.send, self._questions)
-        self._guides = Guides(self._questions)
         self.adapters = Adapters(self._questions, self.dispatcher.uses)
-        self.embeddings = Embeddings(
-            self._texts, self._questions, self._require_ready, self.retry_after_s, self._change
-        )
+        self.entrance = Entrance(self, self._texts, Guides(self._questions), self._readiness, queue_timeout_s)
+        self.embeddings = Embeddings(self._texts, self._questions, self.require_ready, self.retry_after_s, self._change)
         self._state: State = "loading"
         self._warm_up_id: str | None = None
-        self._eos: frozenset[int] = frozenset()
+        self.eos: frozenset[int] = frozenset()
         self._changed = asyncio.Event()
         self.neighbours: Neighbours | None = None
 
@@ -184,6 +184,11 @@ class Engine:
         return int(self._state == "ready"), 1
 
     @property
+    def hindrance(self) -> OpenLLMError | None:
+        """Why an engine that is ready should be sent nothing for a while; see `Readiness`."""
+        return self._readiness.hindrance()
+
+    @property
     def max_queue(self) -> int:
         """Sequences that may wait beyond the backend's slots."""
         return self.dispatcher.max_queue
@@ -201,45 +206,25 @@ class Engine:
     def retry_after_s(self) -> float:
         """Seconds after which trying again may help: 1 to 60, jittered so that refused clients do not return as one."""
         expected = 5.0 if self._state in ("loading", "restarting") else self.dispatcher.expected_wait_s()
-        return min(MAX_RETRY_AFTER_S, max(1.0, expected * random.uniform(0.75, 1.5)))
+        return jittered(expected)
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
     async def add(self, request: EngineRequest) -> RequestStream:
-        """Admit a request and wait until it leaves the line.
+        """Admit a request and wait until it leaves the line; see `Entrance.add_all`."""
+        return (await self.entrance.add_all([request]))[0]
 
-        All n choices are admitted or none. Cancelling the call takes the request out of the line.
+    async def add_all(self, requests: Sequence[EngineRequest]) -> list[RequestStream]:
+        """The same for requests that belong together: all are admitted or none."""
+        return await self.entrance.add_all(requests)
 
-        Raises:
-            EngineLoading, EngineUnavailable, ShuttingDown: not ready to take it.
-            Overloaded: the line is full, or it stood in it longer than `queue_timeout_s`.
-            InvalidRequest, ContextLengthExceeded: it cannot be served as it stands; `param` names the field.
-            DeadlineExceeded: its deadline passed while it waited.
-        """
-        admitted_at = time.monotonic()
-        info = self._require_ready()
-        count = request.sampling.n
-        admission.check_features(request, info)
-        admission.check_length(request, info, self.tokenizer)
-        with self.adapters.admitting(request.adapter):
-            await self._guides.check(admission.token_guide(request.sampling.guide))
-            self._reserve(count)
-            try:
-                ids = await self._texts.ids(request, info)
-                sampling = admission.token_sampling(request, len(ids), info, self._eos)
-                self._require_ready()
-            finally:
-                self.dispatcher.release(count)
-            stream = RequestStream(request, ids, self)
-            self.dispatcher.enter(stream, sampling)
-        stream.admitted_at = admitted_at
-        stream.start_deadline()
-        self._pump()
-        if stream.sequences[0].state == "waiting":
-            await self._wait_in_line(stream)
-        return stream
+    def check_room(self, tenant: str) -> None:
+        """Refuse at once what one more request of a tenant would be refused for; see `Entrance.check_room`."""
+        if self._state == "ready":
+            self.entrance.check_room(tenant)
 
-    def _require_ready(self) -> BackendInfo:
+    def require_ready(self) -> BackendInfo:
+        """Facts of the loaded model; raises what a request is told where there is none to be asked."""
         if self._state == "ready" and self.info is not None:
             return self.info
         self._refuse()
@@ -257,36 +242,16 @@ class Engine:
                 why = self.failure.message if self.failure is not None else "unknown"
                 raise EngineUnavailable(f"The engine has failed: {why}")
 
-    def _reserve(self, count: int) -> None:
-        try:
-            self.dispatcher.reserve(count)
-        except Overloaded as error:
-            self.metrics.refused_full += 1
-            error.retry_after_s = self.retry_after_s()
-            raise
-
     async def decode(self, ids: list[int]) -> str:
         """Text of token ids, special tokens left out; errors as `add`."""
-        self._require_ready()
+        self.require_ready()
         return await self._texts.text(ids)
 
     async def embed(self, inputs: Sequence[Input]) -> Embedded:
         """Vectors of texts or token ids, in their order; see `Embeddings.embed`, and `add` for what is not ready."""
         return await self.embeddings.embed(inputs)
 
-    async def _wait_in_line(self, stream: RequestStream) -> None:
-        left = stream.left_line = stream.loop.create_future()
-        timer = stream.loop.call_later(self._queue_timeout_s, lambda: stream.home.on_queue_timeout(stream))
-        try:
-            await left
-        except BaseException:
-            stream.close()
-            raise
-        finally:
-            timer.cancel()
-            stream.left_line = None
-
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """Let waiting sequences into the host, if there is one that takes them."""
         if self._state in ("ready", "draining") and self.info is not None:
             self.dispatcher.pump()
@@ -319,7 +284,7 @@ class Engine:
         """Its caller has left: free what it holds."""
         self.dispatcher.withdraw(stream, "abort")
         stream.leave_line(RequestAborted("The request was closed while it waited."))
-        self._pump()
+        self.pump()
         self._change()
 
     def on_deadline(self, stream: RequestStream) -> None:
@@ -328,7 +293,7 @@ class Engine:
         self.dispatcher.fail(
             stream, DeadlineExceeded(f"The request was not finished within its deadline of {limit:g} s.")
         )
-        self._pump()
+        self.pump()
         self._change()
 
     def on_queue_timeout(self, stream: RequestStream) -> None:
@@ -359,7 +324,7 @@ class Engine:
                 if delta.request_id == self._warm_up_id:
                     self._on_warm_up(delta)
         if self.dispatcher.on_step(frame.output):
-            self._pump()
+            self.pump()
             self._change()
 
     def on_loading(self, text: str, share: float | None) -> None:
@@ -377,8 +342,8 @@ class Engine:
         if self.adapters.host_up(lambda: self._warm_up(info)):
             return
         self.progress = ("warming up", None)
-        self._eos = frozenset(info.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
-        start = info.bos_token_id if info.bos_token_id is not None else min(self._eos, default=0)
+        self.eos = frozenset(info.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
+        start = info.bos_token_id if info.bos_token_id is not None else min(self.eos, default=0)
         if not info.capabilities.generate:
             self._become_ready()
             return
@@ -398,7 +363,7 @@ class Engine:
         self.progress = ("ready", 1.0)
         if self._state not in ("draining", "closed"):
             self._set_state("ready")
-        self._pump()
+        self.pump()
 
     def overdue(self) -> str | None:
         """Why the host should be given up though it gives signs of life; asked now and then by the supervisor."""

@@ -127,6 +127,12 @@ class EnginePool:
     # -- load ---------------------------------------------------------------------------------------------------------
 
     @property
+    def hindrance(self) -> OpenLLMError | None:
+        """Why nothing should be sent to any of them now: the first one's reason; None while one has none."""
+        found = [engine.hindrance for engine in self.engines if engine.state == "ready"]
+        return found[0] if found and all(found) else None
+
+    @property
     def max_queue(self) -> int:
         """Sequences that may wait, all engines together."""
         return sum(engine.max_queue for engine in self.engines)
@@ -148,19 +154,48 @@ class EnginePool:
     # -- requests -----------------------------------------------------------------------------------------------------
 
     async def add(self, request: EngineRequest) -> RequestStream:
-        """Admit a request to the least busy engine; see `Engine.add`.
+        """Admit a request to the least busy engine; see `Engine.add`."""
+        return (await self._add_to_one([request]))[0]
 
-        Should that engine go down before the request has a slot, the next one gets it.
+    async def add_all(self, requests: Sequence[EngineRequest]) -> list[RequestStream]:
+        """Admit requests that belong together, spread over the engines; see `Engine.add_all`.
+
+        Where one engine refuses its part, the others' parts are taken back.
         """
+        tasks = [asyncio.create_task(self._add_to_one(part)) for part in self._parts(requests)]
+        try:
+            parts = await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                for stream in result if not isinstance(result, BaseException) else ():
+                    stream.close()
+            raise
+        found = {stream.request_id: stream for part in parts for stream in part}
+        return [found[request.request_id] for request in requests]
+
+    def _parts(self, requests: Sequence[EngineRequest]) -> list[list[EngineRequest]]:
+        """Requests in as many parts as engines can take some, of even size."""
+        count = min(len(requests), max(1, len(self._by_load())))
+        return [list(requests[start::count]) for start in range(count)]
+
+    async def _add_to_one(self, requests: Sequence[EngineRequest]) -> list[RequestStream]:
+        """Admit requests to the least busy engine; should it go down before they have a slot, the next one gets them."""
         tried: list[Engine] = []
         while True:
             engine = next(e for e in (*self._by_load(tried), *self._likeliest()))
             tried.append(engine)
             try:
-                return await engine.add(request)
+                return await engine.add_all(requests)
             except (EngineUnavailable, EngineLoading):
                 if not self._by_load(tried):
                     raise
+
+    def check_room(self, tenant: str) -> None:
+        """Refuse at once what none of the engines has room for; see `Engine.check_room`."""
+        if found := self._by_load():
+            found[0].check_room(tenant)
 
     async def decode(self, ids: list[int]) -> str:
         """Text of token ids; see `Engine.decode`."""

@@ -112,6 +112,20 @@ def check_messages(messages: Sequence[ChatMessage], limits: Limits) -> None:
         )
 
 
+_OLDER = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
+
+
+def sent_at(name: str, llm_config: Mapping[str, Any]) -> str:
+    """Where a field the engine refused stood in `llm_config`."""
+    nested = llm_config.get("generation_config")
+    for field in (name, _OLDER.get(name, name)):
+        if llm_config.get(field) is not None:
+            return f"llm_config.{field}"
+        if isinstance(nested, dict) and nested.get(field) is not None:  # pyright: ignore[reportUnknownMemberType]
+            return f"llm_config.generation_config.{field}"
+    return f"llm_config.{name}"
+
+
 # -- chat -------------------------------------------------------------------------------------------------------------
 
 
