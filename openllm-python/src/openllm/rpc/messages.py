@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -134,9 +134,9 @@ def chat_request(message: pb.ChatRequest, model: str, column: str) -> ChatComple
                 raise UnsupportedFeature(f"Chat does not take {name}; Generate does.", param=f"sampling.{name}")
         elif here == "logprobs":
             request |= {"logprobs": True, "top_logprobs": sent}
-        else:
-            request.setdefault(here, sent)
-    del request["sampling"]
+        elif request.setdefault(here, sent) != sent:
+            raise InvalidRequest(f"{name} and {here} mean the same and differ.", param=name)
+    request.pop("sampling", None)
     return structure(request, ChatCompletionRequest)
 
 
@@ -145,24 +145,52 @@ def sampling_of(message: pb.SamplingParams) -> dict[str, Any]:
     return plain(message, "sampling.")
 
 
-@contextmanager
-def named_as_sent() -> Generator[None]:
-    """Errors name a field as the message of `Generate` has it, not as `/v1/generate` does."""
-    try:
-        yield
-    except InvalidRequest as error:
-        if error.param is not None:
-            sent = as_sent(error.param)
-            error.message, error.param = error.message.replace(error.param, sent), sent
-        raise
-
-
 def as_sent(path: str) -> str:
     """A path of `/v1/generate` as the message of `Generate` has it."""
     if not path.startswith(OVER_HTTP):
         return path
     rest = path.removeprefix(OVER_HTTP)
     return f"sampling.{rest}" if re.split(r"\W", rest)[0] in FIELDS else f"family_fields.{rest}"
+
+
+@contextmanager
+def named_as_sent(sent: Callable[[str], str] = as_sent) -> Generator[None]:
+    """Errors name a field as the message of a method has it, not as the route does.
+
+    Args:
+        sent: path of the route -> of the message; default: those of `Generate`.
+    """
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.param is not None:
+            param = sent(error.param)
+            error.message, error.param = _renamed(error.message, error.param, param), param
+        raise
+
+
+def _renamed(message: str, name: str, other: str) -> str:
+    """A message that calls a field by another name, where it names it."""
+    return re.sub(rf"(?<![\w.]){re.escape(name)}(?!\w)", lambda _: other, message, count=1)
+
+
+def as_sent_to_chat(message: pb.ChatRequest) -> Callable[[str], str]:
+    """A path of `/v1/chat/completions` as this message of `Chat` has it: sampling fields stand in a message of their own."""
+    told = {fact.name for fact, _ in message.sampling.ListFields()}
+    names = {OLDER_NAMES.get(name, name): name for name in told} | {name: name for name in told}
+    if "logprobs" in told:
+        names["top_logprobs"] = "logprobs"
+
+    def sent(path: str) -> str:
+        name = re.split(r"\W", path)[0]
+        return f"sampling.{names[name]}{path[len(name) :]}" if name in names else path
+
+    return sent
+
+
+def as_sent_to_embed(path: str) -> str:
+    """A path of `/v1/embeddings` as the message of `Embed` has it."""
+    return re.sub(r"^input\b", "texts", path)
 
 
 # -- answers ------------------------------------------------------------------------------------------------------------

@@ -61,13 +61,15 @@ class Servicer(OpenLLMServicer):
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:  # noqa: N802
         """Answer a conversation."""
-        wanted = messages.chat_request(request, self._service.model.names[0], self._column)
-        return messages.chat_response(await self._service.chat(wanted))
+        with messages.named_as_sent(messages.as_sent_to_chat(request)):
+            wanted = messages.chat_request(request, self._service.model.names[0], self._column)
+            return messages.chat_response(await self._service.chat(wanted))
 
     async def ChatStream(self, request: pb.ChatRequest, context: Context) -> None:  # noqa: N802
         """The same, as the text is made."""
-        wanted = messages.chat_request(request, self._service.model.names[0], self._column)
-        answer = await self._service.chat_stream(wanted)
+        with messages.named_as_sent(messages.as_sent_to_chat(request)):
+            wanted = messages.chat_request(request, self._service.model.names[0], self._column)
+            answer = await self._service.chat_stream(wanted)
         try:
             chunks = ChatChunks(answer)
             for index in range(answer.n):
@@ -80,7 +82,8 @@ class Servicer(OpenLLMServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:  # noqa: N802
         """Vectors of texts."""
-        made = await self._service.embed(list(request.texts))
+        with messages.named_as_sent(messages.as_sent_to_embed):
+            made = await self._service.embed(list(request.texts))
         vectors = [pb.Embedding(values=vector) for vector in made.embeddings]
         return pb.EmbedResponse(embeddings=vectors, num_tokens=made.num_tokens)
 

@@ -146,19 +146,31 @@ def _close(schema: Any, schemas: dict[str, Any]) -> None:
             _close(schemas[name], schemas)
 
 
+def _event_schema(event: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """One server-sent event, which is what readers of OpenAPI 3.1 take the schema of an event stream for."""
+    payload = {"anyOf": [event, json_schema(ErrorBody, schemas)]}
+    return {
+        "type": "object",
+        "description": "One event: `data` is JSON; `[DONE]` after success, and only then.",
+        "properties": {
+            "data": {
+                "anyOf": [
+                    {"const": "[DONE]"},
+                    {"type": "string", "contentMediaType": "application/json", "contentSchema": payload},
+                ]
+            }
+        },
+        "required": ["data"],
+    }
+
+
 def _responses(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if operation.response is not None:
         content["application/json"] = {"schema": json_schema(operation.response, schemas)}
     if operation.event is not None:
         event = json_schema(operation.event, schemas)
-        content["text/event-stream"] = {
-            "schema": {
-                "type": "string",
-                "description": "`data: ` and an event, per line; `data: [DONE]` after success.",
-            },
-            "x-event": event,
-        }
+        content["text/event-stream"] = {"schema": _event_schema(event, schemas), "x-event": event}
     elif operation.response is None:
         content[operation.media] = {"schema": {"type": "string"}}
     responses: dict[str, Any] = {"200": {"description": "Success.", "content": content}}
