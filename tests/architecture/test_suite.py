@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import LANES, TESTS, lane_of
+from tests.conftest import LANES, TESTS, TOTAL_BUDGET_MIN, lane_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("openllm/engine/test_process.py", "process"),
         ("contract/test_chat.py", "contract"),
         ("e2e/test_start.py", "e2e"),
+        ("e2e/test_families.py", "models"),
         ("docs/test_links.py", "docs"),
         ("packaging/test_wheels.py", "packaging"),
         ("packaging/test_pythons.py", "pythons"),
@@ -37,8 +38,9 @@ def test_lane_of(path: str, lane: str):
 
 
 def test_budgets_fit():
-    """The lanes' minutes add up to less than the whole may take."""
-    assert sum(lane.budget_min for lane in LANES) < 40
+    """The minutes of the lanes that run one after another add up to less than the whole may take, installing included."""
+    for beside in (False, True):
+        assert sum(lane.budget_min for lane in LANES if lane.beside is beside) < TOTAL_BUDGET_MIN - 4
 
 
 def test_lists_of_files_are_current():
@@ -58,7 +60,7 @@ def run_suite(
 ) -> subprocess.CompletedProcess[str]:
     """Run one small test under a copy of this suite's conftest."""
     tests = tmp_path / "tests"
-    tests.mkdir(parents=True)
+    tests.mkdir(parents=True, exist_ok=True)
     (tests / "conftest.py").write_text((TESTS / "conftest.py").read_text(encoding="utf-8"), encoding="utf-8")
     (tests / "allowed_skips.txt").write_text(allowed, encoding="utf-8")
     (tests / "test_it.py").write_text(test, encoding="utf-8")
@@ -115,3 +117,41 @@ def test_the_summary_comes_last(tmp_path: Path):
     """pytest's own line is the last word."""
     done = run_suite(tmp_path, SKIPPED)
     assert "1 skipped in" in done.stdout.strip().splitlines()[-1]
+
+
+TOLD = "import os, pathlib\n\ndef test_it(worker_id):\n    pathlib.Path(__file__ + '.told').write_text(f'{worker_id} {os.nice(0)}')\n"
+WHO = "import pytest, sys\n\n@pytest.fixture\ndef worker_id(request): return request.config.workerinput['workerid']\n"
+
+
+def with_two_workers(tmp_path: Path, **files: str) -> subprocess.CompletedProcess[str]:
+    """Run tests of the unit lane and, in docs/, of one that may run beside it; keywords are paths, with two underscores for a slash."""
+    for name, text in {"scheduling": (TESTS / "scheduling.py").read_text(encoding="utf-8"), **files}.items():
+        file = tmp_path / "tests" / (name.replace("__", "/") + ".py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return run_suite(tmp_path, WHO + TOLD, options=("-p", "xdist", "-n", "2"))
+
+
+def test_lanes_marked_beside_step_back(tmp_path: Path):
+    """They run in the second worker, at a lower priority; the others in the first."""
+    done = with_two_workers(tmp_path, docs__test_b=WHO + TOLD)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    first, second = ((tmp_path / "tests" / name).read_text() for name in ("test_it.py.told", "docs/test_b.py.told"))
+    assert first == f"gw0 {os.nice(0)}"
+    assert second == f"gw1 {min(os.nice(0) + 5, 19)}"
+
+
+def test_a_crash_takes_no_other_test_along(tmp_path: Path):
+    """What the first worker had before it is run by another; the test that crashed has failed."""
+    crash = "import os\n\ndef test_crash(): os._exit(3)\n\ndef test_after(): ...\n"
+    done = with_two_workers(tmp_path, test_a=crash, test_b="def test_b(): ...\n")
+    assert "1 failed, 3 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_workers_hide_no_skip(tmp_path: Path):
+    """A skipped test, a skipped module: each needs permission, whichever process meets it."""
+    module = "import pytest\npytest.importorskip('no_such_module')\n"
+    done = with_two_workers(tmp_path, test_a=SKIPPED, docs__test_b=module)
+    assert done.returncode == 1
+    assert "FAILED tests/test_a.py::test_it - skipped: later" in done.stdout
+    assert "FAILED tests/docs/test_b.py - skipped: could not import" in done.stdout

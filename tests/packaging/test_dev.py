@@ -1,4 +1,7 @@
-"""tools/dev.py, the way in: what it decides, what it prints, and how it refuses. Installing for real is `dev.py` itself."""
+"""tools/dev.py and tools/installing.py, the way in: what they decide and print, and how they refuse.
+
+Installing for real is `dev.py` itself.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from types import ModuleType
 import pytest
 from tests.packaging.conftest import ROOT
 
-DEV = ROOT / "tools" / "dev.py"
+DEV, INSTALLING = ROOT / "tools" / "dev.py", ROOT / "tools" / "installing.py"
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dev_under_test", DEV)
+def load(file: Path = INSTALLING) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{file.stem}_under_test", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -27,7 +30,7 @@ def load() -> ModuleType:
 
 @pytest.fixture
 def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module, pointed at an empty checkout, with a pip that only notes what it was asked for."""
+    """What installs, pointed at an empty checkout, with a pip that only notes what it was asked for."""
     module = load()
     for folder in module.PACKAGES:
         (tmp_path / folder).mkdir()
@@ -40,7 +43,8 @@ def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module.CONSTRAINTS.write_text("torch==2.13.0\n", encoding="utf-8")
     module.TEST_TOOLS.write_text("pytest\n", encoding="utf-8")
     module.asked = []
-    monkeypatch.setattr(module, "pip", lambda venv, what, arguments: module.asked.append(arguments))
+    for installer in ("pip", "fetch"):
+        monkeypatch.setattr(module, installer, lambda venv, what, arguments: module.asked.append(arguments))
     monkeypatch.setattr(module, "make_venv", lambda venv: fake_venv(venv))
     monkeypatch.setattr(module, "works", lambda command, env=None: True)
     monkeypatch.setattr(module, "has_nvidia_gpu", lambda: False)
@@ -222,7 +226,7 @@ def test_python_without_venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_too_old_python(monkeypatch: pytest.MonkeyPatch):
     """With no newer Python on the PATH the needed version is named."""
-    dev = load()
+    dev = load(DEV)
     monkeypatch.setattr(dev, "OLDEST", (99, 0))
     monkeypatch.setattr(dev.shutil, "which", lambda name: None)
     with pytest.raises(dev.Refused, match="OpenLLM needs"):
@@ -230,8 +234,9 @@ def test_too_old_python(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_an_old_python_can_read_it():
-    """It gets as far as saying that it is too old: the file holds no syntax newer than Python 3.7's."""
-    ast.parse(DEV.read_text(encoding="utf-8"), feature_version=(3, 7))
+    """It gets as far as saying that it is too old: the files hold no syntax newer than Python 3.7's."""
+    for file in (DEV, INSTALLING):
+        ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 7))
 
 
 def test_the_user_s_pip_settings_do_not_send_packages_elsewhere(monkeypatch: pytest.MonkeyPatch):
@@ -267,3 +272,58 @@ def test_two_at_a_time_wait(dev: ModuleType, tmp_path: Path, monkeypatch: pytest
     dev.install(tmp_path / ".venv", tools=False)
     assert "waiting" in said[0] and dev.asked
     assert holder.wait() == 0
+
+
+@pytest.fixture
+def uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A uv in an environment, which notes its arguments and the certificates it was told of, and ends as it is told."""
+    fake_venv(tmp_path / "venv")
+    (tmp_path / "venv" / "bin" / "python").write_text(
+        "#!/bin/sh\necho \"global.index-url='https://general.example.org/simple'\"\n"
+        "echo \"global.cert='/general.pem'\"\necho \"install.find-links='/one /two'\"\n"
+        "echo \":env:.index-url='https://nearer.example.org/simple'\"\n",
+        encoding="utf-8",
+    )
+    program = tmp_path / "venv" / "bin" / "uv"
+    program.write_text(f'#!/bin/sh\necho "$SSL_CERT_FILE" "$@" >> {tmp_path}/asked\n[ ! -e {tmp_path}/broken ]\n')
+    for file in (program, tmp_path / "venv" / "bin" / "python"):
+        file.chmod(0o755)
+    return tmp_path / "venv"
+
+
+def test_uv_looks_where_pip_is_told_to_look(uv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its arguments are made of pip's files and variables, of which the nearer one counts; pip itself is not asked."""
+    installing = load()
+    monkeypatch.setattr(installing, "ROOT", tmp_path)
+    monkeypatch.delattr(installing, "pip")
+    installing.fetch(uv, "packages", ["--no-deps", "attrs==1"])
+    asked = (tmp_path / "asked").read_text(encoding="utf-8")
+    assert asked.startswith(f"/general.pem pip install --python {uv}/bin/python ")
+    assert "--index-url https://nearer.example.org/simple --find-links /one --find-links /two" in asked
+    assert asked.endswith("--no-deps attrs==1\n")
+
+
+def test_pip_has_the_last_word(
+    uv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Where uv fails or is not there, pip installs the same."""
+    installing = load()
+    monkeypatch.setattr(installing, "ROOT", tmp_path)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(installing, "pip", lambda venv, what, arguments: asked.append(arguments))
+    (tmp_path / "broken").touch()
+    installing.fetch(uv, "packages", ["attrs==1"])
+    assert asked == [["attrs==1"]]
+    assert "uv could not install packages" in capsys.readouterr().err
+    (uv / "bin" / "uv").unlink()
+    installing.fetch(uv, "packages", ["attrs==2"])
+    assert asked == [["attrs==1"], ["attrs==2"]]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("line", ["Downloading torch-2.13.0.whl (191.9 MB)\n", "Downloading torch (191.9MiB)\n"])
+def test_progress_names_what_is_fetched(line: str):
+    """pip's lines and uv's."""
+    progress = load().Progress("packages")
+    progress.see(line)
+    assert (progress.doing, progress.megabytes) == ("downloading torch (191.9 MB)", 191.9)
