@@ -7,7 +7,13 @@ A figure stands in Markdown between two comments, and only this program writes w
     <!-- figure: serving medians.openllm.32.tokens_per_s / medians.raw.32.tokens_per_s .2f -->1.23<!-- / -->
 
 that is: the file `docs/figures/serving.json`, a path in it (or two, for their ratio) and a format, with `*1000` behind it to
-scale. What no file holds yet is written as "not measured", never guessed.
+scale. The rows of a table come from a list of objects, a column from each of their keys that is named:
+
+    <!-- rows: faults rows id title echo pt -->
+    | F01 | A client leaves mid-stream | 20 of 20 | 5 of 5 |
+    <!-- / -->
+
+What no file holds yet is written as "not measured", never guessed.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURE = re.compile(r"<!-- figure: (?P<file>[\w-]+) (?P<what>[^>]+?) -->(?P<text>.*?)<!-- / -->", re.S)
+ROWS = re.compile(r"<!-- rows: (?P<file>[\w-]+) (?P<path>\S+) (?P<columns>[^>]+?) -->\n(?P<text>.*?)<!-- / -->", re.S)
 ABSENT = "not measured"
 
 
@@ -66,14 +73,28 @@ def render(folder: Path, file: str, what: str) -> str:
     return format(number * float(scale) if scale else number, form)
 
 
+def render_rows(folder: Path, file: str, path: str, columns: list[str]) -> str:
+    """Lines of a table: one for each object of the list at `path`, a cell for each of `columns`."""
+    source = folder / f"{file}.json"
+    if not source.exists():
+        return "| " + " | ".join([ABSENT, *[""] * (len(columns) - 1)]) + " |\n"
+    found = value_at(json.loads(source.read_text(encoding="utf-8")), path)
+    lines = [[str(value_at(row, column)).replace("|", "\\|") for column in columns] for row in found]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
 def fill(text: str, folder: Path) -> str:
-    """A page with every figure as its file has it."""
+    """A page with every figure and every table as its file has it."""
 
     def one(found: re.Match[str]) -> str:
         shown = render(folder, found["file"], found["what"])
         return f"<!-- figure: {found['file']} {found['what']} -->{shown}<!-- / -->"
 
-    return FIGURE.sub(one, text)
+    def table(found: re.Match[str]) -> str:
+        shown = render_rows(folder, found["file"], found["path"], found["columns"].split())
+        return f"<!-- rows: {found['file']} {found['path']} {found['columns']} -->\n{shown}<!-- / -->"
+
+    return ROWS.sub(table, FIGURE.sub(one, text))
 
 
 def main(argv: list[str], root: Path = ROOT) -> int:

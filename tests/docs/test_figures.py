@@ -91,3 +91,23 @@ def test_a_figure_that_cannot_be_read_fails(site: Path, what: str):
     """A wrong path in a file that is there is an error, not an unmeasured value."""
     page_with(site, what)
     assert FIGURES.main([], site) == 1
+
+
+def test_rows_of_a_table(site: Path):
+    """A list of objects becomes lines of a table, a column for each key that is named; without its file it says so."""
+    data = {
+        "rows": [{"id": "F01", "title": "a | b", "echo": "20 of 20"}, {"id": "F02", "title": "c", "echo": "not run"}]
+    }
+    (site / "docs" / "figures" / "faults.json").write_text(json.dumps(data), encoding="utf-8")
+    page = site / "docs" / "page.md"
+    head = "| id | what | echo |\n|---|---|---|\n"
+    for file, lines in (
+        ("faults", "| F01 | a \\| b | 20 of 20 |\n| F02 | c | not run |\n"),
+        ("nowhere", "| not measured |  |  |\n"),
+    ):
+        begin = f"<!-- rows: {file} rows id title echo -->\n"
+        page.write_text(f"{head}{begin}| stale |\n<!-- / -->\n", encoding="utf-8")
+        assert FIGURES.main(["--check"], site) == 1
+        assert FIGURES.main([], site) == 0
+        assert page.read_text(encoding="utf-8") == f"{head}{begin}{lines}<!-- / -->\n"
+        assert FIGURES.main(["--check"], site) == 0

@@ -1,0 +1,89 @@
+"""How tests elsewhere in the suite went: in this run, or run again and again in a process of their own.
+
+`test_table.py` calls `of_this_run` and `repeat`; as a pytest plugin (`-p tests.faults.rounds`) this module runs each test of a
+process `OPENLLM_TEST_ROUNDS` times and writes down how each time ended. Knows nothing of faults.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROUND = "fault_round"
+TIMES, REPORT = "OPENLLM_TEST_ROUNDS", "OPENLLM_TEST_ROUNDS_REPORT"
+
+
+def of_this_run(nodes: Iterable[str], outcomes: Mapping[str, str]) -> tuple[int, int]:
+    """(survived, of): (1, 1) when all of them that ran have passed, (0, 1) when one failed, (0, 0) when none has run.
+
+    Args:
+        nodes: node ids; one without brackets means all its parametrisations.
+        outcomes: how each test of this run ended.
+    """
+    ended: list[str] = []
+    for node in nodes:
+        wanted = (node, node + "[")
+        ended += [how for ran, how in outcomes.items() if ran == wanted[0] or ran.startswith(wanted[1])]
+    counted = [how for how in ended if how != "skipped"]
+    return int(bool(counted) and "failed" not in counted), int(bool(counted))
+
+
+def repeat(nodes: Iterable[str], times: int, folder: Path) -> tuple[int, int]:
+    """Run tests so many times in one process; (rounds in which all passed, rounds)."""
+    report = folder / f"rounds-{uuid.uuid4().hex[:8]}.jsonl"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.faults.rounds", *nodes]
+    environment = os.environ | {TIMES: str(times), REPORT: str(report)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if not report.exists():
+        raise AssertionError(f"nothing ran: {(done.stdout + done.stderr)[-1500:]}")
+    by_round: dict[int, list[str]] = defaultdict(list)
+    for line in report.read_text(encoding="utf-8").splitlines():
+        told = json.loads(line)
+        by_round[told["round"]].append(told["how"])
+    ran = [how for how in by_round.values() if set(how) != {"skipped"}]
+    survived = sum("failed" not in how for how in ran)
+    if survived < len(ran):
+        print(done.stdout[-3000:])
+    return survived, len(ran)
+
+
+# -- as a plugin
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test once for every round."""
+    if times := int(os.environ.get(TIMES, "0")):
+        metafunc.fixturenames.append(ROUND)
+        metafunc.parametrize(ROUND, range(times), ids=lambda number: f"round{number}")
+
+
+@pytest.fixture
+def fault_round(request: pytest.FixtureRequest) -> int:
+    """Which round this is; parametrised above."""
+    return request.param
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Write down how each phase of each round ended."""
+    report = os.environ.get(REPORT)
+    number = item.callspec.params.get(ROUND) if isinstance(item, pytest.Function) else None
+    if report is None or number is None or (call.when != "call" and call.excinfo is None):
+        return
+    how = (
+        "passed"
+        if call.excinfo is None
+        else "skipped"
+        if call.excinfo.errisinstance(pytest.skip.Exception)
+        else "failed"
+    )
+    with Path(report).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"test": item.nodeid, "round": number, "how": how}) + "\n")

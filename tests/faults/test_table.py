@@ -1,0 +1,133 @@
+"""The fault suite: one test of each cell of `faults.yaml`, and the rules of that file.
+
+A cell either runs a scenario of this folder, as often as the table says, or names tests elsewhere that inject the same fault. In
+the quick lane those have run with the suite already, and what became of them is looked up; in the other lanes
+(`OPENLLM_TEST_FAULTS=full` or `chaos`, as `tools/faults.py` sets it) they run here, as often as the table says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.architecture.test_claims import names_in
+
+from . import rounds, table
+from .lab import Lab
+
+LANE = os.environ.get("OPENLLM_TEST_FAULTS", "quick")
+TALLY = os.environ.get("OPENLLM_TEST_FAULTS_TALLY", "")
+TABLE = table.read()
+CELLS = [cell for cell in table.cells(TABLE) if table.in_lane(cell, LANE)]
+
+pytestmark = pytest.mark.timeout(420 if LANE == "quick" else 3600)
+
+
+def scenario(name: str) -> Any:
+    """The function that a cell names."""
+    module, _, function = name.rpartition(".")
+    return getattr(importlib.import_module(f"tests.faults.{module}"), function)
+
+
+def file_and_name(node: str) -> tuple[str, str]:
+    """`tests/a.py` and `Class::test_b` of a node id."""
+    file, _, name = node.partition("::")
+    return file, name.partition("[")[0]
+
+
+def survive(cell: table.Cell, lab: Lab) -> tuple[int, int]:
+    """Run a scenario for all its rounds; how many it survived, of how many. The first failure is raised at the end."""
+    run, failure, survived = scenario(cell.spec.run), None, 0
+    times = cell.rounds.quick if LANE == "quick" else cell.rounds.full
+    for _ in range(times):
+        try:
+            asyncio.run(run(lab.on(cell.backend)))
+            survived += 1
+        except Exception as error:
+            failure = failure or error
+            lab.forget()  # whatever it left behind is no ground for the next round
+    if failure is not None:
+        note(cell, survived, times, 0)
+        raise AssertionError(f"{cell.name}: survived {survived} of {times}") from failure
+    return survived, times
+
+
+def note(cell: table.Cell, survived: int, of: int, seconds: float) -> None:
+    """Write down how a cell went, where somebody asked for it."""
+    if TALLY:
+        with Path(TALLY).open("a", encoding="utf-8") as file:
+            line = {"cell": cell.name, "survived": survived, "of": of, "seconds": round(seconds, 1)}
+            file.write(json.dumps(line) + "\n")
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_cell(cell: table.Cell, lab: Lab, outcomes: dict[str, str]) -> None:
+    """What the row says must hold, does, in every round."""
+    began = time.monotonic()
+    if cell.spec.run:
+        survived, times = survive(cell, lab)
+    elif LANE == "quick":
+        survived, times = rounds.of_this_run(cell.spec.tests, outcomes)
+    else:
+        survived, times = rounds.repeat(cell.spec.tests, cell.rounds.full, lab.folder)
+    note(cell, survived, times, time.monotonic() - began)
+    assert survived == times, f"{cell.name}: survived {survived} of {times}"
+
+
+def test_every_fault_meets_every_backend() -> None:
+    """No cell is missing: each says how it is proven, or why the fault cannot meet the backend; in one way only."""
+    for row in TABLE.rows:
+        assert tuple(row.cells) == table.BACKENDS, row.id
+        for backend, spec in row.cells.items():
+            assert sum(map(bool, (spec.run, spec.tests, spec.why_not))) == 1, f"{row.id}-{backend}"
+
+
+def test_rows_are_told_once_and_whole() -> None:
+    """Ids are their own, titles too, and the reasons given are those that the file explains."""
+    for what in ("id", "title"):
+        assert [text for text, times in Counter(getattr(row, what) for row in TABLE.rows).items() if times > 1] == []
+    used = {spec.why_not for row in TABLE.rows for spec in row.cells.values() if spec.why_not}
+    assert used == set(TABLE.reasons)
+    assert all(row.inject and row.holds for row in TABLE.rows)
+    assert len(TABLE.rows) == 61
+
+
+def test_what_a_cell_names_is_there() -> None:
+    """Each scenario is a coroutine function, each test exists."""
+    missing: list[str] = []
+    for cell in table.cells(TABLE):
+        if cell.spec.run and not inspect.iscoroutinefunction(scenario(cell.spec.run)):
+            missing.append(f"{cell.name}: {cell.spec.run}")
+        for node in cell.spec.tests:
+            file, name = file_and_name(node)
+            if name not in names_in(file):
+                missing.append(f"{cell.name}: {node}")
+    assert missing == []
+
+
+def test_rounds_are_positive() -> None:
+    """A cell that runs, runs at least once in its lane."""
+    assert [cell.name for cell in table.cells(TABLE) if min(cell.rounds.quick, cell.rounds.full) < 1] == []
+
+
+@pytest.mark.parametrize(
+    ("ran", "expected"),
+    [
+        ({}, (0, 0)),
+        ({"tests/a.py::test_b": "passed"}, (1, 1)),
+        ({"tests/a.py::test_b[1]": "passed", "tests/a.py::test_b[2]": "failed"}, (0, 1)),
+        ({"tests/a.py::test_b": "skipped"}, (0, 0)),
+        ({"tests/a.py::test_bc": "failed"}, (0, 0)),
+    ],
+)
+def test_looking_up_what_ran(ran: dict[str, str], expected: tuple[int, int]) -> None:
+    """A test that failed in any form was not survived; one that did not run, or was skipped, counts for nothing."""
+    assert rounds.of_this_run(("tests/a.py::test_b",), ran) == expected
