@@ -1,7 +1,8 @@
 """How the suite runs as a whole: the order and the time of its lanes, no network in the fast ones, no silent skips.
 
 `python3 tools/dev.py test` is one pytest run, so that pytest's own summary is its last word. The lanes are folders; they
-run in the order of LANES, and the minutes each took are printed before that summary.
+run in the order of LANES, with two workers (`-n 2`) some of them beside the others, as tests/scheduling.py says. The minutes
+that each took are printed before that summary.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import fnmatch
 import ipaddress
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,15 @@ PROCESS_TESTS = (
     "openllm/test_store.py",
 )
 
+# End-to-end tests that load models and compare answers: whole processes, but none of them kills or times any.
+MODEL_TESTS = (
+    "e2e/test_bundle.py",
+    "e2e/test_families.py",
+    "e2e/test_finetune.py",
+    "e2e/test_playground.py",
+    "e2e/test_quantised.py",
+)
+
 
 @dataclass
 class Lane:
@@ -74,37 +85,45 @@ class Lane:
         folders: folders or files under tests/; the longest match wins, "" takes what no other lane does.
         budget_min: minutes after which the summary warns.
         network: whether its tests may leave this machine.
+        beside: whether its tests may run beside others, on a busy machine: none of them watches a clock.
     """
 
     name: str
     folders: tuple[str, ...]
     budget_min: float
     network: bool = False
+    beside: bool = False
     spent_s: float = 0.0
     tests: int = 0
 
 
 LANES = [
     Lane("lint", ("lint/test_style.py",), 0.2),
-    Lane("types", ("lint",), 3.5),
+    Lane("types", ("lint",), 3.5, beside=True),
     Lane("architecture", ("architecture",), 0.8),
     Lane("unit", ("",), 1),
     Lane("process", PROCESS_TESTS, 3),
-    Lane("torch", ("openllm/backends/torch", "openllm/serialisation/convert", "openllm/finetune"), 4),
     Lane("contract", ("contract",), 2),
     Lane("e2e", ("e2e", "openllm/test_chat_golden.py"), 6, network=True),
     Lane(
         "vllm",
         ("openllm/backends/vllm/engine", "openllm/backends/vllm/test_lane.py", "e2e/test_vllm.py"),
-        4.5,
+        8,
         network=True,
     ),
     Lane("faults", ("faults",), 3.4),  # after the lanes whose tests its table names
-    Lane("recipes", ("recipes",), 1),
-    Lane("docs", ("docs",), 4, network=True),
-    Lane("node", ("node",), 0.4, network=True),
-    Lane("packaging", ("packaging",), 3, network=True),
-    Lane("pythons", ("packaging/test_pythons.py",), 3, network=True),
+    Lane("pythons", ("packaging/test_pythons.py",), 3, network=True, beside=True),
+    Lane("docs", ("docs",), 4, network=True, beside=True),
+    Lane(
+        "torch",
+        ("openllm/backends/torch", "openllm/serialisation/convert", "openllm/finetune"),
+        4,
+        beside=True,
+    ),
+    Lane("models", MODEL_TESTS, 4, network=True, beside=True),
+    Lane("recipes", ("recipes",), 1, beside=True),
+    Lane("node", ("node",), 0.4, network=True, beside=True),
+    Lane("packaging", ("packaging",), 3, network=True, beside=True),
 ]
 TOTAL_BUDGET_MIN = 40
 
@@ -143,6 +162,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LANES.index(lane_of(item.path)))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With workers: lanes marked `beside` run beside the others."""
+    from tests.scheduling import TwoStreams
+
+    return TwoStreams(config, log, lambda file: lane_of(TESTS.parent / file).beside)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker that runs tests beside others' leaves them the cores they want."""
+    if hasattr(config, "workerinput"):
+        from tests.scheduling import step_back
+
+        step_back(config)
+
+
 # -- minutes per lane
 
 
@@ -150,6 +185,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Tally:
     """What this run has seen so far."""
 
+    began: float = field(default_factory=time.monotonic)
     lane: Lane | None = None
     skips: list[tuple[str, str]] = field(default_factory=list)  # (node id, reason) without permission
     outcomes: dict[str, str] = field(default_factory=dict)  # of each test that ran, by node id
@@ -162,7 +198,6 @@ TALLY = Tally()
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
     """Note whose time is being spent, fixtures included."""
     TALLY.lane = lane_of(item.path)
-    TALLY.lane.tests += 1
     try:
         return (yield)
     finally:
@@ -171,7 +206,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Any:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Add up time; note how each test ended, and a skip nobody gave a reason for."""
-    lane_of(TESTS / report.nodeid.split("::")[0].removeprefix("tests/")).spent_s += report.duration
+    lane = lane_of(TESTS.parent / report.nodeid.split("::")[0])
+    lane.spent_s += report.duration
+    lane.tests += report.when == "setup"
     if report.outcome != "passed" or report.when == "call":
         TALLY.outcomes[report.nodeid] = report.outcome
     note_skip(report)
@@ -222,7 +259,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for lane in ran:
             late = f"   over its budget of {lane.budget_min:g} min" if lane.spent_s > 60 * lane.budget_min else ""
             write(f"{lane.name:<13}{lane.tests:>5} tests  {lane.spent_s / 60:5.1f} min{late}", yellow=bool(late))
-        total_min = sum(lane.spent_s for lane in ran) / 60
+        total_min = (time.monotonic() - TALLY.began) / 60
         late = f"   over the budget of {TOTAL_BUDGET_MIN} min" if total_min > TOTAL_BUDGET_MIN else ""
         write(f"{'all':<13}{sum(lane.tests for lane in ran):>5} tests  {total_min:5.1f} min{late}", yellow=bool(late))
     if TALLY.skips:
