@@ -111,6 +111,7 @@ LANES = [
         8,
         network=True,
     ),
+    Lane("enumerate", ("enumerate",), 3),
     Lane("faults", ("faults",), 3.4),  # after the lanes whose tests its table names
     Lane("pythons", ("packaging/test_pythons.py",), 3, network=True, beside=True),
     Lane("docs", ("docs",), 4, network=True, beside=True),
