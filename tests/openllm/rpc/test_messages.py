@@ -32,6 +32,13 @@ def test_two_names_of_one_field_must_agree():
         assert messages.as_sent_to_chat(asked)(refused.value.param or "") in (f"sampling.{name}" for name in names)
 
 
+def test_what_a_chat_does_not_use_must_be_sound_all_the_same():
+    """A field of which a chat takes any value takes any that is one: padding is no negative token."""
+    messages.chat_request(chat(pad_token_id=0), "echo", "echo")
+    with pytest.raises(InvalidRequest, match="pad_token_id must be >= 0"):
+        messages.chat_request(chat(pad_token_id=-1), "echo", "echo")
+
+
 @pytest.mark.parametrize(
     ("sent", "path", "named"),
     [

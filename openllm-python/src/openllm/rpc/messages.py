@@ -18,6 +18,7 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
 from openllm.service.answers import Choice
 from openllm.service.use_cases import Generated
+from openllm_core.config.generation import GenerationConfig, SamplingConfig
 from openllm_core.errors import InvalidRequest, UnsupportedFeature
 from openllm_core.fields import FIELDS, refuse
 from openllm_core.fields.table import HONOURED
@@ -38,6 +39,7 @@ from openllm_core.serde import structure, unstructure
 
 OVER_HTTP = "llm_config."
 OLDER_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "num_return_sequences": "n"}
+CLASSES = {fact.name: cls for cls in (GenerationConfig, SamplingConfig) for fact in attrs.fields(cls)}
 CHAT_FIELDS = frozenset(fact.name for fact in attrs.fields(ChatCompletionRequest)) & frozenset(FIELDS)
 
 
@@ -128,6 +130,8 @@ def chat_request(message: pb.ChatRequest, model: str, column: str) -> ChatComple
     for name, sent in sampling_of(message.sampling).items():
         here = OLDER_NAMES.get(name, name)
         if here not in CHAT_FIELDS:
+            if name in CLASSES:
+                structure({name: sent}, CLASSES[name])
             refuse(name, sent, column, f"sampling.{name}")
             fact = FIELDS[name]
             if fact.supported(column) == HONOURED and sent not in fact.neutral:
