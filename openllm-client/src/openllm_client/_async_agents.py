@@ -147,4 +147,6 @@ class _InThread:
         if self._left:
             raise RequestAborted("The run of the agent was left.")
         self._asking = asyncio.run_coroutine_threadsafe(self._ask(messages, fields), self._loop)
+        if self._left:  # in the moment it was asked
+            self._asking.cancel()
         return self._asking.result()
