@@ -282,11 +282,13 @@ def outcomes() -> dict[str, str]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of a store of our own that holds the default model, imported by the command a user would type.
 
-    OPENLLM_TEST_STORE names a store to keep between runs.
+    What backends measure and compile is kept where all workers find it. OPENLLM_TEST_STORE names a store to keep between runs.
     """
     kept = os.environ.get("OPENLLM_TEST_STORE")
     home = Path(kept) if kept else tmp_path_factory.mktemp("bentoml")
-    environ = {"BENTOML_HOME": str(home), "OPENLLM_HOME": str(home / "openllm-cache")}
+    shared = home if kept else tmp_path_factory.getbasetemp()
+    shared = shared.parent if shared.name.startswith("popen-gw") else shared
+    environ = {"BENTOML_HOME": str(home), "OPENLLM_HOME": str(shared / "openllm-cache")}
     from tests.commands import openllm_command  # only here: this file also stands alone, in the tests of the lanes
 
     openllm_command(environ, "import", "smollm", "-o", "json")

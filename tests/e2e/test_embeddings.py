@@ -110,8 +110,11 @@ def test_the_second_engine_dies_with_the_server(store: dict[str, str], encoder: 
             time.sleep(0.05)
 
 
-def test_the_default_model_embeds_as_sentence_transformers_would(store: dict[str, str]) -> None:
+def test_the_default_model_embeds_as_sentence_transformers_would(
+    store: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A decoder with real weights in float32: masked mean of its last hidden states, of length one; it still generates."""
+    monkeypatch.setenv("OPENLLM_HOME", store["OPENLLM_HOME"])
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     home = StoreOptions(home=store["BENTOML_HOME"])
