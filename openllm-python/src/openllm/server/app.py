@@ -14,8 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from openllm.access import Access
 from openllm.observation import NOBODY, Observers
 from openllm.service import Service
+from openllm_core.errors import OpenLLMError
 from openllm_core.options import ServerOptions
 
+from .body import drop_body
 from .metrics import RequestMetrics
 from .middleware import wrap, wrap_open
 from .operation import Endpoint, Operation
@@ -77,7 +79,8 @@ def create_app(
         observers: who look at each request.
     """
     operations = all_operations(service, options, registry, access)
-    routes = [Route(o.path, _Served(o.endpoint), methods=list(o.methods)) for o in operations]
+    doors = [_Admitting(o.endpoint, service, options) if o.admits else _Served(o.endpoint) for o in operations]
+    routes = [Route(o.path, door, methods=list(o.methods)) for o, door in zip(operations, doors, strict=True)]
     router = Starlette(routes=routes)
     router.router.redirect_slashes = False
     return wrap(
@@ -108,6 +111,23 @@ class _Served:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self._endpoint(Request(scope, receive))
         await response(scope, receive, send)
+
+
+class _Admitting(_Served):
+    """The same where a request needs a place in the engine: while there is none, nothing is read, parsed or checked."""
+
+    def __init__(self, endpoint: Endpoint, service: Service, options: ServerOptions) -> None:
+        super().__init__(endpoint)
+        self._service = service
+        self._options = options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._service.check_room()
+        except OpenLLMError:
+            await drop_body(Request(scope, receive), self._options)
+            raise
+        await super().__call__(scope, receive, send)
 
 
 class _Bare:

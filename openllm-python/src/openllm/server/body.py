@@ -18,7 +18,7 @@ from openllm_core.limits import Limits
 from openllm_core.serde import loads, structure
 
 from .errors import ClientLeft
-from .limits import MAX_IGNORED_HEADER_CHARS, RATE_WINDOW_S
+from .limits import MAX_IGNORED_HEADER_CHARS, RATE_WINDOW_S, SHORT_BODY_BYTES
 
 T = TypeVar("T")
 
@@ -63,6 +63,13 @@ async def read_body(request: Request, limits: Limits, max_bytes: int | None = No
         arriving.came(len(part))
         more = message.get("more_body", False)
     return b"".join(parts)
+
+
+async def drop_body(request: Request, limits: Limits) -> None:
+    """Take a short body off the wire unread, so that its connection can go on after a refusal; a long one closes it."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced[:20]) <= SHORT_BODY_BYTES:
+        await read_body(request, limits)
 
 
 class _Arriving:

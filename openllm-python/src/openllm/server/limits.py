@@ -7,6 +7,7 @@ from __future__ import annotations
 
 RATE_WINDOW_S = 10.0  # over which a body's rate is taken
 MAX_FRAMING_BYTES = 1024 * 1024  # of a body sent in chunks: sizes, extensions and trailers
+SHORT_BODY_BYTES = 64 * 1024  # of a refused request, read away so that its connection can go on
 LINGER_S = 2.0  # how long a refused body is read and thrown away, so that the refusal reaches its sender
 
 MAX_WRITE_BUFFER_BYTES = 64 * 1024  # a connection that has more unsent than this counts as slow

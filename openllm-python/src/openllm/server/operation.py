@@ -35,6 +35,7 @@ class Operation:
         media: content type of a non-JSON answer.
         errors: codes of refusals besides those every route has.
         open: no key needed.
+        admits: whether a request takes a place in the engine, so that it is refused at once while there is none.
         example: body to try in /docs.
     """
 
@@ -50,4 +51,5 @@ class Operation:
     media: str = "application/json"
     errors: tuple[str, ...] = ()
     open: bool = False
+    admits: bool = False
     example: Mapping[str, Any] | None = None

@@ -34,6 +34,7 @@ REASONS = {
     431: "Request Header Fields Too Large",
     503: "Service Unavailable",
 }
+VERSIONS = frozenset({"1.0", "1.1"})
 DEFAULTS = Limits()
 
 
@@ -213,9 +214,12 @@ class LimitedProtocol(HttpToolsProtocol):
             self._header_timer = None
         self._in_headers = False
         self._head_bytes = 0
-        if self._hosts != 1 and (self._hosts > 1 or self.scope["http_version"] == "1.1"):
+        version = self.parser.get_http_version()
+        if version not in VERSIONS:
+            self._stop(InvalidRequest("The request must be HTTP/1.1 or HTTP/1.0.", code="invalid_http"))
+        if self._hosts != 1 and (self._hosts > 1 or version == "1.1"):
             self._stop(InvalidRequest("The request needs exactly one Host header.", code="invalid_http"))
-        if not self.url.startswith(b"/"):
+        if not self.url.startswith(b"/") or self.parser.get_method() == b"CONNECT":
             self._stop(InvalidRequest("The request must name a path; this server is no proxy.", code="invalid_http"))
         super().on_headers_complete()
         cycle = self.cycle

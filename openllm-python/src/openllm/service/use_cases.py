@@ -175,6 +175,14 @@ class Service:
             await self._chat.aclose()
             await self._embeddings.aclose()
 
+    def check_room(self) -> None:
+        """Refuse what the caller would be refused for as soon as its request were read: before it is.
+
+        Raises:
+            Overloaded, RateLimitExceeded: the line is full, or the caller's part of it.
+        """
+        self.engine.check_room(caller().tenant)
+
     def ready(self) -> Health:
         """Whether requests are taken now.
 

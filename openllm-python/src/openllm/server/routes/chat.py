@@ -45,6 +45,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             response=ChatCompletion,
             event=ChatCompletionChunk,
             errors=("model_not_found", "adapter_not_found", *BAD, *BUSY),
+            admits=True,
             example={
                 "model": service.model.names[0],
                 "messages": [{"role": "user", "content": "What is the capital of France?"}],

@@ -45,6 +45,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             response=Completion,
             event=Completion,
             errors=("model_not_found", "adapter_not_found", *BAD, *BUSY),
+            admits=True,
             example={"model": service.model.names[0], "prompt": "The capital of France is", "max_tokens": 32},
         )
     ]

@@ -60,6 +60,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             closed=True,
             response=GenerateResponse,
             errors=("adapter_not_found", *BAD, *BUSY),
+            admits=True,
             example=EXAMPLE,
         ),
         Operation(
@@ -73,6 +74,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             event=StreamFrame,
             media="text/event-stream",
             errors=("adapter_not_found", *BAD, *BUSY),
+            admits=True,
             example=EXAMPLE,
         ),
     ]

@@ -50,6 +50,7 @@ def operations(service: Service, options: ServerOptions) -> list[Operation]:
             closed=True,
             response=list[GeneratedText],
             errors=("unknown_url", "adapter_not_found", *BAD, *BUSY),
+            admits=True,
             example={"inputs": "The capital of France is", "parameters": {"max_new_tokens": 32}},
         )
     ]
