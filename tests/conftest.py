@@ -33,10 +33,6 @@ PROCESS_TESTS = (
     "openllm/bench/test_command.py",
     "openllm/bench/test_cpu.py",
     "openllm/bench/test_subjects.py",
-    "openllm/bundle/test_base_images.py",
-    "openllm/bundle/test_build.py",
-    "openllm/bundle/test_containerfile.py",
-    "openllm/bundle/test_containers.py",
     "openllm/cli/test_adapters_served.py",
     "openllm/cli/test_chat.py",
     "openllm/cli/test_cli.py",
@@ -53,21 +49,29 @@ PROCESS_TESTS = (
     "openllm/engine/test_pool.py",
     "openllm/engine/test_process.py",
     "openllm/rpc/test_command.py",
-    "openllm/serialisation/test_fetch.py",
-    "openllm/serialisation/test_package.py",
-    "openllm/serialisation/faults",
-    "openllm/serialisation/test_archive.py",
-    "openllm/serialisation/test_command.py",
     "openllm/server/test_run.py",
     "openllm/server/test_streams.py",
     "openllm/test_chat.py",
     "openllm/test_imports.py",
     "openllm/test_llm.py",
     "openllm/test_quantise.py",
+)
+
+# Such tests of the store and of what is built from it: they wait for processes and locks, and watch no clock.
+STORE_TESTS = (
+    "openllm/bundle/test_base_images.py",
+    "openllm/bundle/test_build.py",
+    "openllm/bundle/test_containerfile.py",
+    "openllm/bundle/test_containers.py",
+    "openllm/serialisation/faults",
+    "openllm/serialisation/test_archive.py",
+    "openllm/serialisation/test_command.py",
+    "openllm/serialisation/test_fetch.py",
+    "openllm/serialisation/test_package.py",
     "openllm/test_store.py",
 )
 
-# End-to-end tests that load models and compare answers: whole processes, but none of them kills or times any.
+# End-to-end tests that load models and compare answers: in whole processes, and no clock is watched either.
 MODEL_TESTS = (
     "e2e/test_bundle.py",
     "e2e/test_families.py",
@@ -121,6 +125,7 @@ LANES = [
         4,
         beside=True,
     ),
+    Lane("store", STORE_TESTS, 2, beside=True),
     Lane("models", MODEL_TESTS, 4, network=True, beside=True),
     Lane("recipes", ("recipes",), 1, beside=True),
     Lane("node", ("node",), 0.4, network=True, beside=True),

@@ -327,3 +327,21 @@ def test_progress_names_what_is_fetched(line: str):
     progress = load().Progress("packages")
     progress.see(line)
     assert (progress.doing, progress.megabytes) == ("downloading torch (191.9 MB)", 191.9)
+
+
+@pytest.mark.parametrize(("words", "installed", "pytest_words"), [
+    ([], [".venv-test", ".venv-vllm", ".venv-recipes"], ["-n", "2"]),
+    (["tests/core", "-k", "schema"], [".venv-test"], ["tests/core", "-k", "schema"]),
+    (["--lane", "recipes"], [".venv-test", ".venv-recipes"], ["--lane", "recipes"]),
+])  # fmt: skip
+def test_the_whole_suite_runs_in_two_workers(
+    words: list[str], installed: list[str], pytest_words: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """A part of it runs in one, and without environments it has no use for; the one that holds uv is made first."""
+    dev, made, became = load(DEV), list[str](), list[list[str]]()
+    for name in ("install", "install_vllm", "install_recipes"):
+        monkeypatch.setattr(dev.installing, name, lambda venv, **_: made.append(venv.name))
+    monkeypatch.setattr(dev, "become", lambda command: became.append(command) or 0)
+    assert dev.test(words) == 0
+    assert list(dict.fromkeys(made)) == installed
+    assert became == [[str(ROOT / ".venv-test/bin/python"), "-m", "pytest", *pytest_words]]
