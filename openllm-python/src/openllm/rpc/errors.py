@@ -37,6 +37,8 @@ TABLE: dict[str, grpc.StatusCode] = {
     "engine_loading": grpc.StatusCode.UNAVAILABLE,
     "engine_unavailable": grpc.StatusCode.UNAVAILABLE,
     "shutting_down": grpc.StatusCode.UNAVAILABLE,
+    "queue_full": grpc.StatusCode.UNAVAILABLE,
+    "engine_out_of_memory": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "deadline_exceeded": grpc.StatusCode.DEADLINE_EXCEEDED,
     "non_finite_logits": grpc.StatusCode.INTERNAL,
 }

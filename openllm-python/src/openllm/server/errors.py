@@ -32,6 +32,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "invalid_api_key": (401, INVALID),
     "forbidden_host": (403, INVALID),
     "forbidden_peer": (403, INVALID),
+    "forbidden_origin": (403, INVALID),
     "admin_key_needed": (403, INVALID),
     "adapter_loading_forbidden": (403, INVALID),
     "model_not_found": (404, INVALID),
@@ -48,6 +49,8 @@ TABLE: dict[str, tuple[int, str]] = {
     "engine_loading": (503, UNAVAILABLE),
     "engine_unavailable": (503, UNAVAILABLE),
     "shutting_down": (503, UNAVAILABLE),
+    "engine_out_of_memory": (503, UNAVAILABLE),
+    "queue_full": (503, UNAVAILABLE),
     "deadline_exceeded": (504, SERVER),
     "non_finite_logits": (500, SERVER),
 }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from tests.openllm.backends.torch.conftest import MakeScheduler
 from tests.openllm.backends.torch.drive import GREEDY, PROMPTS, finals_of, request, run, tokens, tokens_of
 
-from openllm.backends.base import StepOutput
+from openllm.backends.base import BackendRequest, StepOutput
+from openllm.backends.torch import lanes, window
+from openllm.backends.torch.guiding import Matcher
+from openllm.backends.torch.lanes import WindowLane
 from openllm.backends.torch.model import LoadedModel
+from openllm.backends.torch.scheduler import Scheduler
 
 
 def test_a_nan_row_fails_alone(make_scheduler: MakeScheduler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,8 +41,11 @@ def test_a_nan_row_fails_alone(make_scheduler: MakeScheduler, monkeypatch: pytes
     assert {name: tokens_of(outputs)[name] for name in "013"} == {name: expected[name] for name in "013"}
 
 
-def test_a_prompt_that_raises_fails_alone(make_scheduler: MakeScheduler, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When computing prompts together raises, each is tried by itself; only the guilty one fails."""
+def test_a_prompt_that_raises_fails_alone(
+    make_scheduler: MakeScheduler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When computing prompts together raises, each is tried by itself; only the guilty one fails. Why stands in the log,
+    and nowhere else."""
     scheduler = make_scheduler()
     prefill = LoadedModel.prefill
 
@@ -52,24 +59,193 @@ def test_a_prompt_that_raises_fails_alone(make_scheduler: MakeScheduler, monkeyp
     monkeypatch.setattr(LoadedModel, "prefill", picky)
     outputs = run(scheduler, *requests)
     error = finals_of(outputs)["1"].error
-    assert error is not None and "cannot stand 51" in error["message"] and "\n" not in error["message"]
+    assert error is not None and error["code"] == "internal_error" and "cannot stand 51" not in error["message"]
+    assert "cannot stand 51" in caplog.text
     assert {name: tokens_of(outputs)[name] for name in "02"} == {name: expected[name] for name in "02"}
 
 
-def test_a_step_that_raises_ends_its_rows_and_nothing_else(
+class Spoilt:
+    """A decode step that raises while a row of its lane is at a given place; counts its calls."""
+
+    def __init__(self, scheduler: Scheduler, error: Exception, name: str, after: int = 3) -> None:
+        self.scheduler, self.error, self.name, self.after = scheduler, error, name, after
+        self.calls = 0
+        self.decode = LoadedModel.decode
+
+    def __call__(self, model: LoadedModel, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        self.calls += 1
+        for lane in self.scheduler.lanes:
+            assert isinstance(lane, WindowLane)
+            part = lane.window.stepping or slice(0, len(lane.rows))
+            names = {row.request_id: row.generated for row in lane.rows[part]}
+            if names.get(self.name, 0) >= self.after:
+                raise self.error
+        return self.decode(model, ids, *rest)
+
+
+MIXED: list[dict[str, Any]] = [
+    {},
+    {"temperature": 1.0, "seed": 5},
+    {"repetition_penalty": 1.3, "frequency_penalty": 0.4},
+    {"temperature": 0.8, "seed": 9, "top_p": 0.9, "logprobs": 2},
+]
+
+
+def mixed(*, without: str = "") -> list[BackendRequest]:
+    """Requests with every kind of state that a repeated step could spoil."""
+    made = [request(str(at), prompt, **more) for at, (prompt, more) in enumerate(zip(PROMPTS, MIXED, strict=True))]
+    return [one for one in made if one.request_id != without]
+
+
+@pytest.mark.parametrize("name", ["0", "1", "3"])
+def test_a_row_whose_step_raises_fails_alone(
+    make_scheduler: MakeScheduler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """One sequence makes every step that it takes part in raise: it alone ends; the others' tokens are those of a run
+    without it, greedy, seeded and penalised ones alike, and none is drawn twice."""
+    expected = tokens(make_scheduler(), *mixed(without=name))
+    scheduler = make_scheduler()
+    spoilt = Spoilt(scheduler, RuntimeError("shape mismatch\nmore"), name)
+
+    def decode(model: LoadedModel, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        return spoilt(model, ids, *rest)
+
+    monkeypatch.setattr(LoadedModel, "decode", decode)
+    outputs = run(scheduler, *mixed())
+    final = finals_of(outputs)[name]
+    assert final.error is not None and final.error["code"] == "internal_error"
+    found = tokens_of(outputs)
+    assert len(found.pop(name)) == 3
+    assert found == expected
+    assert scheduler.idle
+    assert caplog.text.count("shape mismatch") == 1
+
+
+def test_memory_that_runs_out_costs_the_newest(make_scheduler: MakeScheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of more than two rows find no memory: the newest end with a code that says so, the oldest two go on."""
+    expected = tokens(make_scheduler(), *mixed(without="2")[:2])
+    scheduler = make_scheduler()
+    decode = LoadedModel.decode
+
+    def scarce(model: LoadedModel, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if len(ids) > 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+        return decode(model, ids, *rest)
+
+    monkeypatch.setattr(LoadedModel, "decode", scarce)
+    outputs = run(scheduler, *mixed())
+    finals = finals_of(outputs)
+    assert [finals[name].finish_reason for name in "0123"] == ["length", "length", "error", "error"]
+    assert all(finals[name].error["code"] == "engine_out_of_memory" for name in "23")  # type: ignore[index]
+    assert {name: tokens_of(outputs)[name] for name in "01"} == expected
+
+
+@pytest.mark.parametrize("where", ["prefill", "column"])
+def test_what_has_not_begun_waits_for_memory(
+    make_scheduler: MakeScheduler, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Memory runs out over a prompt, or over a running row while a prompt is half computed: the prompt is computed later,
+    and every sequence gets the tokens that it always gets."""
+    short, long = request("short", [5, 6, 7], max_tokens=10), request("long", range(20, 60), max_tokens=4)
+    expected = tokens(make_scheduler(), short) | tokens(make_scheduler(), long)
+    scheduler = make_scheduler(prefill_tokens=8)
+    scheduler.add(short)
+    outputs = [scheduler.step()]
+    scheduler.add(long)
+    outputs += [scheduler.step(), scheduler.step()]
+    assert scheduler.prefill is not None
+    calls = 0
+    target = "prefill" if where == "prefill" else "decode"
+    computes = getattr(LoadedModel, target)
+
+    def scarce(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return computes(*arguments)
+
+    monkeypatch.setattr(LoadedModel, target, scarce)
+    outputs.append(scheduler.step())
+    assert scheduler.prefill is None and [row.request_id for row in scheduler.waiting] == ["long"]
+    while not scheduler.idle:
+        outputs.append(scheduler.step())
+    assert tokens_of(outputs) == expected
+    assert {final.finish_reason for final in finals_of(outputs).values()} == {"length"}
+
+
+def test_a_window_that_cannot_grow_stays_whole(make_scheduler: MakeScheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No memory for the second layer of a longer window: the newest row ends, and the tokens of the others are right."""
+    requests = [request(name, prompt, max_tokens=150) for name, prompt in zip("ab", PROMPTS, strict=False)]
+    expected = tokens(make_scheduler(), requests[0])
+    monkeypatch.setattr(lanes, "AHEAD", 1)
+    scheduler, moved, calls = make_scheduler(), window._moved, 0  # pyright: ignore[reportPrivateUsage]
+
+    def scarce(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise MemoryError
+        return moved(*arguments)
+
+    monkeypatch.setattr(window, "_moved", scarce)
+    outputs = run(scheduler, *requests)
+    assert calls > 3
+    assert finals_of(outputs)["b"].finish_reason == "error"
+    assert tokens_of(outputs)["a"] == expected["a"]
+
+
+def test_a_step_that_always_raises_ends_its_rows_and_nothing_else(
     make_scheduler: MakeScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a decode step failed, its sequences have one error each and the next request is served."""
-    scheduler = make_scheduler()
+    """When no step works at all, its sequences have one error each, and the next request is served once steps work."""
     expected = tokens(make_scheduler(), request("later", [5, 6]))
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            LoadedModel, "decode", lambda *arguments: (_ for _ in ()).throw(RuntimeError("not enough memory"))
-        )
-        finals = finals_of(run(scheduler, request("a", [1, 2]), request("b", [3, 4])))
-    assert [finals[name].error["class"] for name in "ab"] == ["OutOfMemory"] * 2  # type: ignore[index]
-    assert scheduler.idle
-    assert tokens(scheduler, request("later", [5, 6])) == expected
+    for message, kind in (("not enough memory", "OutOfMemoryInStep"), ("broken", "EngineError")):
+        scheduler = make_scheduler()
+
+        def broken(*rest: Any, message: str = message) -> torch.Tensor:
+            raise RuntimeError(message)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LoadedModel, "decode", broken)
+            finals = finals_of(run(scheduler, request("a", [1, 2]), request("b", [3, 4])))
+        assert [finals[name].error["class"] for name in "ab"] == [kind] * 2  # type: ignore[index]
+        assert scheduler.idle
+        assert tokens(scheduler, request("later", [5, 6])) == expected
+
+
+def test_a_guide_that_raises_ends_its_row(make_scheduler: MakeScheduler, caplog: pytest.LogCaptureFixture) -> None:
+    """Where it says what may follow, and where it takes what was drawn: its own sequence fails, the others do not notice."""
+
+    class Broken:
+        stops: frozenset[int] = frozenset()
+        finished = False
+
+        def __init__(self, fails: str) -> None:
+            self.fails, self.steps = fails, 0
+
+        def fill(self, mask: torch.Tensor, row: int) -> None:
+            self.steps += 1
+            mask[row] = -1
+            if self.fails == "fill" and self.steps == 4:
+                mask[row] = 0
+                raise RuntimeError("no such state")
+
+        def accept(self, token: int) -> bool:
+            if self.fails == "accept" and self.steps == 4:
+                raise RuntimeError("no such token")
+            return True
+
+    expected = tokens(make_scheduler(), *mixed(without="0"))
+    for fails, words in (("fill", "no such state"), ("accept", "no such token")):
+        scheduler = make_scheduler()
+        scheduler.add(mixed()[0], cast(Matcher, Broken(fails)))
+        outputs = run(scheduler, *mixed(without="0"))
+        final = finals_of(outputs)["0"]
+        assert final.error is not None and words in caplog.text
+        found = tokens_of(outputs)
+        assert len(found.pop("0")) == 3
+        assert found == expected
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])

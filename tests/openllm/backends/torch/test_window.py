@@ -27,6 +27,7 @@ def prompt_cache(*lengths: int, mark: float) -> DynamicCache:
 
 def step(window: Window, marks: list[float]) -> None:
     """Write one token per row and check that all that masks hide is finite."""
+    window.make_column()
     states = torch.tensor(marks).view(-1, 1, 1, 1).expand(-1, HEADS, 1, DIM)
     for layer in range(LAYERS):
         keys, values = window.update(states + 100 * layer, -states - 100 * layer, layer)

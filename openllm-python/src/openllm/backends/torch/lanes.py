@@ -51,12 +51,16 @@ class Lane(Protocol):
         """Add rows: `picks` are their rows in `source`, `tokens` their first drawn tokens."""
         ...
 
-    def step(self) -> Tensor:
-        """One decode step; logits [rows, vocab_size]."""
+    def step(self, part: slice | None = None) -> Tensor:
+        """One decode step; logits [rows, vocab_size].
+
+        It counts only once its tokens are fed: until then it can be taken again, by all rows or by a part of them
+        (by the one row of a `SoloLane` never: its cache keeps what a step wrote).
+        """
         ...
 
     def feed(self, tokens: Tensor) -> None:
-        """The tokens drawn from the last step's logits, [rows] int64."""
+        """The tokens drawn from the last step's logits, [rows] int64: the step is done."""
         ...
 
     def sampler(self) -> BatchSampler:
@@ -108,12 +112,19 @@ class WindowLane(_Sampled):
     def join(self, rows: list[Row], source: Prefilled, picks: list[int], tokens: list[int]) -> None:
         """See `Lane.join`."""
         cache = source.cache
+        ahead = min(AHEAD, max(row.limit for row in rows))
+        lengths = [(pick, source.lengths[pick]) for pick in picks]
         if isinstance(cache, EncoderDecoderCache):
             assert self.cross is not None
             self.cross.join(cache.cross_attention_cache, [(pick, source.encoder_lengths[pick]) for pick in picks])
-            cache = cache.self_attention_cache
-        ahead = min(AHEAD, max(row.limit for row in rows))
-        self.window.join(cache, [(pick, source.lengths[pick]) for pick in picks], ahead)
+            try:
+                self.window.join(cache.self_attention_cache, lengths, ahead)
+            except BaseException:  # no memory: both hold the same rows again
+                for _ in picks:
+                    self.cross.leave(len(self.cross.lengths) - 1)
+                raise
+        else:
+            self.window.join(cache, lengths, ahead)
         at = slice(len(self.rows), len(self.rows) + len(rows))
         device = self.model.device
         self._tokens[at, 0] = torch.tensor(tokens, device=device)
@@ -121,22 +132,22 @@ class WindowLane(_Sampled):
         self.rows += rows
         self._sampler = None
 
-    def step(self) -> Tensor:
+    def step(self, part: slice | None = None) -> Tensor:
         """See `Lane.step`."""
-        count, window = len(self.rows), self.window
-        ids, mask = self._tokens[:count], window.mask[:count, window.columns]
+        rows, window = part or slice(0, len(self.rows)), self.window
+        window.make_column()
+        window.stepping = part
+        ids, mask = self._tokens[rows], window.mask[rows, window.columns]
         if self.cross is not None:
-            encoder_mask = self.cross.show()
-            logits = self.model.decode_seq2seq(ids, mask, encoder_mask, EncoderDecoderCache(window, self.cross))
-        else:
-            logits = self.model.decode(ids, mask, self._positions[:count], window)
-        window.advance()
-        self._positions[:count] += 1
-        return logits
+            encoder_mask = self.cross.show(rows)
+            return self.model.decode_seq2seq(ids, mask, encoder_mask, EncoderDecoderCache(window, self.cross))
+        return self.model.decode(ids, mask, self._positions[rows], window)
 
     def feed(self, tokens: Tensor) -> None:
         """See `Lane.feed`."""
         self._tokens[: len(tokens), 0] = tokens
+        self._positions[: len(tokens)] += 1
+        self.window.advance()
 
     def leave(self, rows: list[int]) -> None:
         """See `Lane.leave`."""
@@ -190,12 +201,12 @@ class CrossCache(Cache):
             self.lengths[row] = self.lengths[last]
         self.lengths.pop()
 
-    def show(self) -> Tensor:
-        """Point the layers at the rows in use; return their mask, [rows, longest prompt] bool."""
-        rows, columns = len(self.lengths), max(self.lengths)
+    def show(self, rows: slice) -> Tensor:
+        """Point the layers at rows in use; return their mask, [rows, longest prompt] bool."""
+        columns = max(self.lengths)
         for layer, (keys, values) in zip(self._shown, self._stores, strict=True):
-            layer.keys, layer.values = keys[:rows, :, :columns], values[:rows, :, :columns]
-        return self._mask[:rows, :columns]
+            layer.keys, layer.values = keys[rows, :, :columns], values[rows, :, :columns]
+        return self._mask[rows, :columns]
 
     def _grow(self, rows: int, columns: int, prompts: list[tuple[Tensor, Tensor]]) -> None:
         rows, columns = max(rows, self._mask.shape[0]), max(columns, self._mask.shape[1])
@@ -238,7 +249,7 @@ class SoloLane(_Sampled):
         self.rows, self._source, self._sampler = list(rows), source, None
         self._tokens[0, 0] = tokens[0]
 
-    def step(self) -> Tensor:
+    def step(self, part: slice | None = None) -> Tensor:
         """See `Lane.step`."""
         assert self._source is not None
         cache = self._source.cache

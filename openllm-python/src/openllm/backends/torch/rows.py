@@ -29,6 +29,7 @@ class Row:
         counts: [vocab_size] float32, how often each token was drawn; only for rows with penalties.
         seen: [vocab_size] bool, tokens of prompt and output; only for rows with a repetition penalty.
         matcher: holds it to its guide; only for rows with one.
+        order: of its coming: the highest is the newest.
     """
 
     __slots__ = (
@@ -39,14 +40,16 @@ class Row:
         "greedy",
         "limit",
         "matcher",
+        "order",
         "request",
         "sampling",
         "seen",
         "stops",
     )
 
-    def __init__(self, request: BackendRequest, room: int, matcher: Matcher | None = None) -> None:
+    def __init__(self, request: BackendRequest, room: int, matcher: Matcher | None = None, order: int = 0) -> None:
         sampling = request.sampling
+        self.order = order
         self.request = request
         self.sampling = sampling
         self.limit = max(1, min(sampling.max_tokens, room))
@@ -70,14 +73,18 @@ class Row:
         return self.request.prompt_token_ids
 
     def uniform(self) -> float:
-        """The next number of this row's own random stream, in [0, 1); no other row can change it."""
+        """The next number of this row's own random stream, in [0, 1), the same until `spend`; no other row can change it."""
         if not self._draws:
             if self.generator is None:
                 seed = self.sampling.seed
                 self.generator = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed)
             self._draws = to_floats(torch.rand(DRAWS_AHEAD, generator=self.generator, dtype=torch.float64))
             self._draws.reverse()
-        return self._draws.pop()
+        return self._draws[-1]
+
+    def spend(self) -> None:
+        """The number that `uniform` gave has been used."""
+        self._draws.pop()
 
     def push(self, token: int, logprob: TokenLogprob | None) -> SequenceDelta:
         """Count one drawn token and say whether it ended the sequence."""

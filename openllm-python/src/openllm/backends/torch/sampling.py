@@ -30,14 +30,16 @@ class Draw:
         token_ids: the same as a list.
         logprobs: per row, None where not asked for; None when nobody asked.
         bad: rows whose logits were not finite; nothing was drawn for them.
+        errors: rows for which something of their own raised, and what; nothing was drawn for them.
     """
 
-    __slots__ = ("bad", "logprobs", "token_ids", "tokens")
+    __slots__ = ("bad", "errors", "logprobs", "token_ids", "tokens")
 
-    def __init__(self, tokens: Tensor, token_ids: list[int], bad: list[int]) -> None:
+    def __init__(self, tokens: Tensor, token_ids: list[int], bad: list[int], errors: dict[int, Exception]) -> None:
         self.tokens = tokens
         self.token_ids = token_ids
         self.bad = bad
+        self.errors = errors
         self.logprobs: list[TokenLogprob | None] | None = None
 
 
@@ -106,37 +108,53 @@ class BatchSampler:
                 row.seen = self._seen[at]
 
     def draw(self, logits: Tensor) -> Draw:
-        """Draw one token per row.
+        """`propose` and `keep`."""
+        draw = self.propose(logits)
+        self.keep(draw)
+        return draw
+
+    def propose(self, logits: Tensor) -> Draw:
+        """Draw one token per row, without any effect on the rows: a draw that raised can be made again.
 
         Args:
-            logits: [rows, vocab_size], any float type; may be overwritten.
+            logits: [rows, vocab_size], any float type; not changed.
         """
-        logits = logits.float()
-        original = logits.clone() if self._edits and self._logprobs else logits
-        highest, tokens = logits.max(dim=-1)
+        original = logits.float()
+        highest, tokens = original.max(dim=-1)
         finite = torch.isfinite(highest)  # NaN and +inf win a maximum; a row of only -inf shows as -inf
         bad: list[int] = []
         if not bool(finite.all()):
             bad = to_ints(torch.nonzero(~finite).flatten())
-            logits[bad] = 0.0
+        changed = original
+        if self._edits or bad:
+            changed = original.clone() if original is logits or self._logprobs else original
+            changed[bad] = 0.0
+        errors: dict[int, Exception] = {}
         if self._edits:
-            self._edit(logits)
-            tokens = logits.argmax(dim=-1)
+            self._edit(changed, errors)
+            tokens = changed.argmax(dim=-1)
         if self._plain or self._filtered:
-            self._draw_random(logits, tokens, bad)
+            self._draw_random(changed, tokens)
         if bad:
             tokens[bad] = 0
-        if self._penalised:
-            self._remember(tokens)
-        draw = Draw(tokens, to_ints(tokens), bad)
+        draw = Draw(tokens, to_ints(tokens), bad, errors)
         if self._logprobs:
             draw.logprobs = self._find_logprobs(original, draw.token_ids, bad)
         return draw
 
+    def keep(self, draw: Draw) -> None:
+        """Let the rows go on behind what was proposed last."""
+        if self._penalised:
+            self._remember(draw.tokens)
+        for i in self._plain:
+            self.rows[i].spend()
+        for i in self._filtered:
+            self.rows[i].spend()
+
     # -- transformations ---------------------------------------------------------------------------------------------
 
-    def _edit(self, logits: Tensor) -> None:
-        """Penalties, bias, guides and minimum length, in place."""
+    def _edit(self, logits: Tensor, errors: dict[int, Exception]) -> None:
+        """Penalties, bias, guides and minimum length, in place; a guide that raises is noted for its row."""
         if self._seen is not None:  # Keskar et al. 2019, CTRL, section 4.1
             part = logits[self._repetition]
             penalised = torch.where(part > 0, part / self._penalty, part * self._penalty)
@@ -147,8 +165,11 @@ class BatchSampler:
             where, tokens, biases = self._bias
             logits.index_put_((where, tokens), biases, accumulate=True)
         if self._mask is not None:
-            for at, (_, matcher) in enumerate(self._guided):
-                matcher.fill(self._mask, at)
+            for at, (i, matcher) in enumerate(self._guided):
+                try:
+                    matcher.fill(self._mask, at)
+                except Exception as error:
+                    errors[i], self._mask[at] = error, -1  # every bit: the others' masks stand
             guiding.apply_mask(logits, self._mask, [i for i, _ in self._guided])
         for i in self._min_tokens:
             row = self.rows[i]
@@ -173,7 +194,7 @@ class BatchSampler:
 
     # -- random draws ------------------------------------------------------------------------------------------------
 
-    def _draw_random(self, logits: Tensor, tokens: Tensor, bad: list[int]) -> None:
+    def _draw_random(self, logits: Tensor, tokens: Tensor) -> None:
         scaled = logits / self._temperatures
         if self._plain:
             part = scaled if len(self._plain) == len(self.rows) else scaled[self._plain]

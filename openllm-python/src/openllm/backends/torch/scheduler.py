@@ -6,6 +6,7 @@ prompt a step takes, which lane a row joins. Knows nothing of threads, event loo
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,14 +14,16 @@ from collections.abc import Sequence
 import attrs
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from openllm_core.errors import AdapterNotFound, EngineError, NonFiniteLogits, OpenLLMError, OutOfMemory
 
 from ..base import BackendRequest, SequenceDelta, StepOutput
+from . import isolation
 from .guiding import Matcher
+from .isolation import failed
 from .lanes import Lane, Prefilled, SoloLane, WindowLane
 from .model import LoadedModel
+from .prefill import First, Prefill
 from .rows import Row
 from .sampling import BatchSampler, Draw, check
 
@@ -51,29 +54,6 @@ class Limits:
     lane_cost: int
 
 
-class Prefill:
-    """Prompts being computed together, over as many steps as their length takes.
-
-    Attributes:
-        groups: rows by distinct prompt; those of one prompt share its computation.
-    """
-
-    def __init__(self, groups: list[list[Row]]) -> None:
-        self.groups = groups
-        self.cache: Cache | None = None
-        self.done = 0  # columns computed so far
-
-    @property
-    def prompts(self) -> list[list[int]]:
-        """The distinct prompts."""
-        return [group[0].prompt for group in self.groups]
-
-    @property
-    def rows(self) -> list[Row]:
-        """All rows, in group order."""
-        return [row for group in self.groups for row in group]
-
-
 class Scheduler:
     """Continuous batching over one model.
 
@@ -88,6 +68,8 @@ class Scheduler:
         self.waiting: deque[Row] = deque()
         self.lanes: list[Lane] = []
         self.prefill: Prefill | None = None
+        self._order = itertools.count()
+        self._wait_below: int | None = None  # memory ran out: nothing new until fewer rows than these run
 
     # -- what the backend calls --------------------------------------------------------------------------------------
 
@@ -101,7 +83,7 @@ class Scheduler:
         limits = self.limits
         error: OpenLLMError | None = None
         room = limits.max_len - (0 if self.model.seq2seq else prompt_len)
-        row = Row(request, room, matcher)
+        row = Row(request, room, matcher, next(self._order))
         if not prompt_len:
             error = EngineError("The prompt holds no token.")
         elif prompt_len > limits.max_prompt_len or room < 1:
@@ -197,17 +179,16 @@ class Scheduler:
         try:
             with self.model.using([group[0].request.adapter for group in current.groups]):
                 logits, source = self._compute(current)
+            first = None if logits is None or source is None else self._draw_first(current, logits, source)
         except Exception as error:
             self.prefill = None
-            self._isolate(current, error, deltas)
+            if not self._put_back(current, error):
+                self._isolate(current, error, deltas)
             return
-        if source is None or logits is None:
+        if first is None:
             return  # more chunks to come
         self.prefill = None
-        try:
-            self._start(current, logits, source, deltas)
-        except Exception as error:
-            self._fail_rows(current.rows, error, deltas)
+        self._start(first, deltas)
 
     def _fail_rows(self, rows: list[Row], error: Exception, deltas: list[SequenceDelta]) -> None:
         """End rows that have not ended yet, wherever they are."""
@@ -215,13 +196,28 @@ class Scheduler:
         for row in rows:
             if row.limit and row.request_id not in over:
                 self.abort(row.request_id)
-                deltas.append(failed(row, _as_engine_error(error)))
+                deltas.append(failed(row, error))
+
+    def _put_back(self, current: Prefill, error: Exception) -> bool:
+        """Memory ran out over prompts that have no token yet: they wait until something that runs has ended.
+
+        Returns:
+            False when the error is another one, or nothing runs whose end would help.
+        """
+        if not isolation.is_out_of_memory(error) or not self.lanes:
+            return False
+        self._wait_below = self.num_running
+        self.waiting.extendleft(reversed([row for row in current.rows if row.limit]))
+        return True
 
     def _choose(self) -> list[list[Row]]:
         """Waiting rows to prefill together: the oldest, and others of like length as far as budget, slots and memory go."""
         free = self.limits.max_rows - self.num_running
         if not self.waiting or free < 1:
             return []
+        if self._wait_below is not None and self.lanes and self.num_running >= self._wait_below:
+            return []
+        self._wait_below = None
         oldest = self.waiting[0]
         used = sum(self._reserve(row) for lane in self.lanes for row in lane.rows)
         if used + self._reserve(oldest) > self.limits.cache_bytes:
@@ -284,42 +280,52 @@ class Scheduler:
         return logits, Prefilled(cache=current.cache, lengths=lengths)
 
     def _isolate(self, current: Prefill, error: Exception, deltas: list[SequenceDelta]) -> None:
-        """A prefill raised: prompts that were computed together are tried one by one, so that one fails alone."""
-        if len(current.groups) == 1:
+        """A prefill raised: what was computed together is tried one by one, so that one fails alone."""
+        parts = [[group] for group in current.groups]
+        if len(parts) == 1:
+            parts = [[[row]] for row in current.rows]
+        if len(parts) == 1:
             self._fail_rows(current.rows, error, deltas)
             return
-        for group in current.groups:
-            alone = Prefill([group])
+        for groups in parts:
+            alone = Prefill(groups)
             try:
                 logits, source = None, None
-                with self.model.using([group[0].request.adapter]):
+                with self.model.using([groups[0][0].request.adapter]):
                     while source is None:
                         logits, source = self._compute(alone)
                 assert logits is not None
-                self._start(alone, logits, source, deltas)
+                first = self._draw_first(alone, logits, source)
             except Exception as own:
-                self._fail_rows(group, own, deltas)
+                if not self._put_back(alone, own):
+                    self._isolate(alone, own, deltas)
+            else:
+                self._start(first, deltas)
 
-    def _start(self, current: Prefill, logits: Tensor, source: Prefilled, deltas: list[SequenceDelta]) -> None:
-        """Draw first tokens and let the rows that go on join lanes."""
-        rows: list[Row] = []
-        picks: list[int] = []
-        for at, group in enumerate(current.groups):
-            for row in group:
-                if row.limit:  # not aborted meanwhile
-                    rows.append(row)
-                    picks.append(at)
-        if not rows:
-            return
+    def _draw_first(self, current: Prefill, logits: Tensor, source: Prefilled) -> First:
+        """Draw the first tokens of prompts that were just computed; nothing is reported yet."""
+        pairs = [(row, at) for at, group in enumerate(current.groups) for row in group if row.limit]
+        rows, picks = [row for row, _ in pairs], [at for _, at in pairs]
+        if not rows:  # all were aborted meanwhile
+            return First(rows, picks, source, None)
         if picks != list(range(logits.shape[0])):
             logits = logits[picks]
-        draw = BatchSampler(rows, self.model.vocab_size, self.model.device).draw(logits)
+        return First(rows, picks, source, BatchSampler(rows, self.model.vocab_size, self.model.device).draw(logits))
+
+    def _start(self, first: First, deltas: list[SequenceDelta]) -> None:
+        """Report first tokens and let the rows that go on join lanes."""
+        rows, picks, source, draw = first.rows, first.picks, first.source, first.draw
+        if draw is None:
+            return
         ended = set(self._report(rows, draw, deltas))
         going = [i for i in range(len(rows)) if i not in ended]
-        for lane, members in self._assign([(i, source.lengths[picks[i]]) for i in going]):
-            lane.join(
-                [rows[i] for i in members], source, [picks[i] for i in members], [draw.token_ids[i] for i in members]
-            )
+        try:
+            for lane, members in self._assign([(i, source.lengths[picks[i]]) for i in going]):
+                tokens = [draw.token_ids[i] for i in members]
+                lane.join([rows[i] for i in members], source, [picks[i] for i in members], tokens)
+        except Exception as error:  # no memory for them beside what runs
+            self._fail_rows([rows[i] for i in going], error, deltas)
+            self._drop_empty_lanes()
 
     def _assign(self, rows: Sequence[tuple[int, int]]) -> list[tuple[Lane, list[int]]]:
         """Choose a lane for each (row, length): the one where the least is read for nothing, or a new one where even
@@ -349,18 +355,43 @@ class Scheduler:
     # -- decode ------------------------------------------------------------------------------------------------------
 
     def _decode(self, lane: Lane, deltas: list[SequenceDelta]) -> None:
-        rows = list(lane.rows)
-        try:
-            with self.model.using([row.request.adapter for row in rows]):
-                logits = lane.step()
-            draw = lane.sampler().draw(logits)
-        except Exception as error:
-            deltas += [failed(row, _as_engine_error(error)) for row in rows]
-            self.lanes.remove(lane)
+        draw: Draw | None = None
+        while lane.rows and draw is None:
+            try:
+                draw = self._attempt(lane, None)
+            except Exception as error:
+                self._give_up_some(lane, error, deltas)
+        if draw is None:
             return
+        rows = list(lane.rows)
+        lane.sampler().keep(draw)
         lane.feed(draw.tokens)
         if ended := self._report(rows, draw, deltas):
             lane.leave(ended)
+
+    def _attempt(self, lane: Lane, part: slice | None) -> Draw:
+        """One decode step of a lane or of a part of its rows; without effect until it is kept and fed."""
+        rows = lane.rows if part is None else lane.rows[part]
+        with self.model.using([row.request.adapter for row in rows]):
+            logits = lane.step(part)
+        sampler = lane.sampler() if part is None else BatchSampler(rows, self.model.vocab_size, self.model.device)
+        return sampler.propose(logits)
+
+    def _give_up_some(self, lane: Lane, error: Exception, deltas: list[SequenceDelta]) -> None:
+        """A step raised: end the rows to blame, or the newest where memory ran out, so that the others take it again."""
+        rows = list(lane.rows)
+        if isolation.is_out_of_memory(error):
+            if self.prefill is not None and self._put_back(self.prefill, error):
+                self.prefill = None  # what has not begun gives way first
+                return
+            newest = max(range(len(rows)), key=lambda at: rows[at].order)
+            guilty = {newest: error}
+        else:
+            guilty = isolation.blamed(len(rows), error, lambda part: self._attempt(lane, part))
+            if not guilty:  # no part raises by itself, the whole did: nobody can be told apart
+                guilty = dict.fromkeys(range(len(rows)), error)
+        deltas += [failed(rows[at], own) for at, own in guilty.items()]
+        lane.leave(list(guilty))
 
     def _report(self, rows: list[Row], draw: Draw, deltas: list[SequenceDelta]) -> list[int]:
         """Append one delta per row; return the positions of rows that ended."""
@@ -370,8 +401,13 @@ class Scheduler:
         for at, (row, token) in enumerate(zip(rows, draw.token_ids, strict=True)):
             if at in bad:
                 delta = failed(row, NonFiniteLogits("The model produced NaN or infinity for this request."))
+            elif at in draw.errors:
+                delta = failed(row, draw.errors[at])
             else:
-                delta = row.push(token, None if logprobs is None else logprobs[at])
+                try:
+                    delta = row.push(token, None if logprobs is None else logprobs[at])
+                except Exception as error:  # its guide: nobody else's
+                    delta = failed(row, error)
             if delta.finish_reason is not None:
                 ended.append(at)
             deltas.append(delta)
@@ -379,16 +415,3 @@ class Scheduler:
 
     def _drop_empty_lanes(self) -> None:
         self.lanes = [lane for lane in self.lanes if lane.rows]
-
-
-def failed(row: Row, error: OpenLLMError) -> SequenceDelta:
-    """The final delta of a row that cannot go on."""
-    return SequenceDelta(row.request_id, [], "error", None, error.as_dict())
-
-
-def _as_engine_error(error: Exception) -> OpenLLMError:
-    if isinstance(error, OpenLLMError):
-        return error
-    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
-        return OutOfMemory(f"Memory ran out while computing: {str(error).splitlines()[0][:300]}")
-    return EngineError(f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else 'no message'}")

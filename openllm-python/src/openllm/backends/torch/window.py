@@ -34,13 +34,13 @@ class WindowLayer(CacheLayerMixin):
         """Nothing to do: a window layer is made whole."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write one column of all rows; return the columns in use, that one included."""
+        """Write one column of the rows that step; return the columns in use, that one included."""
         window = self.window
-        rows, end = window.rows, window.end
-        self.store_keys[:rows, :, end : end + 1] = key_states
-        self.store_values[:rows, :, end : end + 1] = value_states
-        self.keys = self.store_keys[:rows, :, window.first : end + 1]
-        self.values = self.store_values[:rows, :, window.first : end + 1]
+        rows, end = window.stepping or slice(0, window.rows), window.end
+        self.store_keys[rows, :, end : end + 1] = key_states
+        self.store_values[rows, :, end : end + 1] = value_states
+        self.keys = self.store_keys[rows, :, window.first : end + 1]
+        self.values = self.store_values[rows, :, window.first : end + 1]
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -61,6 +61,7 @@ class Window(Cache):
 
     Attributes:
         rows: rows in use.
+        stepping: those that the forward pass under way computes, where not all do.
         first, end: columns in use; every row's newest token is in column end - 1.
         starts: first column of each row.
         mask: [row capacity, column capacity] bool; True where a row has a token (and in all later columns).
@@ -71,6 +72,7 @@ class Window(Cache):
         super().__init__(layers=cast("list[Any]", self.window_layers))
         self.max_rows = max_rows
         self.rows = self.first = self.end = 0
+        self.stepping: slice | None = None
         self.starts: list[int] = []
         self.row_capacity: int = 0
         self.column_capacity: int = 0
@@ -138,8 +140,11 @@ class Window(Cache):
         self.first = min(self.starts, default=self.end)
 
     def advance(self) -> None:
-        """The step that wrote column `end` is done; make sure that the next column exists."""
+        """The step that wrote column `end` is done."""
         self.end += 1
+
+    def make_column(self) -> None:
+        """Make sure that column `end` exists; where memory for it lacks, all is as before."""
         if self.end >= self.column_capacity:
             free_left = self.first
             if free_left >= max(CHUNK, self.column_capacity // 2):
@@ -184,14 +189,24 @@ class Window(Cache):
         that only one layer is there twice."""
         columns = max(columns, _round_up(self.end + shift + 1))
         rows, old, new = self.rows, slice(self.first, self.end), slice(self.first + shift, self.end + shift)
-        for layer in self.window_layers:
-            layer.store_keys = _moved(layer.store_keys, row_capacity, columns, rows, old, new)
-            layer.store_values = _moved(layer.store_values, row_capacity, columns, rows, old, new)
-            layer.keys = layer.values = None
+        mask = torch.zeros(row_capacity, columns, dtype=torch.bool, device=self.mask.device)
+        moved: list[WindowLayer] = []
+        try:
+            for layer in self.window_layers:
+                layer.keys = layer.values = None
+                keys = _moved(layer.store_keys, row_capacity, columns, rows, old, new)
+                values = _moved(layer.store_values, row_capacity, columns, rows, old, new)
+                layer.store_keys, layer.store_values = keys, values
+                moved.append(layer)
+        except BaseException:  # no memory for the next layer: those that were moved go back, so that all are alike
+            for layer in moved:
+                layer.store_keys = _moved(layer.store_keys, self.row_capacity, self.column_capacity, rows, new, old)
+                layer.store_values = _moved(layer.store_values, self.row_capacity, self.column_capacity, rows, new, old)
+            raise
         self.row_capacity, self.column_capacity = row_capacity, columns
         self.first, self.end = new.start, new.stop
         self.starts = [start + shift for start in self.starts]
-        self.mask = torch.zeros(row_capacity, columns, dtype=torch.bool, device=self.mask.device)
+        self.mask = mask
         for row, start in enumerate(self.starts):
             self.mask[row, start:] = True
 
