@@ -28,6 +28,7 @@ from ..backends.base import BackendInfo, BackendRequest, SequenceDelta, TokenSam
 from ..tokenizer import Tokenizer
 from . import groups
 from .adapters import Adapters
+from .canary import Canary
 from .channel import Abort, Answer, Ready, Step, Submit
 from .dispatch import Dispatcher
 from .embedding import Embedded, Embeddings, Input
@@ -77,6 +78,7 @@ class Engine:
         registry: CollectorRegistry | None = None,
         watch: Watch | None = None,
         step_stall_s: float = STEP_STALL_S,
+        canary_s: float = 0.0,
     ) -> None:
         """Args:
         options: with `backend` decided and `model_path` resolved.
@@ -87,6 +89,7 @@ class Engine:
         launch: how a host is started; default a process of its own.
         registry: where the metrics are registered; None = nowhere.
         watch: limits by which the host is judged; `restarts` is ignored when given.
+        canary_s: pause between two questions of an idle engine to itself, see `Canary`; 0 = it asks none.
         """
         self.options = options
         self.tokenizer = tokenizer
@@ -104,8 +107,10 @@ class Engine:
         self.adapters = Adapters(self._questions, self.dispatcher.uses)
         self.entrance = Entrance(self, self._texts, Guides(self._questions), self._readiness, queue_timeout_s)
         self.embeddings = Embeddings(self._texts, self._questions, self.require_ready, self.retry_after_s, self._change)
+        self._canary = Canary(self._send, self._is_idle, self._supervisor.declare_lost, canary_s)
         self._state: State = "loading"
         self._warm_up_id: str | None = None
+        self._start_token = 0
         self.eos: frozenset[int] = frozenset()
         self._changed = asyncio.Event()
         self.neighbours: Neighbours | None = None
@@ -167,6 +172,7 @@ class Engine:
     async def aclose(self) -> None:
         """End everything: streams with `ShuttingDown`, then the host and its whole process group. Idempotent."""
         self._set_state("closed")
+        self._canary.stop()
         self._end_all("The engine was closed.")
         await self._supervisor.aclose()
         self._texts.close()
@@ -319,6 +325,7 @@ class Engine:
             if self._texts.on_frame(frame) and self.info is not None:
                 self._warm_up(self.info)
             return
+        self._canary.on_step(frame.output)
         if self._warm_up_id is not None:
             for delta in frame.output.deltas:
                 if delta.request_id == self._warm_up_id:
@@ -345,9 +352,9 @@ class Engine:
         self.eos = frozenset(info.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
         start = info.bos_token_id if info.bos_token_id is not None else min(self.eos, default=0)
         if not info.capabilities.generate:
-            self._become_ready()
+            self._become_ready(info, start)
             return
-        self._warm_up_id = new_request_id()
+        self._warm_up_id, self._start_token = new_request_id(), start
         sampling = TokenSampling(max_tokens=1, temperature=0.0)
         self._supervisor.send(Submit([BackendRequest(self._warm_up_id, [start], sampling)]))
 
@@ -355,11 +362,12 @@ class Engine:
         self._warm_up_id = None
         if delta.finish_reason in ("error", "abort") or not delta.token_ids:
             self._supervisor.declare_lost(error_of(delta))
-        else:
-            self._become_ready()
+        elif self.info is not None:
+            self._become_ready(self.info, self._start_token)
 
-    def _become_ready(self) -> None:
+    def _become_ready(self, info: BackendInfo, start_token: int) -> None:
         self._supervisor.mark_ready()
+        self._canary.start(info, start_token)
         self.progress = ("ready", 1.0)
         if self._state not in ("draining", "closed"):
             self._set_state("ready")
@@ -375,6 +383,7 @@ class Engine:
     def on_down(self, error: OpenLLMError, retry_in_s: float | None) -> None:
         """The host is gone: fail what it had begun, put back once what it had not."""
         self._warm_up_id = None
+        self._canary.stop()
         self.adapters.host_lost()
         self._questions.fail(lambda: stopped_by(error, retry_in_s))
         self.dispatcher.host_lost(lambda: stopped_by(error, retry_in_s))
@@ -401,6 +410,9 @@ class Engine:
     def _set_state(self, state: State) -> None:
         self._state = state
         self._change()
+
+    def _is_idle(self) -> bool:
+        return self._state == "ready" and not self.dispatcher.sequences and not self.embeddings.waiting
 
     def _change(self) -> None:
         """Wake whoever waits for the engine's state or for requests to end."""
