@@ -42,6 +42,7 @@ class EngineCoreOutput:
     finish_reason: FinishReason | None
     stop_reason: int | str | None
     events: list[EngineCoreEvent] | None
+    num_nans_in_logits: int
 
 class EngineCoreOutputs:
     outputs: list[EngineCoreOutput]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import time
 from collections import deque
@@ -28,6 +29,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 from openllm_core.errors import (
     AdapterIncompatible,
     AdapterNotFound,
+    EngineError,
     EngineUnavailable,
     OpenLLMError,
     UnsupportedFeature,
@@ -49,13 +51,15 @@ from ..base import (
     TokenSampling,
 )
 from ..guides import GuideCompiler, guide_refusal
-from . import launch, plan, threads
+from . import guards, launch, plan, threads
 from . import lora as mixed_lora
 from .arguments import SPARE_LORA_SLOTS, engine_arguments
 from .core import Core
 from .failure import Output, explain
 from .outputs import CoreCounts, delta_of
 from .sampling import core_request
+
+log = logging.getLogger("openllm.backends.vllm")
 
 CHECKED = "guide"  # name of a request that is made for its grammar and never run
 STEP_STALL_S = 60.0
@@ -118,7 +122,7 @@ class VllmBackend:
         self._closed = False
         self._counts = CoreCounts()
         self._stats_clock = StatsClock()
-        core.start(self._on_outputs, self._on_end)
+        core.start(self._on_outputs, self._on_refused, self._on_end)
 
     @classmethod
     def load(cls, options: EngineOptions, progress: Progress) -> VllmBackend:
@@ -133,6 +137,7 @@ class VllmBackend:
         began = time.monotonic()
         progress("loading the model" if made.eager else "loading and compiling the model", None)
         try:
+            guards.use()
             if made.device == "cpu":
                 inspect_here(checkpoint.architecture)
                 mixed_lora.use()
@@ -283,11 +288,19 @@ class VllmBackend:
 
     def _on_outputs(self, outputs: EngineCoreOutputs, took_s: float) -> None:
         deltas = [delta_of(output) for output in outputs.outputs if _says_something(output)]
+        if spoilt := [output.request_id for output in outputs.outputs if output.num_nans_in_logits]:
+            self._core.abort(spoilt)  # it would go on with them
         self._counts.add(outputs)
         stats = outputs.scheduler_stats
         running, waiting = (stats.num_running_reqs, stats.num_waiting_reqs) if stats else (len(deltas), 0)
         told = self._counts.as_stats() if self._stats_clock.due(deltas) else None
         self._steps.append(StepOutput(deltas, running, waiting, took_s, told))
+        self._signal()
+
+    def _on_refused(self, request_id: str, error: Exception) -> None:
+        log.error("request %s could not be begun", request_id, exc_info=error)
+        told = EngineError("The model could not compute this request; the log of the server names the cause.")
+        self._steps.append(StepOutput([SequenceDelta(request_id, [], "error", error=told.as_dict())]))
         self._signal()
 
     def _on_end(self, error: BaseException | None) -> None:

@@ -24,6 +24,8 @@ NOTHING_RAN_S = 0.001  # pause after a step in which no sequence could run: a gr
 
 OnOutputs = Callable[[EngineCoreOutputs, float], None]
 """Gets each step's outputs and the seconds it took, in the core's thread."""
+OnRefused = Callable[[str, Exception], None]
+"""Gets the id of a sequence that could not be begun, and why, in the core's thread; the others go on."""
 OnEnd = Callable[[BaseException | None], None]
 """Called once, in the core's thread: None after `close`, else what ended it."""
 
@@ -41,11 +43,13 @@ class Core:
         self._thread: threading.Thread | None = None
         self._step_began: float | None = None
         self._num_steps = 0
+        self._on_refused: OnRefused = lambda request_id, error: None
         gc.collect()
         gc.freeze()  # what loading made stays; looking through it again at every collection costs steps
 
-    def start(self, on_outputs: OnOutputs, on_end: OnEnd) -> None:
+    def start(self, on_outputs: OnOutputs, on_refused: OnRefused, on_end: OnEnd) -> None:
         """Begin to turn."""
+        self._on_refused = on_refused
         self._thread = threading.Thread(target=self._run, args=(on_outputs, on_end), name="openllm-step", daemon=True)
         self._thread.start()
 
@@ -135,11 +139,19 @@ class Core:
             if note is None:
                 return False
             if isinstance(note, EngineCoreRequest):
-                engine.add_request(*engine.preprocess_add_request(note))
+                self._begin(note)
             elif isinstance(note, _Call):
                 note.run(engine)
             else:
                 engine.abort_requests(note)
+
+    def _begin(self, request: EngineCoreRequest) -> None:
+        engine = self._engine
+        try:
+            engine.add_request(*engine.preprocess_add_request(request))
+        except Exception as error:
+            engine.abort_requests([request.request_id])
+            self._on_refused(request.request_id, error)
 
 
 class _Call:

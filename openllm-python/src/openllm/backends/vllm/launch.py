@@ -31,6 +31,7 @@ def environment(options: EngineOptions, machine: detect.Machine | None = None) -
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the host is the process that the engine core runs in
         "VLLM_NO_USAGE_STATS": "1",  # nothing of this machine is told to anyone
         "VLLM_LOGGING_LEVEL": "INFO",
+        "VLLM_COMPUTE_NANS_IN_LOGITS": "1",  # what it sees then is decided by `guards`
         "VLLM_CACHE_ROOT": str(cache / "vllm"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "TOKENIZERS_PARALLELISM": "false",

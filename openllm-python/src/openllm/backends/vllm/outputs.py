@@ -9,7 +9,7 @@ from __future__ import annotations
 from vllm.v1.engine import EngineCoreEventType, EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.outputs import LogprobsLists
 
-from openllm_core.errors import EngineError
+from openllm_core.errors import EngineError, NonFiniteLogits
 
 from .. import base
 from ..base import EngineStats, SequenceDelta, TokenLogprob
@@ -24,6 +24,9 @@ REASONS: dict[FinishReason, base.FinishReason] = {
 def delta_of(output: EngineCoreOutput) -> SequenceDelta:
     """One sequence's share of a step."""
     reason, logprobs = output.finish_reason, output.new_logprobs
+    if output.num_nans_in_logits:
+        error = NonFiniteLogits("The model produced NaN or infinity for this request.").as_dict()
+        return SequenceDelta(output.request_id, [], "error", error=error)
     if reason is None:
         if logprobs is None:
             return SequenceDelta(output.request_id, output.new_token_ids)

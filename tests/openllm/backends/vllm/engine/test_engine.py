@@ -7,9 +7,11 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.openllm.backends.vllm.engine.borrowed import Borrowed, engine
 from tests.tiny_models import tiny_checkpoint
@@ -18,7 +20,7 @@ from tokenizers import Tokenizer
 from openllm.backends import checkpoint as checkpoints
 from openllm.backends import guides
 from openllm.backends.base import BackendRequest, TokenGuide, TokenSampling
-from openllm.backends.vllm import architectures, plan
+from openllm.backends.vllm import architectures, guards, plan
 from openllm.backends.vllm.arguments import engine_arguments, extra_arguments
 from openllm.backends.vllm.backend import VllmBackend
 from openllm.engine.request import new_request_id
@@ -321,3 +323,96 @@ def test_a_core_that_dies_is_told_once(folder: Path, monkeypatch: pytest.MonkeyP
         await backend.aclose()
 
     asyncio.run(test())
+
+
+def said(backend: VllmBackend, *requests: BackendRequest) -> tuple[dict[str, list[int]], dict[str, str | None]]:
+    """Tokens of each request, and the code of the error that ended it."""
+    tokens: dict[str, list[int]] = {}
+    codes: dict[str, str | None] = {}
+
+    async def read() -> None:
+        for one in requests:
+            backend.submit(one)
+        async for step in backend.steps():
+            for delta in step.deltas:
+                tokens.setdefault(delta.request_id, []).extend(delta.token_ids)
+                if delta.finish_reason is not None:
+                    codes[delta.request_id] = delta.error["code"] if delta.error else None
+            if len(codes) == len(requests):
+                return
+
+    asyncio.run(asyncio.wait_for(read(), 120))
+    return tokens, codes
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 3, "top_p": 0.9}])
+def test_logits_that_are_not_finite_end_their_sequence(
+    lender: VllmBackend, monkeypatch: pytest.MonkeyPatch, poison: float, sampling: dict[str, Any]
+) -> None:
+    """NaN or infinity in one logit of one sequence, greedy or drawn: it ends with an error and no token of it, its mates say
+    what they say alone, and vLLM forgets it."""
+    mates = [BackendRequest(new_request_id(), [5, 6, 7, at], GREEDY) for at in (1, 2)]
+    alone = [said(lender, BackendRequest(new_request_id(), one.prompt_token_ids, GREEDY))[0] for one in mates]
+    bad = BackendRequest(new_request_id(), [9, 8, 7], msgspec.structs.replace(GREEDY, **sampling))
+    runner: Any = lender._core._engine.model_executor.driver_worker.worker.model_runner
+    compute, steps = runner.model.compute_logits, 0
+
+    def poisoned(*arguments: Any) -> Any:
+        nonlocal steps
+        logits = compute(*arguments)
+        at = next(
+            (i for name, i in runner.input_batch.req_id_to_index.items() if name.startswith(bad.request_id)), None
+        )
+        steps += at is not None
+        if at is not None and steps >= 3:
+            logits[at, 7] = poison
+        return logits
+
+    monkeypatch.setattr(runner.model, "compute_logits", poisoned)
+    tokens, codes = said(lender, bad, *mates)
+    assert codes == {bad.request_id: "non_finite_logits"} | dict.fromkeys(one.request_id for one in mates)
+    assert len(tokens[bad.request_id]) == 2
+    assert [tokens[one.request_id] for one in mates] == [next(iter(one.values())) for one in alone]
+    monkeypatch.undo()
+    said(lender, BackendRequest(new_request_id(), [1, 2], GREEDY))
+    assert not lender._core._engine.scheduler.has_unfinished_requests()
+
+
+@pytest.mark.parametrize("where", ["fill_bitmask", "accept_tokens"])
+def test_a_grammar_that_raises_ends_its_sequence(
+    lender: VllmBackend, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Where it says what may follow, and where it takes what was drawn: the mate says what it says alone."""
+    grammar: Any = import_module("vllm.v1.structured_output.backend_xgrammar").XgrammarGrammar
+
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("no such state")
+
+    wrap = guards.guarded_fill if where == "fill_bitmask" else guards.guarded_accept
+    mate = BackendRequest(new_request_id(), [5, 6, 7], GREEDY)
+    alone = said(lender, BackendRequest(new_request_id(), [5, 6, 7], GREEDY))[0]
+    guide = TokenGuide("regex", "[0-9]{20}")
+    guided = BackendRequest(new_request_id(), [1, 2, 3], msgspec.structs.replace(GREEDY, guide=guide))
+    monkeypatch.setattr(grammar, where, wrap(broken))
+    tokens, codes = said(lender, guided, mate)
+    assert codes == {guided.request_id: "internal_error", mate.request_id: None}
+    assert [tokens[mate.request_id]] == list(alone.values())
+
+
+def test_a_sequence_that_cannot_be_begun_fails_alone(lender: VllmBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core raises over a request that it is handed: the mate says what it says alone."""
+    core: Any = lender._core._engine
+    begin = core.preprocess_add_request
+    bad, mate = (BackendRequest(new_request_id(), prompt, GREEDY) for prompt in ([1, 2, 3], [5, 6, 7]))
+    alone = said(lender, BackendRequest(new_request_id(), [5, 6, 7], GREEDY))[0]
+
+    def picky(request: Any) -> Any:
+        if request.request_id.startswith(bad.request_id):
+            raise RuntimeError("cannot be hashed")
+        return begin(request)
+
+    monkeypatch.setattr(core, "preprocess_add_request", picky)
+    tokens, codes = said(lender, bad, mate)
+    assert codes == {bad.request_id: "internal_error", mate.request_id: None}
+    assert [tokens[mate.request_id]] == list(alone.values())
