@@ -143,6 +143,24 @@ async def test_a_frozen_host_is_replaced(make_engine: MakeEngine) -> None:
     assert await text_of(engine, "fine") == "fine"
 
 
+async def test_a_host_that_lets_no_thread_run_is_replaced(make_engine: MakeEngine) -> None:
+    """Native code that computes for ever and holds the interpreter is a stall like any other."""
+    engine = await make_engine(process=True, spin_at=3, when="spin", watch={"stall_s": 0.4, "ping_s": 0.1})
+    with pytest.raises(EngineUnavailable, match="sign of life"):
+        await text_of(engine, "spin")
+    await engine.wait_ready(60)
+    assert await text_of(engine, "fine") == "fine"
+
+
+async def test_a_crash_in_native_code_is_named(make_engine: MakeEngine) -> None:
+    """A host that crashes in the middle of an answer: its stream is told the signal, and another host starts."""
+    engine = await make_engine(process=True, crash_at=3, when="crash")
+    with pytest.raises(EngineUnavailable, match="SIGSEGV"):
+        await text_of(engine, "crash")
+    await engine.wait_ready(60)
+    assert await text_of(engine, "fine") == "fine"
+
+
 async def test_a_stopped_host_is_replaced(make_engine: MakeEngine) -> None:
     """SIGSTOP is noticed like any other stall, and SIGKILL ends the stopped process."""
     engine = await make_engine(process=True, watch={"stall_s": 0.4, "ping_s": 0.1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import sys
@@ -10,7 +11,15 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from openllm_core.errors import EngineError, EngineUnavailable, InvalidRequest, NonFiniteLogits, UnsupportedFeature
+from openllm_core.errors import (
+    EngineError,
+    EngineUnavailable,
+    InvalidRequest,
+    NonFiniteLogits,
+    OpenLLMError,
+    OutOfMemoryInStep,
+    UnsupportedFeature,
+)
 from openllm_core.options import EngineOptions
 
 from .. import adapter as adapters
@@ -27,9 +36,11 @@ from ..base import (
     TokenGuide,
 )
 from . import forms
-from .faults import FAULTS, start_family
+from .faults import FAULTS, crash, spin, start_family
 from .model import BOS, EOS, TURN_START, VOCAB_SIZE, EchoSequence
 from .script import Script
+
+log = logging.getLogger("openllm.backends.echo")
 
 
 class EchoBackend:
@@ -77,7 +88,7 @@ class EchoBackend:
             time.sleep(min(0.05, script.load_s - passed))
             progress("loading echo", min(1.0, passed / script.load_s))
         if script.family:
-            start_family(script.family)
+            start_family(script.family, stray=script.stray)
         if script.break_load is not None:
             FAULTS[script.break_load]()
         if script.crash_load is not None:
@@ -112,7 +123,7 @@ class EchoBackend:
             await asyncio.sleep(pause)
             if self._closed:
                 break
-            deltas = [self._advance(sequence) for sequence in list(self._running.values())]
+            deltas = self._step()
             if self._hung:
                 await asyncio.Event().wait()
             if deltas:
@@ -122,6 +133,30 @@ class EchoBackend:
     def _stats(self) -> EngineStats:
         """Each sequence is held to take the same part of a cache."""
         return EngineStats(kv_cache_usage=min(1.0, len(self._running) / self.info.max_batch))
+
+    def _step(self) -> list[SequenceDelta]:
+        """One delta of each sequence that runs. One that raises fails alone; where memory runs out, the newest does."""
+        deltas: list[SequenceDelta] = []
+        if starved := next((one for one in self._running.values() if self._starves(one)), None):
+            starved.relieved = True
+            newest = next(reversed(self._running))
+            error = OutOfMemoryInStep("Memory ran out while this request was computed.", retry_after_s=1.0)
+            deltas.append(self._failed(newest, error))
+        for request_id, sequence in list(self._running.items()):
+            try:
+                deltas.append(self._advance(sequence))
+            except Exception:
+                log.exception("request %s failed in a step", request_id)
+                error = EngineError("The model could not compute this request; the log of the server names the cause.")
+                deltas.append(self._failed(request_id, error))
+        return deltas
+
+    def _starves(self, sequence: EchoSequence) -> bool:
+        return sequence.faulty and not sequence.relieved and self.script.memory_at == len(sequence.output) + 1
+
+    def _failed(self, request_id: str, error: OpenLLMError) -> SequenceDelta:
+        del self._running[request_id]
+        return SequenceDelta(request_id, [], "error", None, error.as_dict())
 
     def _join(self) -> bool:
         room = self.info.max_batch - len(self._running)
@@ -149,8 +184,7 @@ class EchoBackend:
         request, sampling = sequence.request, sequence.request.sampling
         error = self._fault(sequence) if sequence.faulty else None
         if error is not None:
-            del self._running[request.request_id]
-            return SequenceDelta(request.request_id, [], "error", None, error.as_dict())
+            return self._failed(request.request_id, error)
         token, logprob = sequence.next_token()
         logprobs = None if logprob is None else [logprob]
         count = len(sequence.output)
@@ -180,6 +214,12 @@ class EchoBackend:
         if script.freeze_at == position:
             while True:
                 time.sleep(3600)
+        if script.spin_at == position:
+            spin()
+        if script.crash_at == position:
+            crash()
+        if script.raise_at == position:
+            raise RuntimeError("the scripted error inside a step")
         if script.hang_at == position:
             self._hung = True
         if script.fail_at == position:

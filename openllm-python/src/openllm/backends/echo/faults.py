@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import itertools
+import operator
 import os
 import signal
 import subprocess
@@ -24,14 +26,24 @@ time.sleep(3600)
 """
 
 
-def start_family(generations: int) -> None:
-    """Start a child that starts a child, and so on; none of them ends when asked."""
-    subprocess.Popen([sys.executable, "-I", "-S", "-c", _CHILD, _CHILD, str(generations)])
+def start_family(generations: int, *, stray: bool = False) -> None:
+    """Start a child that starts a child, and so on; none of them ends when asked.
+
+    Args:
+        stray: they leave the process group of the host.
+    """
+    command = [sys.executable, "-I", "-S", "-c", _CHILD, _CHILD, str(generations)]
+    subprocess.Popen(command, start_new_session=stray)
 
 
 def crash() -> None:
     """Native code reads where it must not."""
     ctypes.string_at(8)
+
+
+def spin() -> None:
+    """A native function that never returns and never lets go of the interpreter: no other thread runs, no frame leaves."""
+    operator.countOf(itertools.count(), -1)
 
 
 def be_killed() -> None:

@@ -28,6 +28,7 @@ class EchoSequence:
         self.script = reply if reply is not None else request.prompt_token_ids
         self.peak = peak
         self.faulty = self.unknown_token = False
+        self.relieved = False  # the memory that it lacked was freed
         self.output: list[int] = []
         sampling = request.sampling
         self.random = random.Random(sampling.seed if sampling.seed is not None else request.request_id)
