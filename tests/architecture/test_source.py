@@ -34,6 +34,24 @@ GUARDED_CALLS = {
     "numpy.load": "allow_pickle",
     "np.load": "allow_pickle",
 }
+WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.datetime.now", "date.today"}
+# where the time of day is what is meant; everything else counts seconds by a clock that nobody can set
+WALL_CLOCK_MODULES: dict[str, str] = {
+    "openllm_client/_retry.py": "Retry-After may be a date",
+    "openllm/access/access.py": "a key that was rotated ends at a date; since when usage is counted",
+    "openllm/access/keys.py": "when a key was made",
+    "openllm/bundle/sbom.py": "when it was written",
+    "openllm/chat.py": "templates ask for today's date",
+    "openllm/cli/keys_rotate.py": "a key that was rotated ends at a date",
+    "openllm/cli/ps.py": "how long a server has run, from its note",
+    "openllm/running.py": "when a server started, for its note",
+    "openllm/serialisation/adapters.py": "when an adapter was stored",
+    "openllm/serialisation/derived.py": "when a model was made",
+    "openllm/serialisation/disk.py": "ages of files, which the file system dates",
+    "openllm/serialisation/manifest.py": "when a model was imported",
+    "openllm/service/answers.py": "OpenAI's `created`",
+    "openllm/service/use_cases.py": "OpenAI's `created`",
+}
 UNSAFE_CALLS = {"os.system", "os.popen", "yaml.unsafe_load", "yaml.full_load", "tempfile.mktemp"}
 
 
@@ -242,3 +260,22 @@ def test_words_we_do_not_use():
     ]
     files = [shown(path) for path in SOURCES if vague.search(path.stem)]
     assert names + files == []
+
+
+def test_only_what_means_the_time_of_day_reads_it() -> None:
+    """Deadlines, pauses and rates go by a clock that never jumps: a wall clock set back must not make a request wait for ever.
+
+    Loops of asyncio, `time.monotonic` and `time.perf_counter` are such clocks. A module that means the date stands in
+    WALL_CLOCK_MODULES with its reason, and goes from there when it no longer does."""
+    readers: set[str] = set()
+    for path in SOURCES:
+        called = {dotted(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)}
+        bare = {
+            f"{node.module}.{name.name}"
+            for node in ast.walk(tree_of(path))
+            if isinstance(node, ast.ImportFrom) and node.module == "time"
+            for name in node.names
+        }
+        if (called | bare) & WALL_CLOCKS:
+            readers.add(path.as_posix().split("/src/")[1])
+    assert readers == set(WALL_CLOCK_MODULES)

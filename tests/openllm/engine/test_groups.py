@@ -48,3 +48,55 @@ def test_out_of_memory_kills_are_counted(tmp_path: Path) -> None:
     (tmp_path / "sys/fs/cgroup/a/b").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/a/b/memory.events").write_text("low 0\noom 3\noom_kill 2\n")
     assert groups.oom_kills(tmp_path) == 2
+
+
+STRAYS = """
+import asyncio, os, signal, sys, time
+from openllm.engine import groups
+from openllm.engine.engine import Engine
+from openllm.lifetime import adopt_orphans
+from openllm.tokenizer import byte_tokenizer
+from openllm_core.options import EngineOptions
+
+def family(pid):
+    seen = [int(e) for e in os.listdir("/proc") if e.isdigit()]
+    parents = {}
+    for one in seen:
+        try: parents[one] = int(open(f"/proc/{one}/stat").read().rpartition(")")[2].split()[1])
+        except OSError: pass
+    found, more = set(), {pid}
+    while more:
+        found |= more
+        more = {one for one, parent in parents.items() if parent in more} - found
+    return found - {pid}
+
+def states(pids):
+    found = []
+    for pid in pids:
+        try: found.append(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0])
+        except OSError: pass
+    return found
+
+async def main():
+    adopt_orphans()
+    engine = Engine(EngineOptions(backend="echo", engine_arg={"family": 3, "stray": True}), byte_tokenizer())
+    await engine.start()
+    await engine.wait_ready(60)
+    host = engine.host_pid
+    while len(family(host)) < 4: await asyncio.sleep(0.02)  # the watchdog and three generations
+    before = family(host) | {host}
+    os.kill(host, signal.SIGKILL)
+    while engine.host_pid in (host, None): await asyncio.sleep(0.02)
+    print(states(before), groups.strays({engine.host_pid}))
+    await engine.aclose()
+    print(states(family(os.getpid())))
+
+asyncio.run(main())
+"""
+
+
+def test_what_left_the_group_comes_to_the_server_and_is_ended() -> None:
+    """A host's descendants in sessions of their own: once the host is killed none is left, not even as a zombie, before the
+    next host starts; and nothing is left at the end."""
+    done = subprocess.run([sys.executable, "-c", STRAYS], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines() == ["[] []", "[]"], done.stderr

@@ -10,10 +10,15 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 
+from openllm import lifetime
+
 POLL_S = 0.005
+MAX_GENERATIONS = 16
 _SHARED_MEMORY = Path("/dev/shm")
 _OPENMP_REGISTRATION = re.compile(r"__KMP_REGISTERED_LIB_(\d+)_(\d+)$")
 """Intel's OpenMP notes each process (id, user) that uses it here; the note goes only when that process ends by itself."""
@@ -42,6 +47,36 @@ def reap(group: int) -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-group, os.WNOHANG)[0]:
             pass
+
+
+def strays(keep: Collection[int], proc: Path = Path("/proc")) -> list[int]:
+    """Children of this process that it did not start: orphans of a host's family that had left the host's group.
+
+    Args:
+        keep: groups whose processes are none, besides this process's own.
+    """
+    found: list[int] = []
+    me, mine = os.getpid(), os.getpgrp()
+    for entry in proc.glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            _, parent, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(parent) == me and int(group) != mine and int(group) not in keep:
+                found.append(int(entry.name))
+    return found
+
+
+def end_strays(keep: Collection[int]) -> None:
+    """Kill and reap them; only in a process that asked to have orphans."""
+    if not lifetime.adopts_orphans():
+        return
+    for _ in range(MAX_GENERATIONS):  # what they had started comes here next
+        found = strays(keep)
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        if not found:
+            return
 
 
 def exists(group: int) -> bool:

@@ -13,7 +13,7 @@ from openllm_core.serde import dumps, unstructure
 
 from ..operation import Operation
 
-NOT_READY = ("engine_loading", "engine_unavailable", "shutting_down")
+NOT_READY = ("engine_loading", "engine_unavailable", "shutting_down", "queue_full")
 
 
 def operations(service: Service, options: ServerOptions) -> list[Operation]:

@@ -1,0 +1,409 @@
+"""Ends servers and engines again and again while streams run, and counts what was cut in silence or left behind.
+
+    python tools/chaos.py drains|engine-kills|server-kills|disconnects [--runs N] [--backend echo|pt|vllm] [--model FOLDER]
+
+Each run starts from `openllm start` in a process of its own, as an operator would. What was counted is printed as JSON and,
+with --output, put under the name of the piece into that file; exit 1 when anything was lost. Knows HTTP and processes only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import datetime
+import json
+import os
+import platform
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import httpx
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+STREAMS = 4
+GRACE_S = 2.0
+PATIENCE_S = 120.0
+PATH = "/v1/completions"
+PROMPT = "Tell a long story. "
+KILLS_EACH = 3
+"""Kills that one server has to bear: those that it may restart its engine for."""
+SHARED_MEMORY = Path("/dev/shm")
+RUNS = {"drains": 100, "engine-kills": 100, "server-kills": 100, "disconnects": 2000}
+ENDINGS = ("done", "told", "refused", "broken", "silent")
+
+
+@attrs.define
+class Subject:
+    """What is served.
+
+    Attributes:
+        python: interpreter with the backend.
+        model: folder; "" for echo.
+    """
+
+    backend: str
+    python: str
+    model: str
+
+    def command(self, port: int, *more: str) -> list[str]:
+        """Starts a server."""
+        words = [self.python, "-m", "openllm", "start", *([self.model] if self.model else [])]
+        words += ["--backend", self.backend, "--port", str(port), "-o", "porcelain", "--drain-grace", str(GRACE_S)]
+        if self.backend == "echo":
+            words += ["--engine-arg", "step_s=0.01"]
+        return [*words, *more]
+
+
+@attrs.define
+class Server:
+    """A running server and what it printed."""
+
+    process: asyncio.subprocess.Process
+    url: str
+    log: Path
+
+    def family(self) -> list[psutil.Process]:
+        """The server and all that descends from it."""
+        top = psutil.Process(self.process.pid)
+        return [top, *top.children(recursive=True)]
+
+    def host(self) -> psutil.Process:
+        """Its engine host."""
+        for one in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "openllm.engine.host" in one.cmdline():
+                    return one
+        raise LookupError("no engine host")
+
+    async def end(self) -> int:
+        """Exit code."""
+        return await asyncio.wait_for(self.process.wait(), PATIENCE_S)
+
+
+@contextlib.asynccontextmanager
+async def serving(subject: Subject, folder: Path, port: int = 0, *more: str) -> AsyncIterator[Server]:
+    """A server that is ready; killed if it still lives in the end."""
+    log = folder / "server.log"
+    with log.open("ab") as file:
+        process = await asyncio.create_subprocess_exec(
+            *subject.command(port, *more), stdout=subprocess.PIPE, stderr=file, cwd=folder
+        )
+    assert process.stdout is not None
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), 10 * PATIENCE_S)
+        if not line:
+            raise RuntimeError(f"the server ended with {await process.wait()}:\n{log.read_text()[-2000:]}")
+        yield Server(process, line.decode().strip(), log)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def stream(http: httpx.AsyncClient, begun: asyncio.Event) -> str:
+    """Follow one stream to its end, and say how that was (one of ENDINGS)."""
+    body = {"prompt": PROMPT * random.randint(1, 20), "max_tokens": random.randint(20, 600), "stream": True}
+    last = ""
+    try:
+        async with http.stream(
+            "POST", PATH, json={"model": None, "ignore_eos": True, "temperature": 0, **body}
+        ) as answer:
+            if answer.status_code != 200:
+                await answer.aread()
+                return "refused"
+            async for line in answer.aiter_lines():
+                begun.set()
+                last = line.removeprefix("data: ") if line.startswith("data: ") else last
+    except (httpx.TransportError, OSError):
+        return "broken"
+    finally:
+        begun.set()
+    if last == "[DONE]":
+        return "done"
+    return "told" if last and "error" in json.loads(last) else "silent"
+
+
+@contextlib.asynccontextmanager
+async def streams(server: Server) -> AsyncIterator[list[asyncio.Task[str]]]:
+    """Several streams under way, each at a place of its own."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as http:
+        begun = [asyncio.Event() for _ in range(STREAMS)]
+        tasks = [asyncio.create_task(stream(http, event)) for event in begun]
+        await asyncio.gather(*(event.wait() for event in begun))
+        await asyncio.sleep(random.uniform(0, 0.1))
+        yield tasks
+
+
+def segments() -> set[str]:
+    """What is in shared memory."""
+    return {file.name for file in SHARED_MEMORY.glob("*")} if SHARED_MEMORY.is_dir() else set()
+
+
+async def left_of(family: list[psutil.Process], limit_s: float = 5.0) -> list[str]:
+    """Processes of a family that still live, zombies included, when there was time to go."""
+    end = time.monotonic() + limit_s
+    while living := [one for one in family if one.is_running()]:
+        if time.monotonic() > end:
+            return [f"{one.pid} {one.status()}" for one in living if one.is_running()]
+        await asyncio.sleep(0.02)
+    return []
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+# -- the pieces
+
+
+async def drains(subject: Subject, runs: int, folder: Path) -> dict[str, Any]:
+    """SIGTERM at a random moment: every stream comes whole or is told, exit 0, nothing stays."""
+    endings: Counter[str] = Counter()
+    codes: Counter[int] = Counter()
+    orphans: list[str] = []
+    took: list[float] = []
+    before = segments()
+    for run in range(runs):
+        async with serving(subject, folder) as server:
+            family = server.family()
+            async with streams(server) as tasks:
+                began = time.monotonic()
+                server.process.terminate()
+                endings.update(await asyncio.gather(*tasks))
+            codes[await server.end()] += 1
+            took.append(time.monotonic() - began)
+            orphans += await left_of(family)
+        tell("drains", run, runs)
+    lost = endings["silent"] + endings["broken"] + sum(codes.values()) - codes[0]
+    return {
+        **counted(endings, orphans, segments() - before, lost),
+        "exit_codes": {str(code): count for code, count in codes.items()},
+        "grace_s": GRACE_S,
+        "longest_s": max(took),
+    }
+
+
+async def engine_kills(subject: Subject, runs: int, folder: Path) -> dict[str, Any]:
+    """kill -9 of the engine host: every stream is told at once, the next engine comes by itself, no zombie stays."""
+    endings: Counter[str] = Counter()
+    orphans: list[str] = []
+    told_s: list[float] = []
+    back_s: list[float] = []
+    before = segments()
+    codes: list[int | None] = []
+    for first in range(0, runs, KILLS_EACH):
+        async with serving(subject, folder) as server:
+            for run in range(first, min(runs, first + KILLS_EACH)):
+                await kill_engine(server, endings, orphans, told_s, back_s)
+                tell("engine kills", run, runs)
+            if server.process.returncode is None:
+                server.process.terminate()
+            codes.append(await server.end())
+    lost = endings["silent"] + endings["broken"] + sum(code != 0 for code in codes)
+    return {
+        **counted(endings, orphans, segments() - before, lost),
+        "servers": len(codes),
+        "told_s_p50": at(told_s, 0.5),
+        "told_s_max": max(told_s),
+        "ready_again_s_p50": at(back_s, 0.5),
+        "ready_again_s_max": max(back_s),
+    }
+
+
+async def kill_engine(
+    server: Server, endings: Counter[str], orphans: list[str], told_s: list[float], back_s: list[float]
+) -> None:
+    """One kill, and what became of it."""
+    host = server.host()
+    family = [host, *host.children(recursive=True)]
+    async with streams(server) as tasks:
+        began = time.monotonic()
+        host.kill()
+        endings.update(await asyncio.gather(*tasks))
+        told_s.append(time.monotonic() - began)
+    await until_ready(server)
+    back_s.append(time.monotonic() - began)
+    orphans += await left_of(family)
+
+
+async def server_kills(subject: Subject, runs: int, folder: Path) -> dict[str, Any]:
+    """kill -9 of the server: connections break, nothing stays, and the next start on the same port works."""
+    endings: Counter[str] = Counter()
+    orphans: list[str] = []
+    gone_s: list[float] = []
+    before, port = segments(), free_port()
+    for run in range(runs):
+        async with serving(subject, folder, port) as server:
+            family = server.family()[1:]
+            async with streams(server) as tasks:
+                server.process.kill()
+                began = time.monotonic()
+                await server.end()
+                orphans += await left_of(family)
+                gone_s.append(time.monotonic() - began)
+                endings.update(await asyncio.gather(*tasks))
+        tell("server kills", run, runs)
+    return {
+        **counted(endings, orphans, segments() - before, endings["silent"]),
+        "all_gone_s_p50": at(gone_s, 0.5),
+        "all_gone_s_max": max(gone_s),
+    }
+
+
+async def disconnects(subject: Subject, runs: int, folder: Path) -> dict[str, Any]:
+    """A client leaves in the middle of its stream, by FIN or by RST: seconds until its slot is free."""
+    freed_s: list[float] = []
+    async with serving(subject, folder) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as http:
+            for run in range(runs):
+                freed_s.append(await leave(server, http, reset=run % 2 == 1))
+                tell("disconnects", run, runs)
+            busy = await gauge(http, "openllm_requests_running") + await gauge(http, "openllm_requests_waiting")
+        server.process.terminate()
+        await server.end()
+    lost = int(busy) + (at(freed_s, 0.99) > 0.25)
+    return {
+        "lost": lost,
+        "left_running": int(busy),
+        "freed_s_p50": at(freed_s, 0.5),
+        "freed_s_p99": at(freed_s, 0.99),
+        "freed_s_max": max(freed_s),
+    }
+
+
+PIECES: dict[str, Callable[[Subject, int, Path], Awaitable[dict[str, Any]]]] = {
+    "drains": drains,
+    "engine-kills": engine_kills,
+    "server-kills": server_kills,
+    "disconnects": disconnects,
+}
+
+
+async def leave(server: Server, http: httpx.AsyncClient, *, reset: bool) -> float:
+    """Begin a stream, go after its first event, and wait until no request runs; seconds from going to that."""
+    host, port = server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = json.dumps({"prompt": PROMPT, "max_tokens": 2000, "stream": True, "ignore_eos": True}).encode()
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    await reader.readuntil(b"data: ")
+    if reset:
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    began = time.monotonic()
+    writer.close()
+    while await gauge(http, "openllm_requests_running"):
+        if time.monotonic() - began > PATIENCE_S:
+            raise TimeoutError("its slot is never freed")
+    return time.monotonic() - began
+
+
+async def gauge(http: httpx.AsyncClient, name: str) -> float:
+    """Sum of a metric's samples."""
+    lines = (await http.get("/metrics")).text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + " ", name + "{")))
+
+
+async def until_ready(server: Server) -> None:
+    """Wait until it takes requests again."""
+    end = time.monotonic() + 5 * PATIENCE_S
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as http:
+        while (await http.get("/readyz")).status_code != 200:
+            if time.monotonic() > end:
+                raise TimeoutError(f"not ready again:\n{server.log.read_text()[-2000:]}")
+            await asyncio.sleep(0.01)
+
+
+# -- counting
+
+
+def counted(endings: Counter[str], orphans: list[str], leftovers: set[str], lost: int) -> dict[str, Any]:
+    """What every piece tells."""
+    return {
+        "lost": lost + len(orphans) + len(leftovers),
+        "streams": {name: endings[name] for name in ENDINGS},
+        "orphans": orphans,
+        "shared_memory_left": sorted(leftovers),
+    }
+
+
+def at(values: list[float], share: float) -> float:
+    """Quantile, by nearest rank."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def tell(what: str, run: int, runs: int) -> None:
+    """Progress, now and then."""
+    if (run + 1) % max(1, runs // 10) == 0:
+        print(f"{what}: {run + 1} of {runs}", file=sys.stderr, flush=True)
+
+
+def subject_of(arguments: argparse.Namespace) -> Subject:
+    """By backend: echo needs no model, vllm its own interpreter."""
+    python = str(ROOT / ".venv-vllm/bin/python") if arguments.backend == "vllm" else sys.executable
+    if arguments.backend != "echo" and not arguments.model:
+        raise SystemExit(f"--model: the {arguments.backend} backend needs a folder.")
+    return Subject(arguments.backend, python, str(Path(arguments.model).resolve()) if arguments.model else "")
+
+
+def main() -> int:
+    """Run one piece."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("piece", choices=PIECES)
+    parser.add_argument("--runs", type=int)
+    parser.add_argument("--backend", choices=("echo", "pt", "vllm"), default="echo")
+    parser.add_argument("--model", default="")
+    parser.add_argument("--output", type=Path, help="JSON file that gets the figures, beside those of other pieces")
+    arguments = parser.parse_args()
+    runs = arguments.runs or RUNS[arguments.piece]
+    subject = subject_of(arguments)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        found = asyncio.run(PIECES[arguments.piece](subject, runs, Path(folder)))
+        notes = [file.name for file in Path(folder).rglob("*.json")] if arguments.piece != "server-kills" else []
+    found = {"backend": subject.backend, "runs": runs, "took_s": time.monotonic() - began, **found, "notes_left": notes}
+    found["lost"] += len(notes)
+    print(json.dumps(found, indent=2))
+    if arguments.output is not None:
+        record(arguments.output, f"{arguments.piece} {subject.backend}", found)
+    return int(found["lost"] > 0)
+
+
+def record(path: Path, name: str, found: dict[str, Any]) -> None:
+    """Put the figures of a piece beside those of the others."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    about = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": commit.stdout.strip(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "command": f"python tools/chaos.py {' '.join(name.split()[:1])} --backend {found['backend']} --runs {found['runs']}",
+    }
+    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    data[name] = {**about, **{key: round(v, 4) if isinstance(v, float) else v for key, v in found.items()}}
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main())
