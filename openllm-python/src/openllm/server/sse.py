@@ -198,13 +198,22 @@ async def unless_left(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         ClientLeft: it did.
     """
     task, watcher = asyncio.ensure_future(work), asyncio.ensure_future(until_left(receive))
+    claimed = False
     try:
         await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientLeft
+        claimed = task.done()
+        if not claimed:
+            raise ClientLeft
+        return task.result()
     finally:
         watcher.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait((task,))
+        if not claimed:
+            await _give_up(task)
+
+
+async def _give_up(work: asyncio.Future[Any]) -> None:
+    """End work that nobody waits for any more; a stream that it had begun all the same is closed."""
+    work.cancel()
+    await asyncio.wait((work,))
+    if not work.cancelled() and work.exception() is None and isinstance(work.result(), Answer):
+        await work.result().aclose()
