@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import attrs
+import orjson
 import pytest
 import pytest_asyncio
 from starlette.types import Message
@@ -50,12 +51,14 @@ class Caller:
 
     made: Site
     way: str
+    body: bytes | None = None
     sent: list[Message] = attrs.field(factory=list)
     gone: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     async def run(self) -> None:
         """Ask."""
         method, path, body = taken(self.way)
+        body = body if self.body is None else self.body
         parts = [body]
 
         async def receive() -> Message:
@@ -111,15 +114,17 @@ async def every_await(
     made: Site,
     ask: Callable[[Watch], tuple[Coroutine[Any, Any, None], Callable[[asyncio.Task[None]], object]]],
     after: Callable[[asyncio.Task[None], int], Coroutine[Any, Any, None]],
+    most: int | None = None,
 ) -> int:
     """Run a request once for each of its awaits, acting there.
 
     Args:
         ask: makes the request and what is done to its task at the await.
         after: judges how it ended.
+        most: awaits to stand at, where the request has no end.
 
     Returns:
-        How many awaits there were.
+        At how many awaits it stood.
     """
     problems: list[str] = []
     loop = asyncio.get_running_loop()
@@ -127,7 +132,7 @@ async def every_await(
         lambda _, context: problems.append(f"{context['message']}: {context.get('exception')!r}")
     )
     before = set(asyncio.all_tasks())
-    for at in range(1, MOST_AWAITS):
+    for at in range(1, (most or MOST_AWAITS) + 1):
         watch = Watch(at, lambda: None)
         coro, act = ask(watch)
         with watching():
@@ -141,7 +146,8 @@ async def every_await(
         assert problems == [], f"await {at}: {problems}"
         if not watch.reached:
             return at - 1
-    pytest.fail("more awaits than any request should have")
+    assert most, "more awaits than any request should have"
+    return most
 
 
 @pytest.mark.parametrize("action", ["cancelled", "left"])
@@ -172,6 +178,68 @@ async def test_http(here: Site, way: str, action: str):
         await restored(here)
 
     assert await every_await(here, ask, after) >= 1
+
+
+# -- requests that would go on for minutes ----------------------------------------------------------------------------
+
+ENDLESS = 200_000
+ENDLESS_WAYS = [
+    way for way in BODIES if "prompt" in BODIES[way] or "messages" in BODIES[way] or "inputs" in BODIES[way]
+]
+ENDLESS_METHODS = ("Generate", "GenerateStream", "Chat", "ChatStream")
+FIRST_AWAITS = 40
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def slow(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """A site whose answers take minutes: what is not aborted is seen to run on."""
+    async with site(tmp_path_factory.mktemp("slow"), step_s=0.001, max_model_len=10 * ENDLESS, call=None) as made:
+        await made.ask(*taken("POST /v1/chat/completions"))
+        yield made
+
+
+def endless(way: str) -> bytes:
+    """The body of a way, for an answer without end."""
+    body = dict(BODIES[way])
+    more = {"max_new_tokens": ENDLESS, "ignore_eos": True}
+    for name in ("llm_config", "parameters"):
+        if name in body:
+            return orjson.dumps(body | {name: more})
+    kept = {name: value for name, value in body.items() if name not in ("tools", "tool_choice", "guided_choice")}
+    return orjson.dumps(kept | {"max_tokens": ENDLESS, "ignore_eos": True})
+
+
+@pytest.mark.parametrize("action", ["cancelled", "left"])
+@pytest.mark.parametrize("way", ENDLESS_WAYS)
+async def test_endless_http(slow: Site, way: str, action: str):
+    """An answer that nobody waits for any more is not computed to its end: the engine lets go of it at once."""
+
+    def ask(watch: Watch) -> Any:
+        caller = Caller(slow, way, body=endless(way))
+        return caller.run(), lambda task: task.cancel() if action == "cancelled" else caller.gone.set()
+
+    async def after(task: asyncio.Task[None], at: int) -> None:
+        assert task.cancelled() == (action == "cancelled"), f"await {at}"
+
+    assert await every_await(slow, ask, after, most=FIRST_AWAITS) == FIRST_AWAITS
+
+
+@pytest.mark.parametrize("method", ENDLESS_METHODS)
+async def test_endless_grpc(slow: Site, method: str):
+    """The same of the methods that generate."""
+    servicer = Servicer(slow.served.composed.service, ServerOptions())
+    message = type(MESSAGES[method])()
+    message.CopyFrom(MESSAGES[method])
+    message.sampling.max_tokens = ENDLESS
+    message.sampling.ignore_eos = True
+
+    def ask(watch: Watch) -> Any:
+        return getattr(servicer, method)(message, Context()), lambda task: task.cancel()
+
+    async def after(task: asyncio.Task[None], at: int) -> None:
+        assert task.cancelled(), f"await {at}"
+
+    assert await every_await(slow, ask, after, most=FIRST_AWAITS) == FIRST_AWAITS
 
 
 class Context:
