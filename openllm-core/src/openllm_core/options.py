@@ -232,7 +232,33 @@ class ServerOptions(Limits):
         env="OPENLLM_SSL_CA_CERTS",
         group=ACCESS,
     )
-    cors: bool = setting(False, "Allow browsers from any origin.", env="OPENLLM_CORS", group=ACCESS)
+    ssl_keyfile_password: str = setting(
+        "",
+        "Password of the private key; the variable is the better place, since `ps` shows flags.",
+        env="OPENLLM_SSL_KEYFILE_PASSWORD",
+        secret=True,
+        group=ACCESS,
+    )
+    ssl_version: str = setting(
+        "", "Oldest TLS that is spoken: 1.2 or 1.3; default: 1.2.", env="OPENLLM_SSL_VERSION", group=ACCESS
+    )
+    ssl_cert_reqs: str = setting(
+        "",
+        "Whether clients must show a certificate: none, optional or required; default: required with --ssl-ca-certs.",
+        env="OPENLLM_SSL_CERT_REQS",
+        group=ACCESS,
+    )
+    ssl_ciphers: str = setting(
+        "", "Ciphers of TLS 1.2 in OpenSSL's words; default: sound ones.", env="OPENLLM_SSL_CIPHERS", group=ACCESS
+    )
+    cors: tuple[str, ...] = setting(
+        (),
+        "Let web pages of other origins ask: alone those of any, without cookies; with ORIGIN only those, such as "
+        "https://app.example.com.",
+        env="OPENLLM_CORS",
+        bare="*",
+        group=ACCESS,
+    )
     strict: bool = setting(
         False,
         "Refuse unknown request fields instead of listing them in X-OpenLLM-Ignored.",
@@ -289,9 +315,7 @@ class ServerOptions(Limits):
     log_file: str = setting(
         "", "File for the log, in place of stderr; SIGHUP opens it anew.", env="OPENLLM_LOG_FILE", group=OBSERVING
     )
-    log_prompts: bool = setting(
-        False, "Write prompts and answers into the log.", typed_only=True, group=OBSERVING
-    )
+    log_prompts: bool = setting(False, "Write prompts and answers into the log.", typed_only=True, group=OBSERVING)
     metrics_port: int | None = setting(
         None,
         "Port for /metrics alone, on 127.0.0.1 and without a key; default: none.",

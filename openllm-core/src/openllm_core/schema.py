@@ -297,8 +297,8 @@ class AssistantMessage:
     content: str | None = field(help="The text; null where there are only calls.")
     role: Literal["assistant"] = field(default="assistant", help="Constant.")
     refusal: str | None = field(default=None, help="Always null.")
-    reasoning_content: str | None = field(default=None, help="What the model said to itself before.")
-    tool_calls: list[ToolCall] | None = field(default=None, help="Functions to call now.")
+    reasoning_content: str | None = field(default=None, omitted=True, help="What the model said to itself before.")
+    tool_calls: list[ToolCall] | None = field(default=None, omitted=True, help="Functions to call now.")
 
 
 @attrs.frozen(kw_only=True)

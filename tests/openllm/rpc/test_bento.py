@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -50,17 +51,21 @@ async def test_the_three_calls_answer_as_their_routes() -> None:
 
 
 async def test_the_service_describes_its_calls() -> None:
-    """Names and descriptors as 0.3.5's server announced them."""
+    """Names and descriptors as 0.3.5's server announced them; its client reads `args` of each JSON descriptor."""
     async with calling() as called:
         stub = bentoml_v1_pb2_grpc.BentoServiceStub(called.channel)
         facts = await stub.ServiceMetadata(pb.ServiceMetadataRequest())
         docs = (await called.served.http.get("/docs.json")).json()
     assert facts.name == docs["info"]["title"]
-    apis = {api.name: (api.input.descriptor_id, api.output.descriptor_id) for api in facts.apis}
+
+    def spec(side: Any) -> dict[str, Any]:
+        return {"id": side.descriptor_id, **MessageToDict(side.attributes)}
+
+    apis = {api.name: (spec(api.input), spec(api.output)) for api in facts.apis}
     described = {
         path["post"]["x-bentoml-name"]: (
-            path["post"]["requestBody"]["x-bentoml-io-descriptor"]["id"],
-            path["post"]["responses"]["200"]["x-bentoml-io-descriptor"]["id"],
+            path["post"]["requestBody"]["x-bentoml-io-descriptor"],
+            path["post"]["responses"]["200"]["x-bentoml-io-descriptor"],
         )
         for path in docs["paths"].values()
         if "post" in path

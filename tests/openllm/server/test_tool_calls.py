@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tests.openllm.server.serving import Served, chat_body, serving
 
+from openllm.tools import TOOL_FORMATS
+
 CHAT = "/v1/chat/completions"
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "weather", "description": "Now.", "parameters": CITY}}
@@ -73,8 +75,25 @@ async def test_tool_choice_decides_whether_a_call_must_come(fields: dict[str, An
     """Without a script of calls the model would make none."""
     async with serving(reply="ok") as served:
         choice = await whole(served, tools=[TOOL, OTHER], **fields)
-    assert [call["function"]["name"] for call in choice["message"]["tool_calls"] or ()] == names
+    assert [call["function"]["name"] for call in choice["message"].get("tool_calls", ())] == names
     assert (choice["message"]["content"] is None) == bool(names)
+
+
+async def test_what_there_is_not_is_absent() -> None:
+    """A message without calls or reasoning has neither key, as OpenAI's has none; its content and refusal are there."""
+    async with serving(reply="ok") as served:
+        message = (await whole(served, tools=[TOOL]))["message"]
+    assert message == {"role": "assistant", "content": "ok", "refusal": None}
+
+
+@pytest.mark.parametrize("name", [name for name in TOOL_FORMATS if name != "gpt-oss"])
+async def test_a_call_that_must_come_is_read_in_each_form(name: str) -> None:
+    """The grammar writes as the family does, and the call that comes of it is the same."""
+    async with serving(call=CALL, options={"tool_call_parser": name}) as served:
+        choice = await whole(served, tools=[TOOL, OTHER], tool_choice="required")
+    (call,) = choice["message"]["tool_calls"]
+    assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("weather", {"city": "Paris"})
+    assert choice["finish_reason"] == "tool_calls"
 
 
 async def test_a_model_is_told_of_tools_its_template_does_not_know() -> None:
@@ -118,4 +137,4 @@ async def test_reasoning_stands_apart() -> None:
     assert "".join(tokens).startswith(reply)
     async with serving(reply=reply, options={"reasoning_parser": "none"}) as served:
         message = (await whole(served))["message"]
-    assert (message["reasoning_content"], message["content"]) == (None, reply)
+    assert "reasoning_content" not in message and message["content"] == reply

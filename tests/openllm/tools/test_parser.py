@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,12 @@ from openllm.tools.prompt import write_calls
 F1 = [Call("f"), Arguments('{"a": 1}')]
 G2 = [Call("g"), Arguments('{"b": "}\\"<"}')]
 
+TYPES = {"n": "integer", "ok": "boolean", "s": "string", "o": "object", "u": ["string", "null"]}
+TOOLS: dict[str, dict[str, Any] | None] = {
+    "f": {"type": "object", "properties": {name: {"type": kind} for name, kind in TYPES.items()}},
+    "g": None,
+}
+
 
 def form(tools: str, reasoning: str = "none") -> ChatForm:
     return form_of(tools=tools, reasoning=reasoning, family_tools=None, family_reasoning=None, template="{{ tools }}")
@@ -22,7 +29,7 @@ def form(tools: str, reasoning: str = "none") -> ChatForm:
 
 def read(form: ChatForm, pieces: list[str], *, tools: bool = True, opened: bool = False) -> list[Event]:
     """What comes of a text in pieces, neighbours of one kind joined."""
-    parser = AnswerParser(form, ("f", "g") if tools else None, opened=opened)
+    parser = AnswerParser(form, TOOLS if tools else None, opened=opened)
     found = [event for piece in pieces for event in parser.push(piece)] + parser.close()
     joined: list[Event] = []
     for event in found:
@@ -58,6 +65,35 @@ CASES: list[tuple[str, str, str, list[Event]]] = [
     ),
     ("qwen", "qwen", "  no thought <think>", [Text("  no thought <think>")]),
     ("qwen", "qwen", "<think>without an end ", [Reasoning("without an end ")]),
+    (
+        "qwen3-coder",
+        "qwen",
+        "<think>x</think>Hi <\n<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>\n"
+        '<tool_call>\n<function=g>\n<parameter=b>\n}"<\n</parameter>\n</function>\n</tool_call>',
+        [Reasoning("x"), Text("Hi <"), *F1, *G2],
+    ),
+    (
+        "qwen3-coder",
+        "none",
+        "<tool_call><function=f><parameter=n>7</parameter><parameter=ok>True</parameter><parameter=s>\n 12\n\n"
+        '</parameter><parameter=o>{"x": [1]}</parameter><parameter=u>null</parameter></function></tool_call>',
+        [Call("f"), Arguments('{"n": 7, "ok": true, "s": " 12\\n", "o": {"x": [1]}, "u": null}')],
+    ),
+    (
+        "qwen3-coder",
+        "none",
+        "<tool_call><function=f><parameter=n>many</parameter><parameter=ok>NaN</parameter><parameter=u>ü</parameter>",
+        [Call("f"), Arguments('{"n": "many", "ok": "NaN", "u": "ü"')],
+    ),
+    ("qwen3-coder", "none", "<tool_call><function=f></function></tool_call>", [Call("f"), Arguments("{}")]),
+    (
+        "qwen3-coder",
+        "none",
+        "<tool_call><function=f><parameter=s>a</parameter><parameter=n>1",
+        [Call("f"), Arguments('{"s": "a"')],
+    ),
+    ("qwen3-coder", "none", "<tool_call>\n<function=f", [Text("<tool_call>\n<function=f")]),
+    ("qwen3-coder", "none", "a <tool_call>no</tool_call>", [Text("a<tool_call>no</tool_call>")]),
     (
         "llama3",
         "none",
@@ -130,7 +166,8 @@ def test_what_is_written_is_read_back(name: str) -> None:
 PARTS = (
     "<tool_call>", "</tool_call>", "{", "}", '"name"', ": ", '"f"', ", ", '"arguments"', "<think>", "</think>",
     "[TOOL_CALLS]", "[", "]", "<|channel|>", "<|message|>", "<|start|>", "final", "<｜tool▁calls▁begin｜>",
-    "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "\n", " ", "x", "\\", ";", "[ARGS]", "to=functions.f",
+    "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "\n", " ", "x", "\\", ";", "[ARGS]", "to=functions.f", "<function=", "<parameter=", ">",
+    "</parameter>", "</function>",
 )  # fmt: skip
 
 
@@ -153,7 +190,7 @@ def test_whatever_a_model_writes_is_read_alike_in_any_pieces(name: str, parts: l
 
 def test_text_is_handed_on_as_it_comes() -> None:
     """Only what may become a mark waits, and arguments do not wait for their end."""
-    parser = AnswerParser(form("hermes"), ("f",))
+    parser = AnswerParser(form("hermes"), {"f": None})
     assert parser.push("Hello <") == [Text("Hello")]
     assert parser.push("b> and") == [Text(" <b> and")]
     assert parser.push('<tool_call>{"name": "f", "arguments": {"long') == [Call("f"), Arguments('{"long')]
@@ -184,6 +221,7 @@ def test_a_prompt_that_opens_the_reasoning() -> None:
         ({"family_reasoning": "qwen", "reasoning": "none"}, "hermes", False, True),
         ({"family_tools": "gpt-oss", "family_reasoning": "gpt-oss", "template": None}, "gpt-oss", True, False),
         ({"reasoning": "gpt-oss"}, "gpt-oss", True, True),
+        ({"family_tools": "qwen", "template": "{{ tools }}<function=f><parameter=p>"}, "qwen3-coder", False, True),
     ],
 )
 def test_settings_go_before_the_family(given: dict[str, str | None], tools: str, reads: bool, knows: bool) -> None:
@@ -203,3 +241,10 @@ def test_arguments_are_json_however_they_were_written() -> None:
     for text in ('{"arguments": "{\\"a\\": 1}", "name": "f"}', '{"name": "f", "arguments": {"a": 1}}'):
         found = read(form("hermes"), [f"<tool_call>{text}</tool_call>"])
         assert isinstance(found[1], Arguments) and json.loads(found[1].text) == {"a": 1}
+
+
+def test_brackets_without_end_are_text() -> None:
+    """A model that repeats an opening bracket for ever breaks nothing."""
+    for text in ('<tool_call>{"x": ' + "[" * 100_000, "<tool_call><function=f><parameter=a>" + "[" * 100_000):
+        for name in ("hermes", "qwen3-coder"):
+            assert read(form(name), [text, "</parameter></function></tool_call>"])

@@ -15,7 +15,7 @@ _KEY = "wire"
 
 @attrs.frozen(kw_only=True)
 class Rule:
-    """What a field's type does not say: ranges, lengths, allowed values and one line of help."""
+    """What a field's type does not say: ranges, lengths, allowed values, whether null is written, and one line of help."""
 
     ge: float | None = None
     gt: float | None = None
@@ -24,6 +24,7 @@ class Rule:
     min_length: int | None = None
     max_length: int | None = None
     choices: tuple[Any, ...] | None = None
+    omitted: bool = False
     help: str = ""
 
 
@@ -40,6 +41,7 @@ def field(
     min_length: int | None = None,
     max_length: int | None = None,
     choices: Sequence[Any] | None = None,
+    omitted: bool = False,
     help: str = "",
 ) -> Any:
     """Declare one field of a wire message; a field without a default is required.
@@ -49,6 +51,7 @@ def field(
         ge, gt, le, lt: range of a number, or of each number of a list.
         min_length, max_length: characters of a string, items of a list, keys of an object.
         choices: allowed values.
+        omitted: left out of what is written while it is None, as clients of its format expect.
         help: one line for the reference page and the OpenAPI document.
     """
     rule = Rule(
@@ -59,6 +62,7 @@ def field(
         min_length=min_length,
         max_length=max_length,
         choices=None if choices is None else tuple(choices),
+        omitted=omitted,
         help=help,
     )
     return attrs.field(default=default, metadata={_KEY: rule})

@@ -74,7 +74,10 @@ class BentoServicer(BentoServiceServicer):
         )
         for name, (takes, gives) in APIS.items():
             api = made.apis.add(name=name)
-            api.input.descriptor_id, api.output.descriptor_id = takes, gives
+            for side, kind in ((api.input, takes), (api.output, gives)):
+                side.descriptor_id = kind
+                if kind == JSON:  # its clients leave out an API whose descriptor has no arguments
+                    side.attributes["args"] = {"has_pydantic_model": False, "has_json_encoder": False}
         return made
 
     async def _generate(self, content: Any) -> Any:

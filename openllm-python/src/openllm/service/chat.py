@@ -119,10 +119,10 @@ class Talk:
         """One for each choice; None where an answer is text and nothing else."""
         if not self.is_read:
             return None
-        names = [tool.function.name for tool in self.tools] if self.tools else None
+        tools = {tool.function.name: tool.function.parameters for tool in self.tools} if self.tools else None
         opened = self._opened(prompt)
         return [
-            AnswerReader(AnswerParser(self.form, names, opened=opened), short_ids=self.form.tools.short_ids)
+            AnswerReader(AnswerParser(self.form, tools, opened=opened), short_ids=self.form.tools.short_ids)
             for _ in range(count)
         ]
 

@@ -38,7 +38,11 @@ def calls_grammar(
         {
             "type": "tag",
             "begin": written.opening(name),
-            "content": {"type": "json_schema", "json_schema": dict(parameters) if parameters else NO_ARGUMENTS},
+            "content": {
+                "type": "json_schema",
+                "json_schema": dict(parameters) if parameters else NO_ARGUMENTS,
+                **({"style": "qwen_xml"} if written.spelled_out else {}),
+            },
             "end": written.after,
         }
         for name, parameters in tools

@@ -32,9 +32,10 @@ class ToolFormat:
         name: as settings and family files have it.
         read: finds the calls in a text.
         begin, end: around all calls of an answer.
-        before, after: around the JSON of one call's arguments; `{name}` in `before` is the function's.
+        before, after: around one call's arguments; `{name}` in `before` is the function's.
         between: two calls; None where an answer holds one call at most.
         marks: tokens whose text must be seen, though tokenizers may call them special.
+        spelled_out: arguments are written one by one between tags (`readers.spelled_out`), not as JSON.
         short_ids: ids of calls are nine letters and digits, as the templates of the family demand.
     """
 
@@ -46,6 +47,7 @@ class ToolFormat:
     end: str = ""
     between: str | None = "\n"
     marks: tuple[str, ...] = ()
+    spelled_out: bool = False
     short_ids: bool = False
 
     def opening(self, name: str) -> str:
@@ -85,6 +87,14 @@ HERMES = ToolFormat(
 _FORMATS = (
     HERMES,
     attrs.evolve(HERMES, name="qwen"),
+    attrs.evolve(
+        HERMES,
+        name="qwen3-coder",
+        read=readers.spelled_out,
+        before="<tool_call>\n<function={name}>\n",
+        after="\n</function>\n</tool_call>",
+        spelled_out=True,
+    ),
     ToolFormat(
         name="llama3",
         read=readers.bare,
@@ -148,7 +158,9 @@ def form_of(
     """
     knows = template is not None and "tools" in template
     if tools == "auto":
-        tools = family_tools or HERMES.name
+        # The models of one family differ here: Qwen's coders, and Qwen 3.5 and later, spell arguments out.
+        spelled = knows and template is not None and "<function=" in template and "<parameter=" in template
+        tools = "qwen3-coder" if spelled else family_tools or HERMES.name
         if not knows and tools != CHANNELLED:
             tools = HERMES.name
     told = (family_reasoning or "none") if reasoning == "auto" else reasoning

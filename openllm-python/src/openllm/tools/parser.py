@@ -5,7 +5,8 @@ Made by `service.chat` for each choice of a chat whose model reasons or was give
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 from .events import Event, Text
 from .formats import ChatForm
@@ -17,12 +18,15 @@ class AnswerParser:
 
     Args:
         form: how the model writes reasoning and calls.
-        tools: names that may be called; None where there are none, and what looks like a call is text.
+        tools: that may be called: of each name, the JSON schema of its arguments, None for none. None where there are
+            no tools, and what looks like a call is text.
         opened: the prompt ends within the model's reasoning.
     """
 
-    def __init__(self, form: ChatForm, tools: Iterable[str] | None, *, opened: bool = False) -> None:
-        self._source = Source(frozenset(tools or ()))
+    def __init__(
+        self, form: ChatForm, tools: Mapping[str, Mapping[str, Any] | None] | None, *, opened: bool = False
+    ) -> None:
+        self._source = Source(tools or {})
         self._reader: Reader[None] | None = _reading(self._source, form, tools is not None, opened)
 
     def push(self, text: str) -> list[Event]:

@@ -47,12 +47,17 @@ def tell_in_prompt(
 def write_calls(form: ToolFormat, calls: Sequence[Mapping[str, Any]]) -> str:
     """Calls as the model would write them."""
     written = [
-        form.opening(call["function"]["name"])
-        + json.dumps(call["function"]["arguments"], ensure_ascii=False)
-        + form.after
+        form.opening(call["function"]["name"]) + _arguments(form, call["function"]["arguments"]) + form.after
         for call in calls
     ]
     return form.begin + (form.between or "\n").join(written) + form.end
+
+
+def _arguments(form: ToolFormat, given: Mapping[str, Any]) -> str:
+    if not form.spelled_out:
+        return json.dumps(given, ensure_ascii=False)
+    texts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in given.items()}
+    return "\n".join(f"<parameter={key}>\n{text}\n</parameter>" for key, text in texts.items())
 
 
 def _plain(form: ToolFormat, message: Message) -> Message:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 from .events import Arguments, Call, Reasoning, Text
@@ -13,6 +14,8 @@ from .source import Reader, Source
 
 THINK, THINK_END = "<think>", "</think>"
 ARGUMENTS = ("arguments", "parameters")
+PYTHONS = {"True": "true", "False": "false", "None": "null"}
+"""Models that were trained on Python's values write these for JSON's."""
 
 
 # -- reasoning --------------------------------------------------------------------------------------------------------
@@ -47,6 +50,27 @@ def tagged(source: Source) -> Reader[None]:
         if (yield from source.peek()) != "{":
             source.found.append(Text(source.forget()))
         elif (yield from _object(source)):
+            yield from source.up_to("</tool_call>")
+            yield from source.peek()
+
+
+def spelled_out(source: Source) -> Reader[None]:
+    """`<tool_call><function=NAME><parameter=KEY>VALUE</parameter>…</function></tool_call>`, and text around such.
+
+    A value is text; where the function's schema takes no string it is JSON.
+    """
+    while mark := (yield from source.pass_up_to(("<tool_call>",), Text)):
+        source.keep(mark)
+        yield from source.peek()
+        name = ""
+        if (yield from source.starts("<function=")):
+            name = (yield from source.before(">")).strip()
+        if not name or not (yield from source.starts(">")):
+            source.found.append(Text(source.forget()))
+            continue
+        source.forget()
+        source.found.append(Call(name))
+        if (yield from _parameters(source, source.tools.get(name) or {})):
             yield from source.up_to("</tool_call>")
             yield from source.peek()
 
@@ -97,7 +121,7 @@ def deepseek(source: Source) -> Reader[None]:
         head = (yield from source.up_to("<｜tool▁sep｜>")).strip()
         if head == "function":
             head = (yield from source.up_to("\n")).strip()
-            yield from _before(source, "{")
+            yield from source.before("{")
         if head:
             yield from _arguments(source, head)
         yield from source.up_to("<｜tool▁call▁end｜>")
@@ -129,21 +153,10 @@ def channels(source: Source) -> Reader[None]:
 
 def _named(source: Source, opening: str) -> Reader[None]:
     """A name, perhaps an id, and the arguments behind it."""
-    name = yield from _before(source, opening)
+    name = yield from source.before(opening)
     name = name.partition("[ARGS]")[0].partition("[CALL_ID]")[0].strip()
     if name:
         yield from _arguments(source, name)
-
-
-def _before(source: Source, char: str) -> Reader[str]:
-    """Text before a character, which is left to read."""
-    before = ""
-    while True:
-        at = source.text.find(char)
-        before += source.take(len(source.text) if at < 0 else at)
-        if at >= 0 or source.closed:
-            return before
-        yield
 
 
 def _arguments(source: Source, name: str) -> Reader[bool]:
@@ -153,6 +166,56 @@ def _arguments(source: Source, name: str) -> Reader[bool]:
         source.found.append(Arguments("{}"))
         return True
     return (yield from source.pass_json(lambda text: source.found.append(Arguments(text))))
+
+
+def _parameters(source: Source, schema: Mapping[str, Any]) -> Reader[bool]:
+    """Arguments that are written one by one, handed on as JSON; each once it is whole, since its type may be any.
+
+    Args:
+        schema: of the arguments.
+
+    Returns:
+        Whether they came to their end.
+    """
+    properties: Any = schema.get("properties")
+    known: dict[str, Any] = properties if isinstance(properties, dict) else {}
+    before = "{"
+    while (yield from source.peek()) == "<" and (yield from source.starts("<parameter=")):
+        key = (yield from source.before(">")).strip()
+        yield from source.starts(">")
+        value = yield from source.before("</parameter>")
+        if not (yield from source.starts("</parameter>")):
+            return False
+        value = value.removeprefix("\n").removesuffix("\n")
+        source.found.append(Arguments(f"{before}{_quoted(key)}: {_typed(value, known.get(key))}"))
+        before = ", "
+    if not source.text:
+        return False
+    source.found.append(Arguments("{}" if before == "{" else "}"))
+    return True
+
+
+def _typed(text: str, schema: Any) -> str:
+    """The JSON of a value that was written without quotes: a string where the schema wants one, or where it is no JSON."""
+    of: dict[str, Any] = schema if isinstance(schema, dict) else {}
+    allowed: Any = of.get("enum")
+    if of.get("type") != "string" and not (allowed and all(isinstance(one, str) for one in allowed)):
+        bare = PYTHONS.get(text.strip(), text.strip())
+        try:
+            json.loads(bare, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            return bare
+    return _quoted(text)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _object(source: Source, *, known_only: bool = False) -> Reader[bool]:
@@ -195,7 +258,7 @@ def _object(source: Source, *, known_only: bool = False) -> Reader[bool]:
 
 
 def _callable(source: Source, name: str | None, known_only: bool) -> bool:
-    return bool(name) and (not known_only or name in source.names)
+    return bool(name) and (not known_only or name in source.tools)
 
 
 def _no_call(source: Source, *, close: bool = False) -> bool:
@@ -213,7 +276,7 @@ def _value(source: Source) -> Reader[Any]:
     yield from source.pass_json(parts.append)
     try:
         return json.loads("".join(parts))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: brackets without end
         return None
 
 

@@ -6,8 +6,8 @@ never changes what is found, only when. `readers` is written in terms of these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from .events import Event
 
@@ -24,17 +24,17 @@ class Source:
         text: come and not read yet.
         closed: nothing follows.
         found: what readers made of it; the parser takes it away.
-        names: tools that may be called.
+        tools: that may be called: of each name, the JSON schema of its arguments.
         kept: what was taken since `keep`, for a reader that may have to give it back; None where nobody asked.
     """
 
-    __slots__ = ("closed", "found", "kept", "names", "text")
+    __slots__ = ("closed", "found", "kept", "text", "tools")
 
-    def __init__(self, names: frozenset[str] = frozenset()) -> None:
+    def __init__(self, tools: Mapping[str, Mapping[str, Any] | None]) -> None:
         self.text = ""
         self.closed = False
         self.found: list[Event] = []
-        self.names = names
+        self.tools = tools
         self.kept: list[str] | None = None
 
     def take(self, count: int) -> str:
@@ -71,19 +71,21 @@ class Source:
         self.take(len(mark))
         return True
 
-    def up_to(self, mark: str) -> Reader[str]:
-        """Text before a mark, which is read too; all of it where there is none."""
+    def before(self, mark: str) -> Reader[str]:
+        """Text before a mark, which is left to read; all of it where there is none."""
         seen = 0
         while True:
             at = self.text.find(mark, max(0, seen - len(mark)))
-            if at >= 0:
-                before = self.take(at)
-                self.take(len(mark))
-                return before
-            if self.closed:
-                return self.take(len(self.text))
+            if at >= 0 or self.closed:
+                return self.take(at if at >= 0 else len(self.text))
             seen = len(self.text)
             yield
+
+    def up_to(self, mark: str) -> Reader[str]:
+        """Text before a mark, which is read too; all of it where there is none."""
+        before = yield from self.before(mark)
+        self.take(len(mark))
+        return before
 
     def pass_up_to(self, marks: Sequence[str], make: Callable[[str], Event]) -> Reader[str | None]:
         """Hand on text as it comes, up to the first of some marks, which is read too; white space before it is not

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import xgrammar
 from tests.openllm.backends.torch.drive import GREEDY, finals_of, request, tokens_of
 from tests.tiny_models import tiny_checkpoint
 from tokenizers import Tokenizer
@@ -23,6 +24,8 @@ from openllm.backends.torch.guiding import Grammars, Matcher
 from openllm.backends.torch.rows import Row
 from openllm.backends.torch.sampling import BatchSampler
 from openllm.backends.torch.schemas import unenforced
+from openllm.tools import TOOL_FORMATS, ChatForm, calls_grammar
+from openllm.tools.prompt import write_calls
 from openllm_core.errors import InvalidRequest, UnsupportedFeature
 from openllm_core.options import EngineOptions
 
@@ -99,6 +102,33 @@ async def test_guides_are_obeyed(lender: TorchBackend, folder: Path) -> None:
         assert json.loads(found["json"])["a"] in (1, 2)
     for name in ("choice", "regex", "grammar", "tag"):
         assert ends[name].finish_reason == "stop" and ends[name].stop_token_id in lender.info.eos_token_ids
+
+
+@pytest.mark.parametrize("name", TOOL_FORMATS)
+def test_the_grammar_of_calls_is_what_the_reader_reads(name: str) -> None:
+    """A call as the family writes it fits the grammar of a call that must come; one with a value of a wrong type does not."""
+    form = ChatForm(tools=TOOL_FORMATS[name])
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    }
+    part = calls_grammar(form, [("weather", schema), ("clock", None)], several=True)
+    compiler = xgrammar.GrammarCompiler(
+        xgrammar.TokenizerInfo([bytes([n]) for n in range(256)] + [b"</s>"], stop_token_ids=[256])
+    )
+    compiled = compiler.compile_structural_tag({"type": "structural_tag", "format": part})
+
+    def fits(call: str, arguments: dict[str, Any]) -> bool:
+        matcher = xgrammar.GrammarMatcher(compiled)
+        text = write_calls(form.tools, [{"function": {"name": call, "arguments": arguments}}])
+        return all(matcher.accept_token(byte) for byte in [*text.encode(), 256])
+
+    assert fits("weather", {"city": "Köln <b>", "days": 3})
+    assert not fits("weather", {"city": "Köln", "days": "many"})
+    assert not fits("weather", {"city": "Köln"})
+    assert fits("clock", {}) and not fits("nothing", {})
 
 
 async def test_mates_of_a_guided_row_say_what_they_say_alone(lender: TorchBackend) -> None:

@@ -94,7 +94,7 @@ def _said(part: Any, reply: str | None, call: tuple[str, Any] | None) -> str:
         case "any_text":
             return ""
         case "json_schema":
-            return reply if reply is not None and _is_object(reply) else json.dumps(instance(part["json_schema"]))
+            return reply if reply is not None and _is_object(reply) else _written(part, instance(part["json_schema"]))
         case "sequence":
             return "".join(_said(element, reply, call) for element in part["elements"])
         case "or":
@@ -104,10 +104,19 @@ def _said(part: Any, reply: str | None, call: tuple[str, Any] | None) -> str:
         case "tags_with_separator":
             tags = part["tags"]
             if call is not None and (named := [tag for tag in tags if call[0] in tag["begin"]]):
-                return str(named[0]["begin"] + json.dumps(call[1]) + named[0]["end"])
+                return str(named[0]["begin"] + _written(named[0]["content"], call[1]) + named[0]["end"])
             return _said(tags[0], reply, call)
         case other:
             raise InvalidRequest(f"the echo backend has no {other}.")
+
+
+def _written(part: Mapping[str, Any], value: Any) -> str:
+    """A value of a schema in the part's style: JSON, or each member between tags."""
+    if part.get("style") != "qwen_xml" or not isinstance(value, dict):
+        return json.dumps(value)
+    members = cast("dict[str, Any]", value)
+    texts = {key: one if isinstance(one, str) else json.dumps(one) for key, one in members.items()}
+    return "\n".join(f"<parameter={key}>\n{text}\n</parameter>" for key, text in texts.items())
 
 
 def instance(schema: Any, root: Schema | None = None, depth: int = 0) -> Any:
