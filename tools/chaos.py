@@ -3,7 +3,8 @@
     python tools/chaos.py drains|engine-kills|server-kills|disconnects [--runs N] [--backend echo|pt|vllm] [--model FOLDER]
 
 Each run starts from `openllm start` in a process of its own, as an operator would. What was counted is printed as JSON and,
-with --output, put under the name of the piece into that file; exit 1 when anything was lost. Knows HTTP and processes only.
+with --output, put under piece and backend into that file; --add adds it to what the same commit has there. Exit 1 when
+anything was lost. Knows HTTP and processes only.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 STREAMS = 4
-GRACE_S = 2.0
+GRACE_S = 1.0
 PATIENCE_S = 120.0
 PATH = "/v1/completions"
 PROMPT = "Tell a long story. "
@@ -193,8 +194,7 @@ async def drains(subject: Subject, runs: int, folder: Path) -> dict[str, Any]:
     return {
         **counted(endings, orphans, segments() - before, lost),
         "exit_codes": {str(code): count for code, count in codes.items()},
-        "grace_s": GRACE_S,
-        "longest_s": max(took),
+        "samples": {"ended_s": took},
     }
 
 
@@ -217,11 +217,7 @@ async def engine_kills(subject: Subject, runs: int, folder: Path) -> dict[str, A
     lost = endings["silent"] + endings["broken"] + sum(code != 0 for code in codes)
     return {
         **counted(endings, orphans, segments() - before, lost),
-        "servers": len(codes),
-        "told_s_p50": at(told_s, 0.5),
-        "told_s_max": max(told_s),
-        "ready_again_s_p50": at(back_s, 0.5),
-        "ready_again_s_max": max(back_s),
+        "samples": {"told_s": told_s, "ready_again_s": back_s},
     }
 
 
@@ -260,8 +256,7 @@ async def server_kills(subject: Subject, runs: int, folder: Path) -> dict[str, A
         tell("server kills", run, runs)
     return {
         **counted(endings, orphans, segments() - before, endings["silent"]),
-        "all_gone_s_p50": at(gone_s, 0.5),
-        "all_gone_s_max": max(gone_s),
+        "samples": {"all_gone_s": gone_s},
     }
 
 
@@ -276,14 +271,7 @@ async def disconnects(subject: Subject, runs: int, folder: Path) -> dict[str, An
             busy = await gauge(http, "openllm_requests_running") + await gauge(http, "openllm_requests_waiting")
         server.process.terminate()
         await server.end()
-    lost = int(busy) + (at(freed_s, 0.99) > 0.25)
-    return {
-        "lost": lost,
-        "left_running": int(busy),
-        "freed_s_p50": at(freed_s, 0.5),
-        "freed_s_p99": at(freed_s, 0.99),
-        "freed_s_max": max(freed_s),
-    }
+    return {"lost": int(busy), "samples": {"slot_free_s": freed_s}}
 
 
 PIECES: dict[str, Callable[[Subject, int, Path], Awaitable[dict[str, Any]]]] = {
@@ -370,38 +358,60 @@ def main() -> int:
     parser.add_argument("--runs", type=int)
     parser.add_argument("--backend", choices=("echo", "pt", "vllm"), default="echo")
     parser.add_argument("--model", default="")
+    parser.add_argument("--add", action="store_true", help="add to what the file has of this piece")
     parser.add_argument("--output", type=Path, help="JSON file that gets the figures, beside those of other pieces")
     arguments = parser.parse_args()
     runs = arguments.runs or RUNS[arguments.piece]
     subject = subject_of(arguments)
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_RUNTIME_DIR"] = folder
         found = asyncio.run(PIECES[arguments.piece](subject, runs, Path(folder)))
         notes = [file.name for file in Path(folder).rglob("*.json")] if arguments.piece != "server-kills" else []
-    found = {"backend": subject.backend, "runs": runs, "took_s": time.monotonic() - began, **found, "notes_left": notes}
     found["lost"] += len(notes)
-    print(json.dumps(found, indent=2))
+    found = {"backend": subject.backend, "runs": runs, **found, "notes_left": notes}
     if arguments.output is not None:
-        record(arguments.output, f"{arguments.piece} {subject.backend}", found)
+        found = record(arguments, found)
+    print(json.dumps({key: value for key, value in found.items() if key != "samples"}, indent=2))
     return int(found["lost"] > 0)
 
 
-def record(path: Path, name: str, found: dict[str, Any]) -> None:
-    """Put the figures of a piece beside those of the others."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    about = {
+def record(arguments: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
+    """Put the figures of a piece beside those of the others; what its file then has of it."""
+    path: Path = arguments.output
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    by_backend: dict[str, Any] = data.setdefault(arguments.piece, {})
+    if arguments.add and found["backend"] in by_backend:
+        found = added(by_backend[found["backend"]], found)
+    found["samples"] = {key: [round(value, 4) for value in values] for key, values in found["samples"].items()}
+    quantiles = {
+        f"{key}_{word}": at(values, share)
+        for key, values in found["samples"].items()
+        for word, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
+    }
+    told = by_backend[found["backend"]] = {
+        "command": f"python tools/chaos.py {arguments.piece} --backend {found['backend']} --runs {found['runs']}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit.stdout.strip(),
+        "commit": git.stdout.strip(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
-        "command": f"python tools/chaos.py {' '.join(name.split()[:1])} --backend {found['backend']} --runs {found['runs']}",
+        **found,
+        **quantiles,
     }
-    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    data[name] = {**about, **{key: round(v, 4) if isinstance(v, float) else v for key, v in found.items()}}
     path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    return told
+
+
+def added(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Two results as one: what is counted and listed adds up, member by member."""
+    found: dict[str, Any] = {}
+    for key, value in now.items():
+        if isinstance(value, dict):
+            held: dict[str, Any] = before.get(key, {})
+            found[key] = {**held, **{name: held[name] + one if name in held else one for name, one in value.items()}}
+        else:
+            found[key] = value if isinstance(value, str) else before.get(key, type(value)()) + value
+    return found
 
 
 if __name__ == "__main__":
