@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import ipaddress
 import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -287,16 +288,20 @@ def outcomes() -> dict[str, str]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of a store of our own that holds the default model, imported by the command a user would type.
 
-    What backends measure and compile is kept where all workers find it. OPENLLM_TEST_STORE names a store to keep between runs.
+    Workers import it once, as it takes a minute of a core, and share what backends measure and compile.
+    OPENLLM_TEST_STORE names a store to keep between runs.
     """
     kept = os.environ.get("OPENLLM_TEST_STORE")
     home = Path(kept) if kept else tmp_path_factory.mktemp("bentoml")
-    shared = home if kept else tmp_path_factory.getbasetemp()
-    shared = shared.parent if shared.name.startswith("popen-gw") else shared
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if base.name.startswith("popen-gw") else home
     environ = {"BENTOML_HOME": str(home), "OPENLLM_HOME": str(shared / "openllm-cache")}
+    imported = home if kept or shared == home else shared / "imported"
     from tests.commands import openllm_command  # only here: this file also stands alone, in the tests of the lanes
 
-    openllm_command(environ, "import", "smollm", "-o", "json")
+    openllm_command(environ | {"BENTOML_HOME": str(imported)}, "import", "smollm", "-o", "json")
+    if imported != home:
+        shutil.copytree(imported, home, symlinks=True, dirs_exist_ok=True)
     return environ
 
 
