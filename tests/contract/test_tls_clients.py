@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,32 @@ async def test_who_is_trusted(kind: str, files: Files) -> None:
     async with both(files.server("elsewhere")) as ports:
         for host in ("localhost", "127.0.0.1"):
             assert "another name" in ((await mistake(kind, ports, host=host, verify=files.ca)).hint or "")
+
+
+@pytest.mark.parametrize("kind", ["http", "async http"])
+async def test_openais_client_goes_the_same_way(kind: str, files: Files) -> None:
+    """`client.openai` trusts what the client trusts, has its key and retries, and is answered, streams included."""
+    asked: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 50}
+    async with both(files.server()) as (port, _):
+        client = KINDS[kind](f"https://localhost:{port}", api_key="k", max_retries=1, verify=files.ca)
+        inner: Any = client.openai
+        assert (inner.api_key, inner.max_retries, client.openai) == ("k", 1, inner)
+
+        def ask() -> list[str]:
+            whole = inner.chat.completions.create(**asked).choices[0].message.content
+            return [
+                whole,
+                "".join(c.choices[0].delta.content or "" for c in inner.chat.completions.create(**asked, stream=True)),
+            ]
+
+        async def ask_too() -> list[str]:
+            whole = (await inner.chat.completions.create(**asked)).choices[0].message.content
+            stream = await inner.chat.completions.create(**asked, stream=True)
+            return [whole, "".join([c.choices[0].delta.content or "" async for c in stream])]
+
+        whole, streamed = await (asyncio.to_thread(ask) if kind == "http" else ask_too())
+        assert whole == streamed and "Hi" in whole
+        await Caller(client).aclose()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -58,6 +58,7 @@ async def both(files: dict[str, str]) -> AsyncIterator[tuple[int, int]]:
             lambda host, port: ports.setdefault("http", port),
             ready.set,
             lambda host, port: ports.setdefault("grpc", port),
+            None,
         )
         running = asyncio.create_task(server.run())
         try:

@@ -91,7 +91,7 @@ class AsyncGrpcClient(AsyncClient, GrpcBase):
     async def _send(self, call: Call[T]) -> T:
         method = method_of(call)
         ask = method.ask(call.body)
-        run = unary(self._channel(), method.path, serialised, method.answer.FromString)
+        run = unary(self._channel(), method.path, serialised, method.parse)
         deadline = Deadline(self._settings.timeout_s)
         for attempt in itertools.count():
             _, metadata = self._metadata()
@@ -124,7 +124,7 @@ class AsyncGrpcClient(AsyncClient, GrpcBase):
         """Send a call, and again where that is safe, until its first message is there."""
         method = method_of(call)
         ask = method.ask(call.body)
-        run = streaming(self._channel(), method.path, serialised, method.answer.FromString)
+        run = streaming(self._channel(), method.path, serialised, method.parse)
         deadline = Deadline(self._settings.timeout_s)
         for attempt in itertools.count():
             request_id, metadata = self._metadata()

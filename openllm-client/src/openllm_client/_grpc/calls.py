@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
+from google.protobuf.message import DecodeError
 
 from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
 
+from .._errors import malformed, shown
 from .._wire import Call
 from . import replies, requests
 
@@ -21,18 +23,35 @@ class Method:
         name: in the service.
         ask: makes the request of a call's body.
         answer: class of the answer, or of each message of the answer.
-        read: makes the typed answer of one, given the body that was asked with; None = nothing of it is for the caller.
+        make: makes the typed answer of one, given the body that was asked with; None = nothing of it is for the caller.
     """
 
     name: str
     ask: Callable[[Any], Any]
     answer: Any
-    read: Callable[[Any, Any], Any]
+    make: Callable[[Any, Any], Any]
 
     @property
     def path(self) -> str:
         """As it stands on the wire."""
         return f"/openllm.v1.OpenLLM/{self.name}"
+
+    def parse(self, data: bytes) -> Any:
+        """The message that some bytes are, or why they are none: the library would make a missing answer of what is raised here."""
+        try:
+            return self.answer.FromString(data)
+        except DecodeError as error:
+            return error
+
+    def read(self, message: Any, body: Any) -> Any:
+        """The typed answer of what `parse` gave.
+
+        Raises:
+            ClientError: it was no message.
+        """
+        if isinstance(message, DecodeError):
+            raise malformed(f"The answer of {self.name} cannot be read: {shown(str(message))}.")
+        return self.make(message, body)
 
 
 METHODS: Mapping[tuple[str, str], Method] = {

@@ -90,7 +90,7 @@ class GrpcClient(Client, GrpcBase):
     def _send(self, call: Call[T]) -> T:
         method = method_of(call)
         ask = method.ask(call.body)
-        run = unary(self._channel(), method.path, serialised, method.answer.FromString)
+        run = unary(self._channel(), method.path, serialised, method.parse)
         deadline = Deadline(self._settings.timeout_s)
         for attempt in itertools.count():
             _, metadata = self._metadata()
@@ -121,7 +121,7 @@ class GrpcClient(Client, GrpcBase):
         """Send a call, and again where that is safe, until its first message is there."""
         method = method_of(call)
         ask = method.ask(call.body)
-        run = streaming(self._channel(), method.path, serialised, method.answer.FromString)
+        run = streaming(self._channel(), method.path, serialised, method.parse)
         deadline = Deadline(self._settings.timeout_s)
         for attempt in itertools.count():
             request_id, metadata = self._metadata()

@@ -111,8 +111,6 @@ def _without_details(code: grpc.StatusCode, details: str, why: str, address: str
     if code is _Code.UNIMPLEMENTED:
         hint = "Is an OpenLLM server behind this address?"
         return Failure(error=NotFound(f"{address} has no such method: {why}.", status=404, hint=hint), final=True)
-    if code is _Code.INTERNAL and "deserializing" in why:
-        return Failure(error=malformed(f"{address}: the answer cannot be read: {why}."), final=True)
     if code is _Code.RESOURCE_EXHAUSTED and "larger than max" in why:
         too_large = malformed if why.startswith("Received") or "CLIENT" in why else None
         if too_large is not None:
