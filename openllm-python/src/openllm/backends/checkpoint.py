@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,9 @@ SAFETENSORS_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
     "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
+INTEGERS = frozenset({"I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8", "BOOL"})
+QUANTISED = ("quantization_config", "compression_config", "quantization_bit")
+"""Keys of config.json that tell of quantised weights."""
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float32"}
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of an element of the types that a model is computed in."""
@@ -116,8 +120,8 @@ def read(path: str | Path, *, allow_pickle: bool = False) -> Checkpoint:
         allow_pickle: read weights stored as pickle.
 
     Raises:
-        CorruptModel: no folder, config.json missing or malformed, weights missing, truncated, or pickled and not
-            allowed.
+        CorruptModel: no folder, config.json missing or malformed, weights missing, truncated, of whole numbers that nothing
+            explains, or pickled and not allowed.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -127,7 +131,8 @@ def read(path: str | Path, *, allow_pickle: bool = False) -> Checkpoint:
         raise CorruptModel(f"{folder} has no config.json.", hint="Import the model again.")
     files = weight_files(folder)
     if files:
-        sizes = [_safetensors_sizes(file) for file in files]
+        whole = None if _says_quantised(folder, config) else _refuse_integers
+        sizes = [_safetensors_sizes(file, whole) for file in files]
         elements: dict[str, int] = {}
         for size in sizes:
             for dtype, count in size.items():
@@ -272,10 +277,26 @@ def _read_json_object(file: Path, mtime_ns: int) -> dict[str, Any]:
     return cast("dict[str, Any]", data)
 
 
-def _safetensors_sizes(file: Path) -> dict[str, int]:
-    """Elements by dtype of one safetensors file."""
+def _says_quantised(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether it is written anywhere that weights are stored in parts, which whole numbers may be."""
+    return any(config.get(key) for key in QUANTISED) or (folder / "quantize_config.json").exists()
+
+
+def _refuse_integers(file: Path, name: str, dtype: str) -> None:
+    """A weight of whole numbers would be computed with as it stands: nonsense, and no error."""
+    if name.endswith(".weight") and dtype in INTEGERS:
+        raise CorruptModel(
+            f"{file}: {name[:120]} is stored as {dtype}, and config.json does not say how it was quantised.",
+            hint="Import the model again, from a checkpoint with floating-point weights or a quantization_config.",
+        )
+
+
+def _safetensors_sizes(file: Path, look: Callable[[Path, str, str], None] | None) -> dict[str, int]:
+    """Elements by dtype of one safetensors file; `look` may refuse a tensor by its name and dtype."""
     elements: dict[str, int] = {}
-    for dtype, shape in safetensors_tensors(file).values():
+    for name, (dtype, shape) in safetensors_tensors(file).items():
+        if look is not None:
+            look(file, name, dtype)
         elements[dtype] = elements.get(dtype, 0) + math.prod(shape)
     return elements
 
