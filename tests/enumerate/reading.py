@@ -39,10 +39,13 @@ COUNT = {"type": ["integer", "null"], "minimum": 1, "maximum": 16}
 
 PART = {
     "type": "object",
-    "properties": {"type": {"enum": ["text", "refusal"]}, "text": TEXT, "refusal": TEXT},
+    "properties": {"type": {"enum": ["text", "refusal"]}},
     "required": ["type"],
     "allOf": [
-        {"if": {"properties": {"type": {"const": kind}}, "required": ["type"]}, "then": {"required": [kind]}}
+        {
+            "if": {"properties": {"type": {"const": kind}}, "required": ["type"]},
+            "then": {"properties": {kind: TEXT}, "required": [kind]},
+        }
         for kind in ("text", "refusal")
     ],
 }

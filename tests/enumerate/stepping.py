@@ -1,7 +1,7 @@
-"""Runs a coroutine and does something at its n-th suspension, counting those of every task that it starts.
+"""Runs a coroutine and does something when it or a task that it started stops running for the n-th time.
 
-`steps` drives one run; the tests call it for n = 1, 2, 3 … until a run ends before its n-th suspension, and so stand at
-every await there is. Knows nothing of what it runs.
+A task stops running at an await and at its end: between that and the moment when somebody takes its result lies a step of
+the loop, too. The tests do it for n = 1, 2, 3 … and so stand at every await there is. Knows nothing of what it runs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _WATCH: contextvars.ContextVar[Watch | None] = contextvars.ContextVar("watch", d
 
 @attrs.define(eq=False)
 class Watch:
-    """Counts suspensions and acts at one of them.
+    """Counts stops and acts at one of them.
 
     Attributes:
-        at: the suspension to act at, from 1.
+        at: the stop to act at, from 1.
         act: called once.
-        count: suspensions so far.
+        count: stops so far.
     """
 
     at: int
@@ -32,8 +32,8 @@ class Watch:
     count: int = 0
     reached: bool = False
 
-    def suspended(self) -> None:
-        """One task of those watched waits now."""
+    def stopped(self) -> None:
+        """One task of those watched waits now, or has ended."""
         self.count += 1
         if self.count == self.at:
             self.reached = True
@@ -41,7 +41,7 @@ class Watch:
 
 
 class Stepped(Coroutine[Any, Any, Any]):
-    """A coroutine that tells when it waits."""
+    """A coroutine that tells when it waits or ends."""
 
     def __init__(self, inner: Coroutine[Any, Any, Any], watch: Watch) -> None:
         self._inner = inner
@@ -49,15 +49,17 @@ class Stepped(Coroutine[Any, Any, Any]):
 
     def send(self, value: Any) -> Any:
         """Go on."""
-        found = self._inner.send(value)
-        self._watch.suspended()
-        return found
+        try:
+            return self._inner.send(value)
+        finally:
+            self._watch.stopped()
 
     def throw(self, *error: Any) -> Any:
         """Go on with an error."""
-        found = self._inner.throw(*error)
-        self._watch.suspended()
-        return found
+        try:
+            return self._inner.throw(*error)
+        finally:
+            self._watch.stopped()
 
     def close(self) -> None:
         """Give up."""

@@ -101,6 +101,16 @@ def test_each_field_arrives() -> None:
         ({"temperature": "1"}, "llm_config.temperature", "invalid_type"),
         ({"generation_config": {"top_p": 0}}, "llm_config.generation_config.top_p", "decimal_below_min_value"),
         ({"max_new_tokens": 0}, "llm_config.max_new_tokens", "integer_below_min_value"),
+        (
+            {"top_k": 1, "generation_config": {"top_k": "x"}},
+            "llm_config.generation_config.top_k",
+            "invalid_type",
+        ),
+        (
+            {"generation_config": {"top_k": "x"}, "top_k": 1},
+            "llm_config.generation_config.top_k",
+            "invalid_type",
+        ),
         ({"max_tokens": 0}, "llm_config.max_tokens", "integer_below_min_value"),
         ({"max_tokens": 2.0**70}, "llm_config.max_tokens", "integer_above_max_value"),
         ({"n": 129}, "llm_config.n", "integer_above_max_value"),

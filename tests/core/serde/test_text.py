@@ -91,6 +91,20 @@ def test_nesting_is_bounded(opening: bytes, closing: bytes) -> None:
     assert caught.value.wire_code == "json_too_deep"
 
 
+def test_objects_and_arrays_in_turn_are_levels_too() -> None:
+    """An object in an array in an object is three levels, not two."""
+    loads(b'{"a":[' * 32 + b"]}" * 32)
+    loads(b'{"a":[' * 2 + b"[" * 60 + b"]" * 60 + b"]}" * 2)
+    for deeper in (
+        b"[" + b'{"a":[' * 32 + b"]}" * 32 + b"]",
+        b'{"a":[' * 64 + b"]}" * 64,
+        b'{"a":[' * 2 + b'{"b":' + b"[" * 60 + b"]" * 60 + b"}" + b"]}" * 2,
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            loads(deeper)
+        assert caught.value.wire_code == "json_too_deep"
+
+
 def test_depth_counts_levels_not_brackets() -> None:
     """Many brackets side by side are no depth; the limit is the caller's."""
     assert len(loads(b"[" + b"[[]]," * 1000 + b"0]")) == 1001

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tests.openllm.server.serving import URL, serving
 
+from openllm.access import Access
 from openllm.server.app import create_app
 from openllm_core.options import ServerOptions
 
@@ -69,6 +70,7 @@ async def test_the_whole_text_and_several_choices() -> None:
         (step(temperature=7), "parameters.temperature"),
         (step(return_full_text="yes"), "parameters.return_full_text"),
         (step(max_new_token=3), "parameters.max_new_token"),
+        (step(max_new_token=None), "parameters.max_new_token"),
         (step(num_beams=4), "parameters.num_beams"),
         (step(max_new_tokens=100_000), "parameters.max_new_tokens"),
         (step("x" * 5000), "inputs"),
@@ -108,7 +110,7 @@ async def test_without_the_capability_the_route_is_not_there() -> None:
         assert (await served.http.get("/v1/metadata")).json()["supports_hf_agent"] is True
         assert PATH in (await served.http.get("/openapi.json")).json()["paths"]
         service.model = attrs.evolve(service.model, generates=False)
-        app = create_app(service, ServerOptions(), CollectorRegistry())
+        app = create_app(service, ServerOptions(), CollectorRegistry(), Access(ServerOptions()))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as http:
             assert (await http.get("/v1/metadata")).json()["supports_hf_agent"] is False
             assert PATH not in (await http.get("/openapi.json")).json()["paths"]

@@ -133,6 +133,8 @@ def _read(llm_config: Mapping[str, Any], spec: FamilySpec) -> tuple[_Said, dict[
             if name not in names:
                 raise _unknown(prefix, str(name), known)
             if value is not None:
+                if name in raw:  # it gives way, and must be sound all the same
+                    _check(name, raw[name], said.paths[name])
                 raw[name], said.paths[name] = value, f"{prefix}.{name}"
     if isinstance(raw.get("stop"), str):
         raw["stop"] = [raw["stop"]]
@@ -150,6 +152,14 @@ def _read(llm_config: Mapping[str, Any], spec: FamilySpec) -> tuple[_Said, dict[
     except InvalidRequest as error:
         raise _at(error, said.paths) from None
     return said, own
+
+
+def _check(name: str, value: Any, path: str) -> None:
+    """Refuse a value of `generation_config` that its field cannot have."""
+    try:
+        structure({name: value}, GenerationConfig)
+    except InvalidRequest as error:
+        raise _at(error, {name: path}) from None
 
 
 def _unknown(prefix: str, name: str, known: Iterable[str]) -> InvalidRequest:

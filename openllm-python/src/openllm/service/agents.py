@@ -44,13 +44,15 @@ def completion_of(request: AgentRequest) -> GenerateRequest:
     Raises:
         InvalidRequest: `return_full_text` is neither true nor false.
     """
-    fields: dict[str, Any] = {name: value for name, value in request.parameters.items() if value is not None}
-    if not isinstance(fields.pop(WHOLE, False), bool):
+    fields = dict(request.parameters)  # null is "not said", but only of a field that there is
+    whole: Any = fields.pop(WHOLE, None)
+    if whole is not None and not isinstance(whole, bool):
         path = f"parameters.{WHOLE}"
         raise InvalidRequest(f"{path} must be true or false.", param=path, code="invalid_type")
-    fields.setdefault("stop", [STOP])
-    if "max_tokens" not in fields:
-        fields.setdefault("max_new_tokens", MAX_NEW_TOKENS)
+    if fields.get("stop") is None:
+        fields["stop"] = [STOP]
+    if fields.get("max_tokens") is None and fields.get("max_new_tokens") is None:
+        fields["max_new_tokens"] = MAX_NEW_TOKENS
     return GenerateRequest(prompt=request.inputs, llm_config=fields)
 
 
