@@ -364,3 +364,34 @@ def test_a_locked_start_serves_what_was_locked_or_nothing(start: Start, run: Run
     for part in ("file model.safetensors: SHA-256", "--dtype: float32 here", "2 things differ"):
         assert part in done.stderr
     assert "Listening" not in done.stderr
+
+
+TERMINATED = """
+import os, signal, sys, time
+from openllm.cli import cli, start
+from openllm.engine import process
+
+spawn = process.Spawned.__init__
+def spawned(self, options):
+    spawn(self, options)
+    print(self._process.pid, flush=True)
+process.Spawned.__init__ = spawned
+
+def never(*words, **more):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+setattr(start, sys.argv[1], never)
+cli.main(["start", "--backend", "echo", "--port", "0"])
+"""
+
+
+@pytest.mark.parametrize("place", ["find_model", "_serve"])
+def test_sigterm_before_there_is_a_server(place: str) -> None:
+    """SIGTERM while the model is looked for, and when the engine host runs and the server does not: 0, and no host is left."""
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, place], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert [pid for pid in map(int, done.stdout.split()) if psutil.pid_exists(pid)] == []
+    assert len(done.stdout.split()) == (place == "_serve")

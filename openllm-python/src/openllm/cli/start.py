@@ -6,9 +6,12 @@ Wires nothing itself: `openllm.serialisation.resolve`, `openllm.compose.build` a
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -31,6 +34,7 @@ from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 if TYPE_CHECKING:
     from openllm.backends.base import BackendInfo
     from openllm.compose import Composed
+    from openllm.doctor import Situation
     from openllm.engine.supervisor import Launcher
     from openllm.serialisation import ResolvedModel
 
@@ -159,6 +163,30 @@ def serve(settings: Settings, model: str | None, model_id: str | None, out: Outp
 
     situation = situation_of(settings, model, model_id)
     refuse(situation, doctor.BEFORE_THE_MODEL)
+    with sigterm_ends():
+        return _start(situation, settings, model, model_id, out)
+
+
+@contextmanager
+def sigterm_ends() -> Generator[None]:
+    """Until the server takes SIGTERM itself, it ends this process with 0, and what was begun is cleaned up as after an error."""
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(0)
+
+    if threading.current_thread() is not threading.main_thread():  # somebody runs the command within a program
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start(situation: Situation, settings: Settings, model: str | None, model_id: str | None, out: Output) -> int:
+    from openllm import doctor
+
     resolved, backend = find_model(settings, model, model_id, out)
     engine = attrs.evolve(settings.engine, backend=backend)
     from openllm.engine.placement import place

@@ -37,6 +37,9 @@ EXIT_WAIT_S = 2.0
 KILL_WAIT_S = 10.0
 """How long the kernel may take over a SIGKILL; past it the process is left behind rather than everything held up."""
 
+_living: set[int] = set()
+"""Process groups of the hosts that this process has started and not yet reaped."""
+
 
 class HostProcess:
     """A running host; made by `Spawned.adopt`."""
@@ -112,6 +115,8 @@ class HostProcess:
         if self._exited.done():
             self._process.wait()  # reaps
             await groups.wait_gone(self._process.pid, KILL_WAIT_S)
+            _living.discard(self._process.pid)
+            groups.end_strays(_living)
         groups.remove_leftovers()
 
     async def _wait_exited(self, limit_s: float) -> None:
@@ -228,6 +233,7 @@ class Spawned:
                 start_new_session=True,
                 env=os.environ | self.environment,
             )
+            _living.add(self._process.pid)
         except BaseException:
             self._sock.close()
             os.close(self._lifeline)
@@ -253,6 +259,7 @@ class Spawned:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        _living.discard(self._process.pid)
         assert self._process.stdout is not None
         self._process.stdout.close()
 

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from openllm.access import check_access
+from openllm.lifetime import adopt_orphans
 from openllm_core.errors import InvalidSetting, MissingDependency, OpenLLMError, PortInUse, ResourceError
 from openllm_core.options import ServerOptions
 
@@ -154,6 +155,7 @@ def serve(
         PortInUse, ResourceError, UnsafeConfiguration: before anything is loaded.
     """
     check_access(options)
+    adopt_orphans()
     sock = bind(options) if options.http else None
     try:
         return asyncio.run(_Server(composed, options, sock, on_listening, on_ready, on_grpc).run())
