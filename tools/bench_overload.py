@@ -206,7 +206,9 @@ def server(slots: int, *words: str, **environ: str) -> Iterator[int]:
     script = [f"step_s={STEP_S}", f"max_model_len={TOKENS * 4}"]
     command += ["--max-num-seqs", str(slots), *words]
     command += [word for setting in script for word in ("--engine-arg", setting)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environ})
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | environ
+    )
     try:
         assert process.stdout is not None
         yield int(process.stdout.readline().rstrip("/\n ").rpartition(":")[2])

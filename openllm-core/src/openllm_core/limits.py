@@ -27,7 +27,7 @@ class Limits:
     )
     max_request_line: int = setting(
         8 * 1024,
-        "Bytes of a request's method, path and query.",
+        "Bytes of a request's path and query.",
         env="OPENLLM_MAX_REQUEST_LINE",
         ge=256,
         le=1 << 20,

@@ -145,3 +145,38 @@ async def test_shares_are_even_while_all_slots_are_wanted(make_engine: MakeEngin
     assert seen
     assert all(max(held.values()) - min(held.values()) <= 2 for held in seen[1:]), seen
     await asyncio.gather(*tasks)
+
+
+async def test_a_flood_costs_a_polite_tenant_at_most_its_own_time(make_engine: MakeEngine) -> None:
+    """In steps: a request that takes so many alone takes at most twice as many beside a tenant that never stops asking."""
+    engine = await make_engine(slots=8, step_s=0.002, engine={"max_queue": 16})
+    steps = 0
+    on_step = engine.dispatcher.on_step
+
+    def counted(output: Any) -> bool:
+        nonlocal steps
+        steps += 1
+        return on_step(output)
+
+    engine.dispatcher.on_step = counted  # type: ignore[method-assign]
+
+    async def polite() -> int:
+        began = steps
+        await read(await engine.add(request("x" * 30, tenant="polite")))
+        return steps - began
+
+    async def loud() -> None:
+        while True:
+            try:
+                await read(await engine.add(request("x" * 30, tenant="loud")))
+            except RateLimitExceeded:
+                await asyncio.sleep(0.01)
+
+    alone = max([await polite() for _ in range(3)])
+    flood = [asyncio.create_task(loud()) for _ in range(30)]
+    await asyncio.sleep(0.05)
+    beside = sorted([await polite() for _ in range(12)])
+    for task in flood:
+        task.cancel()
+    assert beside[-1] <= 2 * alone + 4, (alone, beside)
+    assert beside[0] > alone, "the flood took no slot"

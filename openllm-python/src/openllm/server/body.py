@@ -19,6 +19,7 @@ from openllm_core.serde import loads, structure
 
 from .errors import ClientLeft
 from .limits import MAX_IGNORED_HEADER_CHARS, RATE_WINDOW_S, SHORT_BODY_BYTES
+from .protocol import EXTENSION, StreamWriter
 
 T = TypeVar("T")
 
@@ -67,8 +68,9 @@ async def read_body(request: Request, limits: Limits, max_bytes: int | None = No
 
 async def drop_body(request: Request, limits: Limits) -> None:
     """Take a short body off the wire unread, so that its connection can go on after a refusal; a long one closes it."""
+    writer: StreamWriter | None = request.scope.get("extensions", {}).get(EXTENSION)
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced[:20]) <= SHORT_BODY_BYTES:
+    if (writer is None or not writer.arrived) and announced.isdigit() and int(announced[:20]) <= SHORT_BODY_BYTES:
         await read_body(request, limits)
 
 

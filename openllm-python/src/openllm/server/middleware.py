@@ -67,13 +67,12 @@ class Identity:
             finally:
                 self._metrics.count(scope["path"], int(seen.status or 0), time.monotonic() - seen.began)
 
-    async def _serve(
-        self, scope: Scope, receive: Receive, send: Send, headers: Headers, seen: Observation
-    ) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: Headers, seen: Observation) -> None:
         """Have it answered, and make an answer of whatever was raised instead."""
         request_id = seen.request_id
         expects_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         body_read = not expects_body
+        writer: StreamWriter | None = scope.get("extensions", {}).get(EXTENSION)
 
         async def watched_receive() -> Message:
             nonlocal body_read
@@ -87,7 +86,7 @@ class Identity:
                 seen.status = str(message["status"])
                 marked = MutableHeaders(scope=message)
                 marked["x-request-id"] = request_id
-                if not body_read:
+                if not (body_read or (writer is not None and writer.arrived)):
                     marked["connection"] = "close"
             await send(message)
 
@@ -98,7 +97,6 @@ class Identity:
         except Cut as error:
             seen.error = "cut"
             _log.warning("request %s: its answer was cut: %s", request_id, error.__cause__)
-            writer: StreamWriter | None = scope.get("extensions", {}).get(EXTENSION)
             if writer is None:
                 raise
             await writer.cut()

@@ -88,6 +88,11 @@ class StreamWriter:
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     @property
+    def arrived(self) -> bool:
+        """Whether the request's body is here to its last byte, read or not."""
+        return not self._cycle.more_body
+
+    @property
     def slow(self) -> bool:
         """Whether the client takes less than we write."""
         return self._cycle.flow.write_paused
