@@ -93,7 +93,7 @@ class Reading:
                     properties[field] = rule if "maxItems" not in rule or "type" in rule else properties[field] | rule
         self.schemas["GenerateRequest"]["properties"]["llm_config"] = llm_config_schema()
         self.schemas["AgentRequest"]["properties"]["parameters"] = agent_schema()
-        self._judges: dict[str, Any] = {}
+        self._judges: dict[int, tuple[Any, Any]] = {}  # by identity: writing a schema down takes longer than judging
 
     def resolved(self, schema: Any) -> Any:
         """A schema without references."""
@@ -122,10 +122,7 @@ class Reading:
             return f"no JSON: {str(error)[:80]}"
         if _depth(value) > MAX_DEPTH:
             return "too deep"
-        key = json.dumps(schema, sort_keys=True)
-        judge = self._judges.get(key)
-        if judge is None:
-            judge = self._judges[key] = Strict(schema)
+        _, judge = self._judges.setdefault(id(schema), (schema, Strict(schema)))
         error = next(iter(judge.iter_errors(value)), None)
         return None if error is None else f"{error.json_path}: {error.message[:80]}"
 
