@@ -74,6 +74,7 @@ class Server:
 
     process: asyncio.subprocess.Process
     url: str
+    model: str
     log: Path
 
     def family(self) -> list[psutil.Process]:
@@ -107,20 +108,23 @@ async def serving(subject: Subject, folder: Path, port: int = 0, *more: str) -> 
         line = await asyncio.wait_for(process.stdout.readline(), 10 * PATIENCE_S)
         if not line:
             raise RuntimeError(f"the server ended with {await process.wait()}:\n{log.read_text()[-2000:]}")
-        yield Server(process, line.decode().strip(), log)
+        url = line.decode().strip()
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
+            models = (await http.get(f"{url}/v1/models")).json()["data"]
+        yield Server(process, url, models[0]["id"], log)
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
 
 
-async def stream(http: httpx.AsyncClient, begun: asyncio.Event) -> str:
+async def stream(http: httpx.AsyncClient, model: str, begun: asyncio.Event) -> str:
     """Follow one stream to its end, and say how that was (one of ENDINGS)."""
     body = {"prompt": PROMPT * random.randint(1, 20), "max_tokens": random.randint(20, 600), "stream": True}
     last = ""
     try:
         async with http.stream(
-            "POST", PATH, json={"model": None, "ignore_eos": True, "temperature": 0, **body}
+            "POST", PATH, json={"model": model, "ignore_eos": True, "temperature": 0, **body}
         ) as answer:
             if answer.status_code != 200:
                 await answer.aread()
@@ -142,8 +146,10 @@ async def streams(server: Server) -> AsyncIterator[list[asyncio.Task[str]]]:
     """Several streams under way, each at a place of its own."""
     async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as http:
         begun = [asyncio.Event() for _ in range(STREAMS)]
-        tasks = [asyncio.create_task(stream(http, event)) for event in begun]
+        tasks = [asyncio.create_task(stream(http, server.model, event)) for event in begun]
         await asyncio.gather(*(event.wait() for event in begun))
+        if bad := [task.result() for task in tasks if task.done() and task.result() != "done"]:
+            raise RuntimeError(f"before anything was done to the server, streams ended as {bad}")
         await asyncio.sleep(random.uniform(0, 0.1))
         yield tasks
 
@@ -286,7 +292,8 @@ async def leave(server: Server, http: httpx.AsyncClient, *, reset: bool) -> floa
     """Begin a stream, go after its first event, and wait until no request runs; seconds from going to that."""
     host, port = server.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    body = json.dumps({"prompt": PROMPT, "max_tokens": 2000, "stream": True, "ignore_eos": True}).encode()
+    asked = {"model": server.model, "prompt": PROMPT, "max_tokens": 2000, "stream": True, "ignore_eos": True}
+    body = json.dumps(asked).encode()
     head = (
         f"POST {PATH} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
