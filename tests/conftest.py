@@ -151,7 +151,7 @@ def lane_of(path: Path) -> Lane:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--lane unit` runs one lane; given several times, several."""
+    """`--lane=unit` runs one lane; given several times, several. Without the sign "docs" would be the folder."""
     parser.addoption("--lane", action="append", choices=[lane.name for lane in LANES], help="run this lane alone")
 
 
