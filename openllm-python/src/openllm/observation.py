@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
 
+from openllm_core.errors import OpenLLMError
+
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from openllm_core.config.sampling import SamplingParams
 
 Protocols = Literal["http", "grpc"]
 Operation = Literal["", "chat", "text_completion", "embeddings"]
@@ -58,6 +62,7 @@ class Observation:
         status: HTTP status or name of the gRPC status; 499 and CANCELLED: the client left.
         error: code of what it was refused or failed with.
         embedded_tokens: prompt tokens of embeddings.
+        sampling: how tokens were to be drawn.
         transcripts: where the operator lets prompts be logged, each prompt with the pieces of its answers; else None.
         trace_id, span_id: in hex, where it is traced.
     """
@@ -78,6 +83,7 @@ class Observation:
     error: str = ""
     embedded_tokens: int = 0
     streams: list[Timed] = attrs.field(factory=list["Timed"])
+    sampling: SamplingParams | None = None
     transcripts: list[Transcript] | None = None
     trace_id: str = ""
     span_id: str = ""
@@ -167,13 +173,24 @@ class Observers:
             _current.set(None)
 
 
+NOBODY = Observers()
+"""Where nobody looks."""
+
+
 def current() -> Observation | None:
     """The request that is being served here; None outside of one."""
     return _current.get()
 
 
-def note(*, operation: Operation, model: str, adapter: str | None = None, stream: bool = False) -> None:
+def note(operation: Operation, model: str, adapter: str | None = None) -> None:
     """Say what the present request asks of the model; of no effect outside of one."""
     seen = _current.get()
     if seen is not None:
-        seen.operation, seen.model, seen.adapter, seen.stream = operation, model, adapter or "", stream
+        seen.operation, seen.model, seen.adapter = operation, model, adapter or ""
+
+
+def failed(error: BaseException) -> None:
+    """Say what the present request was refused or failed with; of no effect outside of one."""
+    seen = _current.get()
+    if seen is not None:
+        seen.error = error.wire_code if isinstance(error, OpenLLMError) else "internal_error"

@@ -56,6 +56,11 @@ class Composed(Protocol):
         """The ASGI application."""
         ...
 
+    @property
+    def telemetry(self) -> Any:
+        """What sends traces and metrics, to be closed last; None where nobody wants them."""
+        ...
+
 
 class Compose(Protocol):
     """`openllm.compose.build`."""
@@ -201,6 +206,8 @@ class Server:
         if self._composed is not None:
             await self._composed.service.drain(self._grace_s)
             await self._composed.service.aclose()
+            if (telemetry := self._composed.telemetry) is not None:
+                await asyncio.to_thread(telemetry.close)
 
     async def _report(self) -> None:
         """Say when the model answers, or why it never will; the routes answer 503 with the same reason."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -26,7 +27,8 @@ EXIT_CODES: dict[int, str] = {
     75: "busy: overloaded, or another process holds the lock; try again",
     77: "not allowed: missing or wrong key, or no permission",
     78: "invalid or unsafe configuration, or a missing package",
-    130: "stopped by Ctrl-C",
+    130: "stopped by Ctrl-C; while serving, by a second one",
+    143: "stopped by a second SIGTERM while serving",
 }
 
 
@@ -45,17 +47,18 @@ def exit_code_of(error: Exception, session: Session) -> int:
         import traceback
 
         traceback.print_exception(error)
+    tell = session.report or report
     if isinstance(error, OpenLLMError):
-        report(error.message, hint_of(error))
+        tell(error.message, hint_of(error))
         return error.exit_code
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "openllm"
-        report(error.format_message(), f"`{command} --help` shows how it is used.")
+        tell(error.format_message(), f"`{command} --help` shows how it is used.")
         return 2
     if isinstance(error, click.ClickException):
-        report(error.format_message())
+        tell(error.format_message(), None)
         return error.exit_code
-    return _foreign(error)
+    return _foreign(error, tell)
 
 
 def hint_of(error: OpenLLMError) -> str | None:
@@ -71,19 +74,19 @@ def hint_of(error: OpenLLMError) -> str | None:
     return error.hint
 
 
-def _foreign(error: Exception) -> int:
+def _foreign(error: Exception, tell: Callable[[str, str | None], None]) -> int:
     """Errors that are not ours: the system's, a missing package, and bugs."""
     if isinstance(error, ModuleNotFoundError) and error.name:
-        report(
+        tell(
             f"the package {error.name.partition('.')[0]!r} is not installed.",
             "`pip install --upgrade openllm` completes the installation.",
         )
         return 78
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
-        report(f"{where}{error.strerror}.", "Free some space and try again." if error.errno == errno.ENOSPC else None)
+        tell(f"{where}{error.strerror}.", "Free some space and try again." if error.errno == errno.ENOSPC else None)
         return 77 if isinstance(error, PermissionError) else 74
-    report(
+    tell(
         f"internal error: {type(error).__name__}: {str(error)[:300] or 'no message'}",
         "This is a bug. The same command with --debug shows the traceback.",
     )

@@ -1,16 +1,28 @@
 """Log lines of our own loggers on stderr, at the level that -q and --debug ask for. Other libraries' loggers stay as they are.
 
-Called by `Command.invoke` for the time one command runs.
+`Command.invoke` shows them for the time one command runs; a command that serves hands them to `openllm.logs`, which never
+waits for whoever reads them.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from openllm.cli.command import Session
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from openllm.logs import LineSink
+    from openllm_core.options import ServerOptions
 
 LOGGERS = ("openllm", "openllm_client")
 LABELS = {logging.WARNING: "Warning: ", logging.ERROR: "Error: ", logging.CRITICAL: "Error: "}
@@ -52,3 +64,56 @@ def show(session: Session) -> Callable[[], None]:
             logger.setLevel(level)
 
     return undo
+
+
+def serve(session: Session, options: ServerOptions) -> logging.Logger | None:
+    """From here on, all that this process says goes the bounded way of `openllm.logs`, until the program ends.
+
+    What the engine host prints is in the log where it is JSON, from warnings on; people see it with --debug.
+
+    Returns:
+        the logger that takes the talk on stderr where that is JSON; None where it is for people.
+    """
+    from openllm import logs
+
+    as_json = options.log_format == "json"
+    original, secrets = sys.stderr, (*options.api_key, options.admin_key)
+    try:
+        descriptor = original.fileno()
+    except (OSError, ValueError):  # stderr is no file: somebody runs this command within a program
+        return None
+    redact = logs.Redaction.of(secrets, os.environ)
+    talk = logs.LineSink(descriptor, redact)
+    sink = logs.LineSink(Path(options.log_file), redact) if options.log_file else talk
+    handler = logs.LogHandler(sink, as_json=as_json, debug=session.debug)
+    for logger in map(logging.getLogger, LOGGERS):
+        for shown in [h for h in logger.handlers if isinstance(h, _ToStderr)]:
+            logger.removeHandler(shown)
+        logger.addHandler(handler)
+    printed = logging.getLogger("openllm.engine.host.output")
+    printed.setLevel(logging.DEBUG if session.debug else logging.WARNING if as_json else logging.CRITICAL + 1)
+    talks_json = as_json and not options.log_file
+    sys.stderr = logs.TalkStream(talk, original, as_json=talks_json)
+    _reopen_on_hangup(sink)
+    start = logging.getLogger("openllm.start")
+    if talks_json:
+        session.report = lambda message, hint: start.error("%s", message, extra={"fields": {"hint": hint}})
+
+    def close() -> None:
+        sys.stderr = original
+        for logger in map(logging.getLogger, LOGGERS):
+            logger.removeHandler(handler)
+        for each in {sink, talk}:
+            each.close()
+
+    session.closing.append(close)
+    return start if talks_json else None
+
+
+def _reopen_on_hangup(sink: LineSink) -> None:
+    """SIGHUP opens the log's file anew, as log rotation asks; it ends no server."""
+
+    def on_hangup(number: int, frame: FrameType | None) -> None:
+        sink.reopen()
+
+    signal.signal(signal.SIGHUP, on_hangup)

@@ -7,6 +7,7 @@ when the first table or bar is drawn.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -64,6 +65,7 @@ class Output:
         self.format = format
         self.quiet = session.quiet
         self.pretty = format == "pretty"
+        self.log: logging.Logger | None = None  # takes the talk where stderr is JSON
 
     @property
     def width(self) -> int:
@@ -115,11 +117,17 @@ class Output:
 
     def say(self, text: str = "", *, newline: bool = True, **style: Any) -> None:
         """A line of talk on stderr; nothing when quiet."""
-        if not self.quiet:
+        if self.log is not None:
+            if text.strip():
+                self.log.info("%s", text.strip())
+        elif not self.quiet:
             click.echo(paint(text, sys.stderr, **style), err=True, nl=newline)
 
     def fact(self, name: str, value: str, note: str = "") -> None:
         """One aligned line of talk: a dim name, the value, and a dim remark; the remark goes below where it is long."""
+        if self.log is not None:
+            self.log.info("%s: %s", name, f"{value} ({note})" if note else value)
+            return
         if self.quiet:
             return
         columns = shutil.get_terminal_size().columns if sys.stderr.isatty() else PIPE_WIDTH
@@ -138,7 +146,7 @@ class Output:
         """Show a bar on stderr while the block runs: on a terminal it moves; elsewhere each new step is one line."""
         if self.quiet:
             yield lambda text, done, total: None
-        elif not can_move(sys.stderr):
+        elif self.log is not None or not can_move(sys.stderr):
             yield _step_lines(self.say)
         else:
             with _moving_bar(self.console(sys.stderr)) as bar:

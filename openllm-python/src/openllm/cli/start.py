@@ -226,7 +226,12 @@ def _serve(
     show = Startup(composed, settings, out)
     try:
         code = run(
-            composed, settings.server, on_listening=show.listening, on_ready=show.ready, on_grpc=show.listening_grpc
+            composed,
+            settings.server,
+            on_listening=show.listening,
+            on_ready=show.ready,
+            on_grpc=show.listening_grpc,
+            on_metrics=show.listening_metrics,
         )
     finally:
         show.end()
@@ -289,6 +294,10 @@ class Startup:
         """The same of gRPC."""
         self.grpc = urlsplit(endpoint(host, port)).netloc
         self._show_listening("gRPC", self.grpc, host)
+
+    def listening_metrics(self, host: str, port: int) -> None:
+        """The same of /metrics alone."""
+        self.out.fact("Metrics", f"{endpoint(host, port)}/metrics", "without a key, for this machine alone")
 
     def _show_listening(self, name: str, where: str, host: str) -> None:
         self.out.fact(name, where, f"on {host}, every address" if host in ("0.0.0.0", "::") else "")

@@ -23,12 +23,14 @@ from openllm_core.options import EngineOptions, as_data
 
 from ..backends import registry
 from . import groups
+from .printed import read_line
 from .cause import LOOK, childs_cause, explain, fix_for
 from .channel import Failed, OnFrame, Shutdown, SocketChannel, Start
 from .starvation import Starvation
 from .supervisor import Life, OnLost
 
 log = logging.getLogger("openllm.engine.host")
+printed = logging.getLogger("openllm.engine.host.output")
 
 KEPT_LINES = 200
 MAX_LINE_BYTES = 4096
@@ -193,7 +195,8 @@ class HostProcess:
             for line in lines:
                 text = line[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip()
                 self._lines.append(text)
-                log.debug("%s", text)
+                said = read_line(text)
+                printed.log(said.level, "%s", said.text, extra={"fields": said.fields | {"pid": self.pid}})
 
     def _close_output(self) -> None:
         if self._output is not None:

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 OTHER = "other"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 BOUNDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -25,6 +26,10 @@ class RequestMetrics(Collector):
         self._buckets: dict[str, list[int]] = {}
         self._seconds: dict[str, float] = {}
         registry.register(self)
+
+    def named(self, method: str, path: str) -> tuple[str, str]:
+        """Method and route in words that are ours: what a client made up is "other"."""
+        return method if method in METHODS else OTHER, path if path in self._paths else OTHER
 
     def count(self, path: str, status: int, seconds: float) -> None:
         """One request has ended; 499 is a client that left, 0 one whose answer never began."""

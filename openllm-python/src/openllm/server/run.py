@@ -22,6 +22,7 @@ from openllm.lifetime import adopt_orphans
 from openllm_core.errors import InvalidSetting, MissingDependency, OpenLLMError, PortInUse, ResourceError
 from openllm_core.options import ServerOptions
 
+from .metrics_port import HOST, MetricsPort
 from .tls import context_of
 
 if TYPE_CHECKING:
@@ -50,8 +51,26 @@ class Composed(Protocol):
         ...
 
     @property
+    def metrics_app(self) -> ASGIApp:
+        """`/metrics` alone."""
+        ...
+
+    @property
     def rpc(self) -> Rpc | None:
         """The gRPC server, where there is one."""
+        ...
+
+    @property
+    def telemetry(self) -> Telemetry | None:
+        """What sends traces and metrics, where it is wanted."""
+        ...
+
+
+class Telemetry(Protocol):
+    """What sends traces and metrics; `openllm.telemetry.otel.Telemetry` is one."""
+
+    def close(self) -> None:
+        """Send what is left, within a few seconds. Blocks."""
         ...
 
 
@@ -85,6 +104,10 @@ def check_port(options: ServerOptions) -> None:
     context_of(options)
     if options.http:
         bind(options).close()
+    if options.metrics_port is not None:
+        if options.metrics_port and options.metrics_port in (options.port, options.grpc_port):
+            raise InvalidSetting(f"Port {options.metrics_port} is the server's own.", param="--metrics-port")
+        bind_metrics(options.metrics_port).close()
     if options.grpc_port is None:
         return
     missing = [name for name in GRPC_PACKAGES if find_spec(name) is None]
@@ -132,6 +155,11 @@ def bind(options: ServerOptions, port: int | None = None, flag: str = "--port") 
     return sock
 
 
+def bind_metrics(port: int) -> socket.socket:
+    """The same for `/metrics` alone: on this machine's own address, whatever the server's is."""
+    return bind(ServerOptions(host=HOST), port, "--metrics-port")
+
+
 def serve(
     composed: Composed,
     options: ServerOptions,
@@ -139,12 +167,14 @@ def serve(
     on_listening: Callable[[str, int], object] | None = None,
     on_ready: Callable[[], object] | None = None,
     on_grpc: Callable[[str, int], object] | None = None,
+    on_metrics: Callable[[str, int], object] | None = None,
 ) -> int:
     """Serve until SIGTERM, SIGINT or the end of the engine.
 
     Args:
         on_listening: called with host and port once HTTP takes connections; the model loads from then on.
         on_grpc: the same of gRPC, a moment earlier.
+        on_metrics: the same of `/metrics` alone.
         on_ready: called once a real token was generated.
 
     Returns:
@@ -158,8 +188,10 @@ def serve(
     adopt_orphans()
     sock = bind(options) if options.http else None
     try:
-        return asyncio.run(_Server(composed, options, sock, on_listening, on_ready, on_grpc).run())
+        return asyncio.run(_Server(composed, options, sock, on_listening, on_ready, on_grpc, on_metrics).run())
     finally:
+        if composed.telemetry is not None:
+            composed.telemetry.close()
         if sock is not None:
             sock.close()
 
@@ -175,6 +207,7 @@ class _Server:
         on_listening: Callable[[str, int], object] | None,
         on_ready: Callable[[], object] | None,
         on_grpc: Callable[[str, int], object] | None,
+        on_metrics: Callable[[str, int], object] | None,
     ) -> None:
         self._service = composed.service
         self._app = composed.app
@@ -184,6 +217,10 @@ class _Server:
         self._on_listening = on_listening
         self._on_ready = on_ready
         self._on_grpc = on_grpc
+        self._on_metrics = on_metrics
+        self._metrics: MetricsPort | None = None
+        if options.metrics_port is not None:
+            self._metrics = MetricsPort(composed.metrics_app, options, bind_metrics(options.metrics_port))
         self._signals = 0
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
@@ -224,6 +261,8 @@ class _Server:
                 task.cancel()
             if listener is not None:
                 listener.close()
+            if self._metrics is not None:
+                self._metrics.close()
             for connection in list(state.connections):
                 connection.shutdown()
             await self._service.aclose()
@@ -250,6 +289,10 @@ class _Server:
 
     async def _announce_listening(self) -> None:
         host = self._options.host
+        if self._metrics is not None:
+            port = await self._metrics.start()
+            if self._on_metrics is not None:
+                self._on_metrics(HOST, port)
         if self._rpc is not None:
             port = await self._rpc.start()
             if self._on_grpc is not None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 from starlette.types import Message, Receive, Scope, Send
 
+from openllm.observation import current, failed
 from openllm.service import Answer
 from openllm_core.errors import OpenLLMError
 from openllm_core.schema import Delta
@@ -61,6 +62,8 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run it."""
         main = cast("asyncio.Task[None]", asyncio.current_task())
+        if (seen := current()) is not None:
+            seen.stream = True
         left = False
 
         def on_leave(watcher: asyncio.Task[None]) -> None:
@@ -163,6 +166,7 @@ class EventStream:
             raise error
         if not isinstance(error, OpenLLMError):
             _log.error("a stream failed", exc_info=error)
+        failed(error)
         return self._frames.error(error)
 
     def _ping(self, send: Send) -> None:
