@@ -28,12 +28,16 @@ class Session:
         quiet: nothing on stderr but errors.
         debug: tracebacks and debug logs.
         context: name of the BentoCloud context for commands that push.
+        report: says why the program ends, with what mends it, where that is no text for people.
+        closing: called when all is said.
     """
 
     def __init__(self) -> None:
         self.quiet = False
         self.debug = False
         self.context: str | None = None
+        self.report: Callable[[str, str | None], None] | None = None
+        self.closing: list[Callable[[], None]] = []
 
 
 def normalise(token: str) -> str:
