@@ -18,7 +18,7 @@ from tests.tiny_models import BOS, CONTEXT, EOS, tiny_checkpoint
 from torch import nn
 
 from openllm.backends import checkpoint as checkpoint_module
-from openllm.backends.torch import launch, load
+from openllm.backends.torch import launch, load, loading
 from openllm.backends.torch.backend import TorchBackend
 from openllm.backends.torch.linears import FusedRMSNorm, PackedLinear, available, pack_linears, widen_rest
 from openllm.backends.torch.scheduler import Scheduler
@@ -201,6 +201,23 @@ def test_a_gpu_that_is_not_there(folder: Path) -> None:
     """Asking for a GPU on a machine without one is an error that names it, never a silent CPU."""
     with pytest.raises(NoSuitableDevice):
         load(EngineOptions(model_path=str(folder), device="7"), lambda text, share: None).info  # noqa: B018
+
+
+def test_one_gpu_gets_the_whole_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch sees GPUs, every weight goes straight to the first it sees, which `launch` made the chosen one; none stays."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    options = EngineOptions(model_path=str(folder))
+    device = loading.choose_device(options)
+    asked: dict[str, Any] = {}
+
+    def read(auto: Any, path: str, **arguments: Any) -> Any:
+        asked.update(arguments)
+        raise MemoryError("no GPU is here")
+
+    monkeypatch.setattr(loading, "from_pretrained", read)
+    with pytest.raises(OutOfMemory):
+        loading.load_module(options, checkpoint_module.read(folder), device, torch.bfloat16)
+    assert device == torch.device("cuda", 0) and asked["device_map"] == {"": device}
 
 
 def test_launch_needs_no_torch(folder: Path) -> None:
