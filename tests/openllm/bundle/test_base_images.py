@@ -17,7 +17,7 @@ from openllm.bundle.base_images import build_container, choose, get_base_contain
 from openllm_core.errors import InvalidSetting, ResourceError
 from openllm_core.options import StoreOptions
 
-TEXT = base_images.CONTAINERFILE.read_text(encoding="utf-8")
+TEXT = containerfile.IMAGE_FILE.read_text(encoding="utf-8")
 LINES = instructions(TEXT)
 
 
@@ -39,7 +39,7 @@ def only(name: str, word: str) -> str:
 def test_hadolint_finds_nothing() -> None:
     """Not even advice, but for what the file says why it ignores."""
     linter = Path(sys.executable).with_name("hadolint")
-    done = subprocess.run([linter, str(base_images.CONTAINERFILE)], capture_output=True, text=True)
+    done = subprocess.run([linter, str(containerfile.IMAGE_FILE)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -73,7 +73,8 @@ def test_it_listens_outside_and_says_its_health() -> None:
     environment = only("base", "ENV")
     assert "OPENLLM_HOST=0.0.0.0" in environment and "XDG_RUNTIME_DIR=/tmp" in environment
     assert only("base", "EXPOSE") == "EXPOSE 3000"
-    assert only("base", "HEALTHCHECK") == containerfile.HEALTHCHECK
+    assert only("base", "HEALTHCHECK").endswith('CMD ["openllm", "ps", "--ready"]')
+    assert only("base", "HEALTHCHECK") == containerfile.health_check()
 
 
 def test_nothing_is_reported_from_an_image() -> None:

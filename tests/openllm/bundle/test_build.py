@@ -24,6 +24,7 @@ import openllm
 from openllm.backends import registry
 from openllm.bundle import build, containerfile, containers
 from openllm.bundle.bentos import get as get_bento
+from openllm.bundle.requirements import extras_for
 from openllm.cli import cli
 from openllm.serialisation import fetch, find_here
 from openllm.serialisation.bento_record import BuiltBento, read, users
@@ -257,7 +258,7 @@ def test_the_port_and_host_it_was_built_with(home: Path, model: Path, monkeypatc
     assert done.exit_code == 0, done.stderr
     made = read(home / "bentos" / "tiny-service" / "on8080")
     text = containerfile.render(get_bento(made.tag, small.options(home)))
-    assert "\nEXPOSE 8080\n" in text and "\nEXPOSE 3000\n" not in text and containerfile.HEALTHCHECK in text
+    assert "\nEXPOSE 8080\n" in text and "\nEXPOSE 3000\n" not in text and containerfile.health_check() in text
     (file,) = made.sources.glob("generated_*_service.py")
     assert runpy.run_path(str(file))["svc"].config["http"] == {"host": "127.0.0.1", "port": 8080}
     monkeypatch.setenv("OPENLLM_HOST", "0.0.0.0")
@@ -364,6 +365,22 @@ def test_the_container_installs_what_runs_the_quantised_weights(
     assert [line for line in lines if line.startswith("openllm[")] == (
         [f"openllm{extras}=={openllm.__version__}"] if extras else []
     )
+
+
+@pytest.mark.parametrize(
+    ("backend", "cpu", "extras"),
+    [
+        ("pt", False, ("otel", "guides")),
+        ("pt", True, ("otel",)),
+        ("vllm", False, ("otel", "vllm")),
+        ("echo", False, ("otel",)),
+    ],
+)
+def test_forms_come_along_where_they_cost_little(backend: str, cpu: bool, extras: tuple[str, ...]) -> None:
+    """`guides` brings triton, which torch has on a GPU anyway; vLLM brings both itself."""
+    assert extras_for(backend, features=["otel"], quantised="", adapters=False, cpu=cpu) == extras
+    asked = extras_for(backend, features=["guides"], quantised="", adapters=False, cpu=cpu)
+    assert asked.count("guides") == 1
 
 
 def test_the_backend_is_chosen_for_the_weights(

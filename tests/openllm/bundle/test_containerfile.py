@@ -167,7 +167,7 @@ def test_it_is_what_bentoml_containerize_builds_from(tmp_path: Path) -> None:
     )
     with construct_containerfile(bentoml.Bento.from_path(str(bento.path)), add_header=True) as (_, path):
         theirs = Path(path).read_text()
-    assert instructions(containerfile.render(bento)) == [*instructions(theirs), containerfile.HEALTHCHECK]
+    assert instructions(containerfile.render(bento)) == [*instructions(theirs), containerfile.health_check()]
 
 
 def test_the_port_it_was_built_with_is_exposed(bento: Bento) -> None:

