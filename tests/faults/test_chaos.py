@@ -1,0 +1,79 @@
+"""What counts in tools/chaos.py can tell a stream that was cut from one that was told, and adds up what it counted."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = 'data: {"choices": [{"text": "a"}]}\n\n'
+
+
+@pytest.fixture(scope="module")
+def chaos() -> Any:
+    """The tool."""
+    spec = importlib.util.spec_from_file_location("chaos", ROOT / "tools/chaos.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Cut(httpx.AsyncByteStream):
+    """A body that breaks off."""
+
+    async def __aiter__(self) -> Any:
+        yield TEXT.encode()
+        raise httpx.ReadError("reset")
+
+
+@pytest.mark.parametrize(
+    ("answer", "ending"),
+    [
+        (httpx.Response(200, text=TEXT + "data: [DONE]\n\n"), "done"),
+        (httpx.Response(200, text=TEXT + 'data: {"error": {"code": "shutting_down"}}\n\n'), "told"),
+        (httpx.Response(200, text=TEXT), "silent"),
+        (httpx.Response(200, text=": ping\n\n"), "silent"),
+        (httpx.Response(503, json={"error": {}}), "refused"),
+        (httpx.Response(200, stream=Cut()), "broken"),
+    ],
+)
+async def test_how_a_stream_ended(chaos: Any, answer: httpx.Response, ending: str) -> None:
+    """By its last event; one that stops without a word is a silent cut."""
+    transport = httpx.MockTransport(lambda request: answer)
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as http:
+        begun = asyncio.Event()
+        assert await chaos.stream(http, "echo", begun) == ending
+    assert begun.is_set()
+
+
+def test_portions_add_up(chaos: Any) -> None:
+    """Counts, lists and counts by name; words stay."""
+    one = {
+        "backend": "echo",
+        "runs": 2,
+        "streams": {"done": 3},
+        "samples": {"told_s": [0.1]},
+        "orphans": [],
+        "date": "x",
+    }
+    other = {
+        "backend": "echo",
+        "runs": 5,
+        "streams": {"done": 1, "told": 2},
+        "samples": {"told_s": [0.3]},
+        "orphans": ["7"],
+    }
+    assert chaos.added(one, other) == {
+        "backend": "echo",
+        "runs": 7,
+        "streams": {"done": 4, "told": 2},
+        "samples": {"told_s": [0.1, 0.3]},
+        "orphans": ["7"],
+    }
+    assert chaos.at([5.0, 1.0, 3.0], 0.5) == 3.0 and chaos.at([5.0, 1.0, 3.0], 1.0) == 5.0
