@@ -179,3 +179,12 @@ def test_module_runs_like_the_script():
     """`python -m openllm` is the same command."""
     done = subprocess.run([sys.executable, "-m", "openllm", "-v"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("openllm, ")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_fits_the_terminal(run: Run, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """No line of any help page is wider than the terminal, so that none is folded in the middle of a word."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for name in ("", *COMMANDS):
+        page = run(*name.split(), "--help").stdout
+        assert page and max(map(len, page.splitlines())) <= columns, name

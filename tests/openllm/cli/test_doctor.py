@@ -12,7 +12,11 @@ from click.testing import Result
 from tests.openllm.serialisation.small import model_folder
 from tests.openllm.test_doctor import LLAMA, machine
 
+from openllm.cli import doctor
+from openllm.cli.command import Session
+from openllm.cli.output import Output
 from openllm.doctor import installation
+from openllm.doctor.finding import Finding
 from openllm.doctor.installation import BadPair
 
 Run = Callable[..., Result]
@@ -106,3 +110,23 @@ def test_a_model_too_large_is_refused_by_start_before_it_loads(
     found = run("start", str(folder), "--backend", "pt", "--port", "0")
     assert found.exit_code == 71
     assert "1,000 are free. No context would fit" in found.stderr
+
+
+def test_long_findings_are_folded_behind_their_names(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a terminal a line that does not fit goes on below itself, words whole; what is piped stays one line."""
+    finding = Finding(
+        "store", "warn", "/a/rather/long/path: 2 whole models, 364 bytes", "openllm models verify a-long-name"
+    )
+    monkeypatch.setattr(Output, "width", 40)
+    doctor._print(finding, Output("pretty", Session()))
+    assert capsys.readouterr().out.splitlines() == [
+        "! store      /a/rather/long/path: 2",
+        "             whole models, 364 bytes",
+        "             → openllm models verify",
+        "             a-long-name",
+    ]
+    monkeypatch.setattr(Output, "width", 10_000)
+    doctor._print(finding, Output("pretty", Session()))
+    assert len(capsys.readouterr().out.splitlines()) == 2

@@ -81,7 +81,7 @@ def test_forms_of_values():
     )
     assert settings.server.served_model_name == ("a", "b")
     assert settings.engine.engine_arg == {"x": "1=2"}
-    assert settings.server.cors is True
+    assert settings.server.cors == ("*",)
     assert settings.server.strict is False
     assert (settings.engine.quantize, settings.server.port, settings.server.server_timeout) == ("int8", 0, 5.0)
 
@@ -194,7 +194,18 @@ def test_ggml_names_what_is_missing(run: Run, command: str):
     assert "ggml" in result.stderr + result.stdout and "openllm import FILE.gguf" in result.stderr + result.stdout
 
 
-@pytest.mark.parametrize("words", [("--api-workers", "4"), ("--reload",), ("--backlog", "9"), ("--env", "conda")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--api-workers", "4"),
+        ("--reload",),
+        ("--backlog", "9"),
+        ("--env", "conda"),
+        ("--return-process",),
+        ("--enable-channelz",),
+        ("--max-concurrent-streams", "8"),
+    ],
+)
 def test_options_of_former_releases_are_told_to_have_no_effect(run: Run, words: tuple[str, ...]):
     """Old command lines run: what steers nothing any more is one warning, and not on the help page."""
     result = run("start", "--check", "--backend", "echo", "--port", "0", *words)

@@ -139,7 +139,9 @@ class CommandTable(click.Group):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Commands first, then options."""
         self.format_commands(ctx, formatter)
-        click.Command.format_options(self, ctx, formatter)
+        records = [param.get_help_record(ctx) for param in self.get_params(ctx)]
+        with formatter.section(section_heading("Options")):
+            formatter.write_dl([record for record in records if record is not None])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table, by section."""

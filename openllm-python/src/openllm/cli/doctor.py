@@ -6,6 +6,7 @@ Prints what `openllm.doctor` finds; `openllm start --check` is the same.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SIGNS = {"ok": ("✓", "green"), "note": ("·", "cyan"), "warn": ("!", "yellow"), "red": ("✗", "red")}
 NAME_WIDTH = 10
+INDENT = NAME_WIDTH + 3  # a sign, and two blanks
 
 
 @click.command("doctor", cls=Command)
@@ -102,9 +104,19 @@ def refuse(situation: Situation, checks: Sequence[Check]) -> None:
 def _print(finding: Finding, out: Output) -> None:
     sign, colour = SIGNS[finding.level]
     name = paint(f"{finding.name:<{NAME_WIDTH}}", sys.stdout, dim=True)
-    out.data(f"{paint(sign, sys.stdout, fg=colour)} {name} {finding.text}")
-    if finding.fix:
-        out.data(f"  {'':<{NAME_WIDTH}} {paint('→ ' + finding.fix, sys.stdout, fg=colour)}")
+    first, *rest = _folded(finding.text, out)
+    first, *rest = _folded(finding.text, out)
+    out.data(f"{paint(sign, sys.stdout, fg=colour)} {name} {first}")
+    for line in rest:
+        out.data(" " * INDENT + line)
+    for line in _folded(f"→ {finding.fix}", out) if finding.fix else ():
+        out.data(" " * INDENT + paint(line, sys.stdout, fg=colour))
+
+
+def _folded(text: str, out: Output) -> list[str]:
+    """The lines of a finding behind its name; words and paths stay whole, and what fits stays as it is."""
+    room = max(out.width - INDENT, 20)
+    return [text] if len(text) <= room else textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
 
 
 def _sum_up(findings: list[Finding], out: Output) -> None:

@@ -1,6 +1,6 @@
-"""Options of OpenLLM 0.3.5's `start` that steer nothing any more: taken, so that old scripts run, and told to be without effect.
+"""Options of OpenLLM 0.3.5 that steer nothing any more: taken, so that old scripts run, and told to be without effect.
 
-Used by `start` alone.
+Used by `start` and `start-grpc` alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ FLAGS: dict[str, tuple[dict[str, Any], str]] = {
     "--reload": ({"is_flag": True}, "a server does not watch its source"),
     "--api-workers": ({"type": int}, "one process serves all connections; --engines N starts more engines"),
     "--backlog": ({"type": int}, "1024 connections may wait; --max-queue bounds the requests that do"),
+    "--return-process": ({"is_flag": True}, "a command returns nothing; a shell's & or a service unit runs it apart"),
+    "--enable-reflection": ({"is_flag": True}, "gRPC reflection is always on"),
+    "--enable-channelz": ({"is_flag": True}, "there is none; /metrics tells of calls"),
+    "--max-concurrent-streams": (
+        {"type": int},
+        "--max-num-seqs bounds the calls that run, --max-queue those that wait",
+    ),
     "--env": ({}, "the server runs in the environment that openllm is installed in"),
 }
 

@@ -41,6 +41,8 @@ OTHER_FLAGS = {
     "server_timeout": ("--timeout",),
     "serialisation": ("--serialization",),
 }
+WIDEST_CHOICES = 48
+"""Characters of `[a|b|c]` beside a flag; more would not fit a terminal of 80 columns."""
 # What a shell offers for settings whose values are not fixed.
 COMPLETED = {"adapter_id": complete.adapter, "backend": complete.backend}
 
@@ -96,6 +98,8 @@ def _option(name: str, attribute: attrs.Attribute[Any], fact: Setting) -> Callab
         facts["multiple"] = fact.joined or typing.get_origin(target) in (tuple, dict)
         facts["type"] = SettingType(_member(target), fact, flag)
         facts["metavar"] = _metavar(target, fact)
+    if fact.bare is not None:
+        facts |= {"bare": fact.bare, "takes": "://", "metavar": "[ORIGIN]…"}
     if name in COMPLETED:
         facts["shell_complete"] = COMPLETED[name]
     return click.option(*declarations, name, cls=GroupedOption, **facts)
@@ -104,7 +108,10 @@ def _option(name: str, attribute: attrs.Attribute[Any], fact: Setting) -> Callab
 def _help(attribute: attrs.Attribute[Any], fact: Setting) -> str:
     """Help text with the variable and the default behind it."""
     default: Any = attribute.default
-    notes = [f"env: {fact.env}"] if fact.env and not fact.typed_only else []
+    choices = fact.choices or ()
+    wide = _metavar(attribute.type, fact) == "NAME"  # then there was no room for them before the text
+    notes = [f"one of {', '.join(choices)}"] if wide else []
+    notes += [f"env: {fact.env}"] if fact.env and not fact.typed_only else []
     if isinstance(default, (int, float, str)) and not isinstance(default, bool) and default != "":
         notes.append(f"default: {default:g}" if isinstance(default, float) else f"default: {default}")
     return f"{fact.help}  [{'; '.join(notes)}]" if notes else fact.help
@@ -112,7 +119,8 @@ def _help(attribute: attrs.Attribute[Any], fact: Setting) -> str:
 
 def _metavar(target: Any, fact: Setting) -> str:
     if fact.choices:
-        return "[" + "|".join(fact.choices) + "]"
+        listed = "[" + "|".join(fact.choices) + "]"
+        return listed if len(listed) <= WIDEST_CHOICES else "NAME"
     if typing.get_origin(target) is dict:
         return "KEY=VALUE"
     return "N" if target in (int, float) else "TEXT"
