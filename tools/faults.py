@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Meet the faults of tests/faults/faults.yaml and publish how many times each was survived.
 
-    python tools/faults.py [quick | full | chaos] [-k EXPRESSION]
+    python tools/faults.py [quick | full | chaos] [-k EXPRESSION] [--rounds N]
 
 quick runs each cell as the suite does; full repeats it as the table says, cells that the suite leaves out with it; chaos adds
-those that need root or a program of the system. Writes docs/figures/faults.json: what ran takes the place of what stood there,
+those that need root or a program of the system; --rounds caps the repetitions. Writes docs/figures/faults.json: what ran takes the place of what stood there,
 what did not run keeps its own date and commit, and a cell that never ran says so. tools/figures.py puts it into
 docs/reliability.md. Ends with pytest's exit code.
 """
@@ -12,7 +12,6 @@ docs/reliability.md. Ends with pytest's exit code.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -32,10 +31,11 @@ from openllm.bench.surroundings import surroundings  # noqa: E402
 NOT_RUN = "not run"
 
 
-def run(lane: str, words: list[str], tally: Path) -> int:
+def run(lane: str, words: list[str], tally: Path, at_most: int) -> int:
     """Run the cells; their counts are in `tally` afterwards, one JSON object a line."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
     environment = os.environ | {"OPENLLM_TEST_FAULTS": lane, "OPENLLM_TEST_FAULTS_TALLY": str(tally)}
+    environment["OPENLLM_TEST_FAULTS_ROUNDS"] = str(at_most)
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
@@ -55,9 +55,8 @@ def figures(ran: dict[str, dict[str, Any]], before: dict[str, Any], about: dict[
     """
     listed = table.read()
     cells = dict(before.get("cells", {}))
-    day = str(about["date"])[:10]
     for name, told in ran.items():
-        cells[name] = told | {"date": day, "commit": about["commit"]}
+        cells[name] = told | {"date": about["date"], "commit": about["commit"]}
     known = {cell.name for cell in table.cells(listed)}
     cells = {name: cells[name] for name in sorted(cells) if name in known}
     rows: list[dict[str, Any]] = []
@@ -81,14 +80,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lane", nargs="?", choices=table.LANES, default="full")
     parser.add_argument("-k", default="test_cell", help="which cells, as pytest's -k")
+    parser.add_argument("--rounds", type=int, default=1000, help="at most so many of each cell")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tally = Path(folder) / "tally.jsonl"
-        code = run(asked.lane, ["tests/faults/test_table.py", "-k", asked.k], tally)
+        code = run(asked.lane, ["tests/faults/test_table.py", "-k", asked.k], tally, asked.rounds)
         ran = counted(tally)
     before = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     about = surroundings(["tools/faults.py", *sys.argv[1:]])
-    about.setdefault("date", datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     FILE.write_text(json.dumps(figures(ran, before, about), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     subprocess.run([sys.executable, str(ROOT / "tools" / "figures.py")], check=True)
     return code

@@ -13,7 +13,8 @@ scale. The rows of a table come from a list of objects, a column from each of th
     | F01 | A client leaves mid-stream | 20 of 20 | 5 of 5 |
     <!-- / -->
 
-What no file holds yet is written as "not measured", never guessed.
+What no file holds yet is written as "not measured", never guessed. A path that a file which is there does not hold is an
+error, unless a `?` stands behind the file's name: some are filled piece by piece.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-FIGURE = re.compile(r"<!-- figure: (?P<file>[\w-]+) (?P<what>[^>]+?) -->(?P<text>.*?)<!-- / -->", re.S)
+FIGURE = re.compile(r"<!-- figure: (?P<file>[\w-]+\??) (?P<what>[^>]+?) -->(?P<text>.*?)<!-- / -->", re.S)
 ROWS = re.compile(r"<!-- rows: (?P<file>[\w-]+) (?P<path>\S+) (?P<columns>[^>]+?) -->\n(?P<text>.*?)<!-- / -->", re.S)
 ABSENT = "not measured"
 
@@ -49,19 +50,30 @@ def value_at(data: Any, path: str) -> Any:
     return data
 
 
+def holds(data: Any, path: str) -> bool:
+    """Whether something stands at a dotted path."""
+    try:
+        value_at(data, path)
+    except BadFigure:
+        return False
+    return True
+
+
 def render(folder: Path, file: str, what: str) -> str:
     """Text of one figure.
 
     Args:
         folder: where the JSON files are.
-        file: name of one, without `.json`.
+        file: name of one, without `.json`; with `?` where it may lack the path.
         what: `PATH FORMAT`, `PATH / PATH FORMAT`, or `PATH` alone for text.
     """
-    source = folder / f"{file}.json"
+    source = folder / f"{file.removesuffix('?')}.json"
     if not source.exists():
         return ABSENT
     data = json.loads(source.read_text(encoding="utf-8"))
     words = what.split()
+    if file.endswith("?") and not holds(data, words[0]):
+        return ABSENT
     if len(words) == 1:
         return str(value_at(data, words[0]))
     form, _, scale = words[-1].partition("*")

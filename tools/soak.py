@@ -172,6 +172,8 @@ def measure(requests: int, clients: int) -> dict[str, Any]:
             asyncio.run(portion(address, step, clients, wrong))
             time.sleep(0.2)
             samples.append({"requests": step.stop, "after_s": round(time.monotonic() - began, 1), **look(server)})
+            told = {name: samples[-1][name] for name in ("requests", "after_s", "rss_bytes", "fds")}
+            print(json.dumps(told), file=sys.stderr, flush=True)
             gc.collect()
         took_s = time.monotonic() - began
     kept = samples[len(samples) // 10 :]

@@ -69,6 +69,8 @@ def test_performance_page_holds_no_loose_figure():
         ("serving cpu", "Some CPU"),
         ("serving rounds.1 d", "2"),
         ("another medians.ours.32 .0f", "not measured"),
+        ("serving? medians.theirs.32 .0f", "not measured"),
+        ("serving? medians.ours.32 .0f", "600"),
     ],
 )
 def test_written(site: Path, what: str, shown: str):

@@ -1,6 +1,6 @@
-"""Scenarios of hostile requests: JSON that explodes, names that are paths or addresses, labels and errors that grow.
+"""Scenarios of hostile requests: JSON that explodes, names that are paths or addresses, labels, log lines and errors.
 
-Their rows are F44, F47, F48, F82 and F84. Each sends its corpus to a real server and looks at what that did.
+Their rows are F44, F47, F48 and F82 to F84. Each sends its corpus to a real server and looks at what that did.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -31,6 +32,10 @@ HOSTS = (
     "169.254.169.254",
 )
 
+KEY, TOKEN, WRONG = "sk-marked-0123456789abcdef", "hf_marked0123456789abcdef", "sk-wrong-0123456789abcdef"
+PROMPT, FORGED = "a-marked-prompt", "FORGED"
+FORGERIES = tuple(f"{end}{FORGED} 200 OK" for end in ("\n", "\r\n", "\r", "\u2028", "\u2029", "\x85", "\x1b[31m", "\0"))
+
 
 def paths() -> list[str]:
     """Ways to leave a folder, some hundreds."""
@@ -39,7 +44,7 @@ def paths() -> list[str]:
         for prefix, climb, target in itertools.product(PREFIXES, CLIMBS, TARGETS)
         for depth in (1, 8)
     )
-    return [*list(made)[::4], *ODD]
+    return [*list(made)[::6], *ODD]
 
 
 def addresses() -> list[str]:
@@ -140,6 +145,30 @@ async def labels_do_not_multiply(lab: Lab) -> None:
             await strange(http, number)
         assert len((await http.get("/metrics")).text.splitlines()) == before
     assert await gauge(server, "openllm_requests_running") == 0
+
+
+async def nothing_leaks(lab: Lab) -> None:
+    """Keys, tokens and prompts stand in no line of the log, and no request can write a line of its own into it."""
+    environ = {"OPENLLM_API_KEY": KEY, "HF_TOKEN": TOKEN}
+    with lab.own("--debug", environ=environ) as server:
+        async with client(server) as http:
+            http.headers["authorization"] = f"Bearer {KEY}"
+            for forged in FORGERIES:
+                answer = await http.post(COMPLETIONS, json=body(f"{PROMPT}{forged}", max_tokens=4) | {"user": forged})
+                assert answer.status_code == 200
+                refused(await http.post(COMPLETIONS, json=body(PROMPT) | {"model": forged}), 400, 404)
+                refused(await http.get(f"/nowhere/{quote(forged)}?key={KEY}"), 404)
+            refused(
+                await http.get(f"/nowhere/{KEY}/{TOKEN}"), 404
+            )  # a client that puts its key where it does not belong
+            wrong = await http.get("/v1/models", headers={"authorization": f"Bearer {WRONG}"})
+            refused(wrong, 401)
+            assert WRONG not in wrong.text
+    log = server.log.read_text(encoding="utf-8")
+    assert "/nowhere/" in log or "404" in log  # requests are logged at all
+    assert [mark for mark in (KEY, TOKEN, WRONG, PROMPT) if mark in log] == []
+    assert [line for line in log.splitlines() if line.startswith(FORGED)] == []
+    assert "\x1b[31m" not in log
 
 
 async def strange(http: httpx.AsyncClient, number: int) -> None:

@@ -88,10 +88,11 @@ def still_passing(guard: Guard, folder: Path) -> list[str]:
         raise RuntimeError(f"{package} comes from {where}")
     plain = ["-q", "-rfE", "-p", "no:cacheprovider", f"--timeout={LIMIT_S}"]
     done = run([sys.executable, "-m", "pytest", *plain, *guard.tests], environment)
-    if done.returncode not in (0, 1) or "\nERROR " in done.stdout:
+    told = done.stdout.rpartition("short test summary info")[2].splitlines()
+    if done.returncode not in (0, 1) or any(line.startswith("ERROR ") for line in told):
         raise RuntimeError(f"{guard.name}: pytest ended with {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")
-    failed = [line.removeprefix("FAILED ") for line in done.stdout.splitlines() if line.startswith("FAILED ")]
-    return [node for node in guard.tests if not any(one.startswith((node + " ", node + "[")) for one in failed)]
+    failed = {line.split()[1].partition("[")[0] for line in told if line.startswith("FAILED ")}
+    return [node for node in guard.tests if node.partition("[")[0] not in failed]
 
 
 def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -35,7 +35,7 @@ async def ask_all(server: Any, *, embeds: bool) -> None:
         ):
             answer = await http.post(path, json=data)
             assert answer.status_code == 200, (path, answer.text)
-        for path in ("/v1/models", "/v1/adapters", "/metrics", "/openapi.json", "/livez", "/readyz"):
+        for path in ("/v1/models", "/v1/metadata", "/metrics", "/openapi.json", "/livez", "/readyz"):
             assert (await http.get(path)).status_code == 200, path
         assert (await http.post(COMPLETIONS, json=body(temperature=9))).status_code == 400
         for kind in ("application/vnd.bentoml+pickle", "application/x-pickle", "application/octet-stream"):

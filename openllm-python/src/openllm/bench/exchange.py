@@ -92,6 +92,7 @@ class Address:
         except OSError as error:
             raise ExchangeFailed("connect", error.strerror or str(error)) from None
         finally:
+            done.cancel()  # else the end of a connection that was given up is an error nobody asks for
             if transport is not None:
                 transport.close()
 
