@@ -1,7 +1,8 @@
 """Many clients against one real server while an actor disturbs it; what each saw becomes a history.
 
 `converse` is called by the test of this folder for half a minute and by the soak for ten. The server is a process of its
-own over echo with two adapters; clients speak HTTP and gRPC, half of them through a proxy that cuts.
+own with adapters, over echo or over a model that they force; clients speak HTTP and gRPC, half of them through a proxy
+that cuts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from openllm_core.proto.openllm.v1 import openllm_pb2_grpc
 from .history import Call, Switch
 from .proxy import Proxy, proxying
 
-ADAPTERS: Mapping[str, str] = {"poet": "Roses are red, violets are blue", "cook": "Salt and pepper, oil and vinegar"}
 CALL_S = 90.0
 """A client that has heard no end by then reports that there was none."""
 FLOOD = 150
@@ -35,13 +35,22 @@ FLOOD = 150
 
 @attrs.define
 class Course:
-    """A history while it is made."""
+    """A history while it is made.
+
+    Attributes:
+        adapters: name -> what it answers to whatever is asked.
+        chat: what the base answers to a chat, with `@` where the words of the user are; None where the base repeats nothing,
+            and is never asked.
+        limits: how long answers are.
+    """
 
     server: ServerProcess
+    adapters: Mapping[str, str]
     proxy: Proxy
     rng: random.Random
     stub: openllm_pb2_grpc.OpenLLMStub
-    chat: str
+    chat: str | None
+    limits: Mapping[str, object]
     calls: list[Call] = attrs.Factory(list[Call])
     switches: list[Switch] = attrs.Factory(list[Switch])
     deeds: list[str] = attrs.Factory(list[str])
@@ -50,7 +59,8 @@ class Course:
     def new_call(self) -> Call:
         """A call with a marker of its own; the answers that it may get."""
         marker = f"<{self.rng.getrandbits(48):012x}>"
-        return Call(marker=marker, expected={None: prompt_of(marker), **ADAPTERS})
+        repeated: dict[str | None, str] = {} if self.chat is None else {None: prompt_of(marker)}
+        return Call(marker=marker, expected=repeated | dict(self.adapters))
 
 
 def prompt_of(marker: str) -> str:
@@ -60,21 +70,26 @@ def prompt_of(marker: str) -> str:
 
 async def converse(
     server: ServerProcess,
+    adapters: Mapping[str, str],
     *,
     clients: int,
     seconds: float,
     seed: int,
     deeds: Sequence[Callable[[Course], Awaitable[None]]],
+    limits: Mapping[str, object] | None = None,
 ) -> Course:
     """Let clients talk to a server for some time, while deeds are done to it one after another.
 
     Args:
+        adapters: name -> what it answers to whatever is asked.
         seconds: after which no client begins a new call.
+        limits: how long answers are, where the base repeats nothing.
     """
     port = int(server.url.rpartition(":")[2])
     async with proxying(port) as proxy, grpc.aio.insecure_channel(server.grpc) as channel:
         stub = openllm_pb2_grpc.OpenLLMStub(channel)
-        course = Course(server, proxy, random.Random(seed), stub, await chat_form(server.url))
+        form = await chat_form(server.url) if limits is None else None
+        course = Course(server, adapters, proxy, random.Random(seed), stub, form, limits or {})
         tasks = [asyncio.create_task(client(course, number)) for number in range(clients)]
         tasks.append(asyncio.create_task(switcher(course)))
         tasks.append(asyncio.create_task(actor(course, deeds)))
@@ -98,11 +113,12 @@ async def client(course: Course, number: int) -> None:
     """One client: one call after another."""
     cuttable = number % 2 == 1
     url = f"http://127.0.0.1:{course.proxy.port}" if cuttable else course.server.url
+    asks = (generate, generate, named, over_grpc) + ((chat, completion) if course.chat is not None else ())
     async with httpx.AsyncClient(base_url=url, timeout=CALL_S) as http:
         while not course.over.is_set():
             call = course.new_call()
             call.cuttable = cuttable
-            await made(course, call, course.rng.choice((generate, generate, named, chat, completion, over_grpc)), http)
+            await made(course, call, course.rng.choice(asks), http)
             if call.ends == ["refused"]:
                 await asyncio.sleep(course.rng.uniform(0.02, 0.1))
 
@@ -128,19 +144,20 @@ async def made(course: Course, call: Call, ask: Ask, http: httpx.AsyncClient) ->
 async def generate(course: Course, call: Call, http: httpx.AsyncClient) -> None:
     """A stream by whatever adapter is the default."""
     call.names_default = True
-    await streamed(course, call, http, "/v1/generate_stream", {"prompt": prompt_of(call.marker)})
+    body = {"prompt": prompt_of(call.marker), "llm_config": course.limits}
+    await streamed(course, call, http, "/v1/generate_stream", body)
 
 
 async def named(course: Course, call: Call, http: httpx.AsyncClient) -> None:
     """A stream by an adapter of one's own choice."""
-    call.asked = course.rng.choice(list(ADAPTERS))
-    body = {"prompt": prompt_of(call.marker), "adapter_name": call.asked}
+    call.asked = course.rng.choice(list(course.adapters))
+    body = {"prompt": prompt_of(call.marker), "adapter_name": call.asked, "llm_config": course.limits}
     await streamed(course, call, http, "/v1/generate_stream", body)
 
 
 async def chat(course: Course, call: Call, http: httpx.AsyncClient) -> None:
     """A chat, which the base answers."""
-    call.expected = {None: course.chat.replace("@", prompt_of(call.marker))}
+    call.expected = {None: (course.chat or "").replace("@", prompt_of(call.marker))}
     messages = [{"role": "user", "content": prompt_of(call.marker)}]
     await streamed(course, call, http, "/v1/chat/completions", {"model": "echo", "messages": messages, "stream": True})
 
@@ -205,8 +222,9 @@ def refused(call: Call, response: httpx.Response) -> None:
 
 async def over_grpc(course: Course, call: Call, http: httpx.AsyncClient) -> None:
     """A stream over gRPC, by an adapter of one's own choice; gRPC's own end stands for [DONE]."""
-    call.asked = call.adapter = course.rng.choice(list(ADAPTERS))
-    request = pb.GenerateRequest(prompt=prompt_of(call.marker), adapter_name=call.asked)
+    call.asked = call.adapter = course.rng.choice(list(course.adapters))
+    sampling = pb.SamplingParams(**course.limits)
+    request = pb.GenerateRequest(prompt=prompt_of(call.marker), adapter_name=call.asked, sampling=sampling)
     try:
         async for chunk in course.stub.GenerateStream(request):
             call.text += chunk.text
@@ -224,9 +242,10 @@ async def over_grpc(course: Course, call: Call, http: httpx.AsyncClient) -> None
 
 async def switcher(course: Course) -> None:
     """Change the default adapter, again and again."""
+    names = [*course.adapters, "base"] if course.chat is not None else list(course.adapters)
     async with httpx.AsyncClient(base_url=course.server.url, timeout=CALL_S) as http:
         while not course.over.is_set():
-            name = course.rng.choice([*ADAPTERS, "base"])
+            name = course.rng.choice(names)
             began = time.monotonic()
             response = await http.post("/v1/adapters", json={"adapter_name": name})
             if response.status_code == 200:
@@ -289,4 +308,4 @@ async def flood(course: Course) -> None:
     """Many calls at once, far more than may wait."""
     async with httpx.AsyncClient(base_url=course.server.url, timeout=CALL_S, limits=httpx.Limits()) as http:
         calls = [course.new_call() for _ in range(FLOOD)]
-        await asyncio.gather(*(made(course, call, completion, http) for call in calls))
+        await asyncio.gather(*(made(course, call, named, http) for call in calls))
