@@ -395,3 +395,30 @@ def test_sigterm_before_there_is_a_server(place: str) -> None:
     assert "Traceback" not in done.stderr
     assert [pid for pid in map(int, done.stdout.split()) if psutil.pid_exists(pid)] == []
     assert len(done.stdout.split()) == (place == "_serve")
+
+
+@pytest.mark.parametrize("before", [[], ["nohup"]])
+def test_a_closed_terminal_ends_its_server(before: list[str], tmp_path: Path) -> None:
+    """Whoever closes the window ends what runs in it, as by SIGTERM; under nohup it runs on, and SIGHUP alone ends nothing."""
+    words = [*before, sys.executable, "-m", "openllm", "start", *ECHO]
+    child = pexpect.spawn("/usr/bin/env", words, timeout=60, encoding="utf-8", cwd=str(tmp_path))
+    try:
+        child.expect("Ready in" if not before else "nohup")
+        server = psutil.Process(child.pid)
+        if before:  # it writes into a file: it listens once it has a connection to its engine host
+            deadline = time.monotonic() + 60
+            while not [c for c in server.net_connections() if c.status == psutil.CONN_LISTEN]:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        server.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        assert server.is_running()
+        os.close(child.child_fd)
+        if before:
+            time.sleep(0.5)
+            assert os.waitpid(child.pid, os.WNOHANG) == (0, 0)
+            server.terminate()
+        assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == 0
+    finally:
+        if psutil.pid_exists(child.pid):
+            os.kill(child.pid, signal.SIGKILL)

@@ -111,9 +111,21 @@ def serve(session: Session, options: ServerOptions) -> logging.Logger | None:
 
 
 def _reopen_on_hangup(sink: LineSink) -> None:
-    """SIGHUP opens the log's file anew, as log rotation asks; it ends no server."""
+    """SIGHUP opens the log's file anew, as log rotation asks, and ends no server: unless the terminal it runs in was closed,
+    which is what its user does to end it (`nohup` prevents that, as ever)."""
+    stays = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN or not _has_terminal()
 
     def on_hangup(number: int, frame: FrameType | None) -> None:
         sink.reopen()
+        if not stays and not _has_terminal():
+            os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGHUP, on_hangup)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
