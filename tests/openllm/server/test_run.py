@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,8 +39,8 @@ sys.exit(code)
 class Process:
     """A server process whose lines are read as they come."""
 
-    def __init__(self, options: dict[str, Any], script: dict[str, Any]) -> None:
-        command = [sys.executable, "-c", SCRIPT, json.dumps([options, script])]
+    def __init__(self, options: dict[str, Any], script: dict[str, Any], words: Sequence[str] = ()) -> None:
+        command = [*words, sys.executable, "-c", SCRIPT, json.dumps([options, script])]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.port = int(self.line().split()[1])
@@ -68,9 +68,9 @@ class Process:
 
 
 @contextmanager
-def running(options: dict[str, Any] | None = None, **script: Any) -> Iterator[Process]:
-    """A server process; killed when the test ends."""
-    process = Process(options or {}, script)
+def running(options: dict[str, Any] | None = None, *, words: Sequence[str] = (), **script: Any) -> Iterator[Process]:
+    """A server process; killed when the test ends. `words` stand before its command."""
+    process = Process(options or {}, script, words)
     try:
         yield process
     finally:
@@ -199,3 +199,47 @@ def test_addresses_that_are_not_ours() -> None:
         assert host in refused.value.message
     with pytest.raises(UnsafeConfiguration):
         check_port(ServerOptions(host="0.0.0.0"))
+
+
+def limited(files: int) -> list[str]:
+    """Words that run a command with so many files."""
+    return ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
+
+
+def test_a_flood_of_connections_leaves_a_server_with_few_files_alive() -> None:
+    """With 64 files: what is too much is told 503 or closed, a running stream ends well, and the server recovers."""
+    with running(words=limited(64), reply="a" * 60, step_s=0.05) as process:
+        process.wait_ready()
+        stream = Streaming(process)
+        assert stream.begun.wait(20)
+        held = [socket.create_connection(("127.0.0.1", process.port), timeout=30) for _ in range(200)]
+        refused = 0
+        for sock in reversed(held):  # the last ones first: they are surely too many
+            sock.settimeout(0.1 if refused else 20)
+            try:
+                refused += sock.recv(12)[9:12] in (b"503", b"")
+            except ConnectionResetError:
+                refused += 1
+            except TimeoutError:  # one of those that were taken, and says nothing
+                pass
+        assert refused >= 130
+        for sock in held:
+            sock.close()
+        stream.join(60)
+        assert stream.text.rstrip().endswith("data: [DONE]")
+        end = time.monotonic() + 60
+        while True:
+            try:
+                assert process.http.post("/v1/completions", json=text_body(max_tokens=2)).status_code == 200
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < end, "the server did not recover"
+        process.process.send_signal(signal.SIGTERM)
+        assert process.end() == 0
+
+
+def test_too_few_files_to_start() -> None:
+    """A server that could take no connections says so, before it listens, with the exit code of what a system refuses."""
+    command = [*limited(24), sys.executable, "-m", "openllm", "start", "--backend", "echo", "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 71 and "files may be open" in ended.stderr

@@ -24,6 +24,7 @@ from openllm.observation import NOBODY, Observation, Observers, failed
 from openllm_core.errors import InvalidRequest, OpenLLMError
 
 from .errors import status_of, trailers_of
+from .ignored import check_unknown
 
 if TYPE_CHECKING:
     from .untyped import Context
@@ -55,10 +56,14 @@ class Gate(grpc.aio.ServerInterceptor):
         access: whose keys open it.
         registry: what /metrics shows; the counts of calls are added to it.
         observers: who look at each call.
+        strict: refuse fields that no message has, in place of naming them.
     """
 
-    def __init__(self, access: Access, registry: CollectorRegistry, observers: Observers = NOBODY) -> None:
+    def __init__(
+        self, access: Access, registry: CollectorRegistry, observers: Observers = NOBODY, *, strict: bool = False
+    ) -> None:
         self._access = access
+        self._strict = strict
         self._counts = Counter(
             "openllm_grpc_requests",
             "gRPC calls by method and status; CANCELLED: the client left.",
@@ -98,7 +103,10 @@ class Gate(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> Any:
             with self._watched(method, context) as seen:
                 async with self._call(seen, context):
-                    made = inner(_read(request, read) if read is not None else request, context)
+                    if read is not None:
+                        request = _read(request, read)
+                        check_unknown(request, context, strict=self._strict)
+                    made = inner(request, context)
                     if not hasattr(made, "__aiter__"):
                         return await made
                     async for message in cast("AsyncGenerator[Any]", made):  # reflection is one of these

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from openllm.access import Access
 from openllm.observation import NOBODY, Observers
+from openllm.open_files import connections_within
 from openllm.service import Service
 from openllm_core.errors import PortInUse
 from openllm_core.options import ServerOptions
@@ -30,8 +31,11 @@ from .servicer import Servicer
 from .untyped import add_bento, add_health, add_openllm
 
 MAX_STREAMS = 1024  # calls at once on one connection
-MAX_METADATA_BYTES = 32 * 1024
 KEEPALIVE_MS = 60_000  # a peer that is silent for so long is asked whether it is there
+KEEPALIVE_TIMEOUT_MS = 20_000  # and is gone when it does not answer within this
+IDLE_MS = 300_000  # a connection without a call for so long is closed; clients open another by themselves
+MIN_PING_INTERVAL_MS = 10_000  # a client that asks more often than this, without a call, ...
+MAX_PING_STRIKES = 2  # ... so many times more, is sent away (ENHANCE_YOUR_CALM)
 SERVICES = tuple(
     file.services_by_name[name].full_name
     for file, name in (
@@ -62,7 +66,7 @@ class RpcServer:
     ) -> None:
         self._service = service
         self._options = options
-        self._gate = Gate(access, registry, observers)
+        self._gate = Gate(access, registry, observers, strict=options.strict)
         self._health = Health(service, SERVICES)
         self._server: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -84,8 +88,14 @@ class RpcServer:
                 ("grpc.max_receive_message_length", options.max_body),
                 ("grpc.max_send_message_length", -1),  # vectors of a large batch; what we send is ours
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
-                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.max_metadata_size", options.max_header_bytes),
+                ("grpc.absolute_max_metadata_size", options.max_header_bytes),
+                ("grpc.max_allowed_incoming_connections", connections_within(options, 1 + options.http)),
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                ("grpc.max_connection_idle_ms", IDLE_MS),
+                ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+                ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
             ),
         )
         add_openllm(Servicer(self._service, options), server)

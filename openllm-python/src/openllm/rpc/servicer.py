@@ -18,13 +18,11 @@ from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
 from openllm_core.schema import AdapterRequest, Delta
 from openllm_core.serde import structure
 
-from . import messages
+from . import ignored, messages
 from .untyped import OpenLLMServicer
 
 if TYPE_CHECKING:
     from .untyped import Context
-
-STALL_S = 30.0  # a client that takes nothing for so long is told no more
 
 
 class Servicer(OpenLLMServicer):
@@ -38,7 +36,9 @@ class Servicer(OpenLLMServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
         """Complete a raw prompt."""
         with messages.named_as_sent():
-            return messages.generate_response(await self._service.generate(messages.generate_request(request)))
+            made = messages.generate_response(await self._service.generate(messages.generate_request(request)))
+        ignored.tell(context, made.ignored)
+        return made
 
     async def GenerateStream(self, request: pb.GenerateRequest, context: Context) -> None:  # noqa: N802
         """The same, as the text is made."""
@@ -46,16 +46,18 @@ class Servicer(OpenLLMServicer):
             answer = await self._service.generate_stream(messages.generate_request(request))
         try:
             if answer.ignored:
-                await _write(context, pb.GenerateChunk(ignored=[messages.as_sent(path) for path in answer.ignored]))
+                names = [messages.as_sent(path) for path in answer.ignored]
+                ignored.tell(context, names)
+                await self._write(context, pb.GenerateChunk(ignored=names))
             for index in range(answer.n if answer.prompts else 0):
-                await _write(context, pb.GenerateChunk(index=index, text=answer.prompts[0]))
+                await self._write(context, pb.GenerateChunk(index=index, text=answer.prompts[0]))
             running = answer.n
             async for delta in answer.deltas:
                 chunk = messages.generate_chunk(delta)
                 running -= delta.finish_reason is not None
                 if not running:
                     chunk.usage.CopyFrom(messages.usage(answer.usage()))
-                await _write(context, chunk)
+                await self._write(context, chunk)
         finally:
             await answer.aclose()
 
@@ -73,10 +75,10 @@ class Servicer(OpenLLMServicer):
         try:
             chunks = ChatChunks(answer)
             for index in range(answer.n):
-                await _write(context, chunks.begin(index))
+                await self._write(context, chunks.begin(index))
             async for delta in answer.deltas:
-                await _write(context, chunks.of(delta))
-            await _write(context, chunks.end())
+                await self._write(context, chunks.of(delta))
+            await self._write(context, chunks.end())
         finally:
             await answer.aclose()
 
@@ -116,6 +118,19 @@ class Servicer(OpenLLMServicer):
         self._allow_loading()
         return messages.adapters_response(await self._service.adapters.unload(_name(request)))
 
+    async def _write(self, context: Context, message: Any) -> None:
+        """Send one message of a stream.
+
+        Raises:
+            DeadlineExceeded: the client takes nothing any more.
+        """
+        stall_s = self._options.stall_timeout
+        try:
+            async with asyncio.timeout(stall_s):
+                await context.write(message)
+        except TimeoutError:
+            raise DeadlineExceeded(f"The client took nothing for {stall_s:g} s.") from None
+
     def _allow_loading(self) -> None:
         require_loading(self._options, enabled=self._service.adapters.max_adapters > 0)
         self._service.ready()
@@ -153,19 +168,6 @@ class ChatChunks:
 
     def _chunk(self, choice: pb.ChunkChoice) -> pb.ChatChunk:
         return pb.ChatChunk(choices=[choice], **self._facts)
-
-
-async def _write(context: Context, message: Any) -> None:
-    """Send one message of a stream.
-
-    Raises:
-        DeadlineExceeded: the client takes nothing any more.
-    """
-    try:
-        async with asyncio.timeout(STALL_S):
-            await context.write(message)
-    except TimeoutError:
-        raise DeadlineExceeded(f"The client took nothing for {STALL_S:g} s.") from None
 
 
 def _name(request: pb.AdapterRequest) -> str:

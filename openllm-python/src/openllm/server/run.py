@@ -17,8 +17,11 @@ from email.utils import formatdate
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
+import attrs
+
 from openllm.access import check_access
 from openllm.lifetime import adopt_orphans
+from openllm.open_files import connections_within
 from openllm_core.errors import InvalidSetting, MissingDependency, OpenLLMError, PortInUse, ResourceError
 from openllm_core.options import ServerOptions
 
@@ -95,11 +98,12 @@ def check_port(options: ServerOptions) -> None:
 
     Raises:
         PortInUse: another process listens there.
-        ResourceError: the address is not one of this machine.
+        ResourceError: the address is not one of this machine, or too few files may be open.
         UnsafeConfiguration: a public address without a key.
         InvalidSetting: both servers are to listen on one port, or the files of TLS do not fit.
         MissingDependency: gRPC was asked for, and its extra is not installed.
     """
+    connections_within(options, listeners_of(options))
     check_access(options)
     context_of(options)
     if options.http:
@@ -116,6 +120,11 @@ def check_port(options: ServerOptions) -> None:
     if options.http and options.grpc_port == options.port != 0:
         raise InvalidSetting(f"HTTP and gRPC cannot both listen on port {options.port}.", param="--grpc-port")
     bind(options, options.grpc_port, "--grpc-port").close()
+
+
+def listeners_of(options: ServerOptions) -> int:
+    """How many servers share this process's files."""
+    return max(1, int(options.http) + int(options.grpc_port is not None))
 
 
 def bind(options: ServerOptions, port: int | None = None, flag: str = "--port") -> socket.socket:
@@ -234,7 +243,9 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        state, config = ServerState(), configure(self._app, self._options)
+        most = connections_within(self._options, listeners_of(self._options))
+        limits = attrs.evolve(self._options, max_connections=most)
+        state, config = ServerState(), configure(self._app, limits)
         listener = None
         if self._sock is not None:
             tls = context_of(self._options)
