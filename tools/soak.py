@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Ask a server a hundred thousand times and see whether it grows: memory and file descriptors of all its processes.
 
-    python tools/soak.py [--requests N] [--clients N] [--json FILE]
+    python tools/soak.py [--requests N] [--clients N] [--limit-s SECONDS] [--json FILE]
 
 Starts `openllm start --backend echo` and sends it every kind of request in turn: streams and one-shot answers of all routes that
 generate, embeddings, lists, refused ones, and clients that leave. Memory is the resident set of the server, its engine host and
 whatever they started, sampled with nothing under way; the growth is from the first tenth, which warms up, to the last one. Ends
-with 1 when it is more than 1 %, when descriptors were left open, or when an answer was not the expected one.
+with 1 when it is more than 1 %, when descriptors were left open, or when an answer was not the expected one. Past the limit it stops
+and says how many requests it came to.
 """
 
 from __future__ import annotations
@@ -160,13 +161,13 @@ def growth(samples: list[dict[str, Any]], what: str) -> float:
     return (last - first) / first
 
 
-def measure(requests: int, clients: int) -> dict[str, Any]:
+def measure(requests: int, clients: int, limit_s: float) -> dict[str, Any]:
     """Ask, sample, judge."""
     wrong: Counter[str] = Counter()
     samples: list[dict[str, Any]] = []
     gc.disable()  # ours, not the server's: it would only slow the clients down
     with serving() as (server, url):
-        address, began = Address(url), time.monotonic()
+        address, began, took_s = Address(url), time.monotonic(), 0.0
         for number in range(SAMPLES):
             step = range(number * requests // SAMPLES, (number + 1) * requests // SAMPLES)
             asyncio.run(portion(address, step, clients, wrong))
@@ -175,8 +176,9 @@ def measure(requests: int, clients: int) -> dict[str, Any]:
             told = {name: samples[-1][name] for name in ("requests", "after_s", "rss_bytes", "fds")}
             print(json.dumps(told), file=sys.stderr, flush=True)
             gc.collect()
-        took_s = time.monotonic() - began
-    kept = samples[len(samples) // 10 :]
+            if (took_s := time.monotonic() - began) > limit_s:
+                break
+    kept, requests = samples[len(samples) // 10 :], samples[-1]["requests"]
     grown, fds = growth(samples, "rss_bytes"), [one["fds"] for one in kept]
     return {
         "requests": requests,
@@ -201,10 +203,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument(
+        "--limit-s", type=float, default=3600.0, help="seconds after which no further requests are sent"
+    )
     parser.add_argument("--json", type=Path, default=ROOT / "docs" / "figures" / "soak.json")
     asked = parser.parse_args()
     about = surroundings(["tools/soak.py", *sys.argv[1:]])
-    found = about | measure(asked.requests, asked.clients)
+    found = about | measure(asked.requests, asked.clients, asked.limit_s)
     asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: value for name, value in found.items() if name not in ("samples", "versions")}, indent=1))
     return 0 if found["passed"] else 1
