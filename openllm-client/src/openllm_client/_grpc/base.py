@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+import ssl
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from openllm_core.errors import ClientError, ServerError, StatusError
 
 from .._base import POLL_S, BaseClient
+from .._config import Certificate, resolve
 from .._replies import Readiness
 from .._retry import REFUSALS, TRANSIENT, pause_s
 from .._wire import Call, Starting
-from .channel import SERVING, Target
+from .channel import SERVING, target
 from .errors import Failure, failure
 
 STARTING = frozenset({500, 502, 503, 504})
 
 
 class GrpcBase(BaseClient):
-    """Address, metadata and errors of a gRPC client; see `GrpcClient`."""
+    """Address, metadata and errors of a gRPC client; what it is made with stands at `GrpcClient`."""
 
-    _target: Target
+    def __init__(
+        self,
+        address: str | None = None,
+        timeout: float = 30,
+        *,
+        api_key: str | None = None,
+        max_retries: int = 2,
+        verify: bool | str | ssl.SSLContext = True,
+        cert: str | tuple[str, str] | None = None,
+        proxy: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._settings = resolve(address, timeout, api_key=api_key, max_retries=max_retries, headers=headers)
+        self._target = target(self._settings, verify=verify, cert=Certificate.of(cert), proxy=proxy)
+        self._open: Any = None
 
     def _metadata(self) -> tuple[str, Sequence[tuple[str, str]]]:
         """A new name for a request, by which the server's log knows it too, and what is sent with it."""

@@ -6,9 +6,7 @@ What it can be asked stands in `Client`, which it shares with `HTTPClient`; `Asy
 from __future__ import annotations
 
 import itertools
-import ssl
 import time
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import grpc
@@ -16,13 +14,13 @@ import grpc
 from openllm_core.errors import ClientError
 
 from .._client import Client
-from .._config import Certificate, Deadline, resolve
+from .._config import Deadline
 from .._replies import Readiness
 from .._streaming import Stream
 from .._wire import Call, Starting
 from .base import GrpcBase, identity, serialised, streaming, unary
 from .calls import method_of
-from .channel import HEALTH, target
+from .channel import HEALTH
 from .errors import Failure
 from .streams import GrpcSource, Opened, Watch
 
@@ -52,22 +50,6 @@ class GrpcClient(Client, GrpcBase):
     Every call raises `ConnectionFailed`, `TimedOut`, a `StatusError` when the server refuses, or `ClientError` with the
     code `malformed_response` when the answer is not what its method answers.
     """
-
-    def __init__(
-        self,
-        address: str | None = None,
-        timeout: float = 30,
-        *,
-        api_key: str | None = None,
-        max_retries: int = 2,
-        verify: bool | str | ssl.SSLContext = True,
-        cert: str | tuple[str, str] | None = None,
-        proxy: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        self._settings = resolve(address, timeout, api_key=api_key, max_retries=max_retries, headers=headers)
-        self._target = target(self._settings, verify=verify, cert=Certificate.of(cert), proxy=proxy)
-        self._open: Any = None
 
     def close(self) -> None:
         """Close all connections. May be called again."""
