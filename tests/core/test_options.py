@@ -84,7 +84,9 @@ def test_several_keys_come_comma_separated() -> None:
     [
         (EngineOptions, "OPENLLM_BACKEND", "pt", "backend", "pt"),
         (EngineOptions, "OPENLLM_QUANTIZE", "int8", "quantize", "int8"),
-        (ServerOptions, "OPENLLM_CORS", "True", "cors", True),
+        (ServerOptions, "OPENLLM_CORS", "True", "cors", ("*",)),
+        (ServerOptions, "OPENLLM_CORS", "off", "cors", ()),
+        (ServerOptions, "OPENLLM_CORS", "https://a.test, https://b.test", "cors", ("https://a.test", "https://b.test")),
         (StoreOptions, "BENTOML_HOME", "/models", "home", "/models"),
         (StoreOptions, "OPENLLM_USE_LOCAL_LATEST", "1", "fast", True),
         (StoreOptions, "BENTO_PATH", "/home/bentoml/bento", "bento_path", "/home/bentoml/bento"),

@@ -8,7 +8,7 @@ from tests.openllm.server.serving import serving
 
 from openllm.access import check_access, is_loopback
 from openllm.compose import build
-from openllm_core.errors import UnsafeConfiguration
+from openllm_core.errors import InvalidSetting, UnsafeConfiguration
 from openllm_core.options import EngineOptions, ServerOptions
 
 KEYS = ("key-One", "key-Two")
@@ -58,7 +58,7 @@ async def test_keys(headers: list[tuple[str, str]], allowed: bool) -> None:
 
 async def test_a_bare_options_needs_a_key_and_a_preflight_does_not() -> None:
     """With CORS asked for, a real preflight is answered; without an Origin it is an ordinary request."""
-    async with serving(ready=False, options={"api_key": KEYS, "cors": True}) as served:
+    async with serving(ready=False, options={"api_key": KEYS, "cors": ("*",)}) as served:
         asked = {"origin": "https://page.test", "access-control-request-method": "POST"}
         answer = await served.http.options("/v1/models", headers=asked)
         assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == "*"
@@ -66,6 +66,67 @@ async def test_a_bare_options_needs_a_key_and_a_preflight_does_not() -> None:
         simple = await served.http.get("/livez", headers={"origin": "https://page.test"})
         assert simple.headers["access-control-allow-origin"] == "*"
         assert "x-request-id" in simple.headers["access-control-expose-headers"]
+
+
+async def test_cors_for_any_origin_allows_no_credentials() -> None:
+    """A page may read answers and refusals alike; nothing says that a browser's cookies may come along."""
+    async with serving(ready=False, options={"api_key": KEYS, "cors": ("*",)}) as served:
+        for headers in ({}, {"authorization": "Bearer key-One"}):
+            for path in ("/v1/models", "/livez", "/nothing"):
+                answer = await served.http.get(path, headers={"origin": "https://page.test", **headers})
+                assert answer.headers["access-control-allow-origin"] == "*", (path, headers)
+                assert "access-control-allow-credentials" not in answer.headers and "vary" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://app.test", True),
+        ("HTTPS://APP.TEST", True),
+        ("http://localhost:5173", True),
+        ("tauri://localhost", True),
+        ("https://app.test:8443", False),
+        ("http://app.test", False),
+        ("https://app.test.evil.test", False),
+        ("https://evil.test", False),
+        ("null", False),
+        ("", False),
+    ],
+)
+async def test_cors_for_some_origins(origin: str, allowed: bool) -> None:
+    """Only those that were named are answered by name; caches are told that it depends; the others' preflights are refused."""
+    named = ("https://app.test:443/", "http://LOCALHOST:5173", "tauri://localhost")
+    async with serving(ready=False, options={"api_key": KEYS, "cors": named}) as served:
+        for headers in ({}, {"authorization": "Bearer key-One"}):
+            answer = await served.http.get("/v1/models", headers={"origin": origin, **headers})
+            assert answer.headers.get("access-control-allow-origin") == (origin.lower() if allowed else None)
+            assert answer.headers["vary"] == "Origin" and "access-control-allow-credentials" not in answer.headers
+        asked = {"origin": origin, "access-control-request-method": "POST"}
+        answer = await served.http.options("/v1/models", headers=asked)
+        assert answer.headers.get("access-control-allow-origin") == (origin.lower() if allowed else None)
+        assert answer.headers["x-request-id"]
+        if allowed:
+            assert answer.status_code == 200 and "POST" in answer.headers["access-control-allow-methods"]
+        else:
+            assert answer.status_code == 403 and answer.json()["error"]["code"] == "forbidden_origin"
+
+
+@pytest.mark.parametrize("text", ["app.test", "https://app.test/path", "https://a b", "null", "https://*.app.test"])
+def test_what_is_no_origin_is_refused(text: str) -> None:
+    """Before anything is loaded, with an example."""
+    with pytest.raises(InvalidSetting, match="no origin") as refused:
+        check_access(ServerOptions(cors=(text,)))
+    assert refused.value.exit_code == 78 and "https://app.example.com" in (refused.value.hint or "")
+
+
+async def test_a_page_cannot_post_without_a_preflight() -> None:
+    """What a form can send across origins is no JSON: 415 on every route that reads a body."""
+    async with serving(options={"cors": ("*",)}, reply="x") as served:
+        for path in ("/v1/completions", "/v1/chat/completions", "/v1/generate", "/v1/embeddings", "/v1/adapters"):
+            for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+                headers = {"origin": "https://page.test", "content-type": kind}
+                answer = await served.http.post(path, content=b'{"model":"echo","prompt":"x"}', headers=headers)
+                assert answer.status_code == 415, (path, kind)
 
 
 async def test_cors_is_off_until_asked_for() -> None:
@@ -88,7 +149,14 @@ async def test_cors_is_off_until_asked_for() -> None:
         ("localhost:8", 200),
         ("LOCALHOST", 200),
         ("[::1]:3000", 200),
+        ("127.0.0.2:3000", 200),
         ("evil.test", 403),
+        ("[::2]", 403),
+        ("localhost.", 403),
+        ("127.1", 403),
+        ("2130706433", 403),
+        ("0.0.0.0", 403),
+        ("192.168.0.1", 403),
         ("127.0.0.1.evil.test", 403),
         ("localhost.evil.test:3000", 403),
         ("127.0.0.1@evil.test", 403),

@@ -20,6 +20,7 @@ from openllm.doctor.embeddings import embeddings
 from openllm.doctor.installation import BAD_PAIRS, bad_pairs, others_versions, versions
 from openllm.doctor.machine import devices, memory, open_files, port, store
 from openllm.doctor.model import code, model, tokenizer
+from openllm.doctor.unsafe import unsafe
 from openllm.serialisation import resolve
 from openllm.serialisation.manifest import Manifest
 from openllm.serialisation.store import Store
@@ -584,3 +585,23 @@ def test_errors_of_a_finding_are_ours() -> None:
     findings = examine(Situation(server=ServerOptions(host="0.0.0.0")), doctor.BEFORE_THE_MODEL)
     assert all(isinstance(f.error, OpenLLMError) for f in doctor.reds(findings))
     assert doctor.reds(findings)
+
+
+def test_relaxed_defaults_are_named(tmp_path: Path) -> None:
+    """Without a word nothing is; each that somebody asked for is one warning, which stops no start."""
+    assert examine(situation(tmp_path), (unsafe,)) == []
+    asked = [
+        ({"server": ServerOptions(host="0.0.0.0", no_auth=True)}, "--no-auth"),
+        ({"server": ServerOptions(cors=("*",))}, "--cors"),
+        ({"server": ServerOptions(allow_adapter_load=True)}, "--allow-adapter-load"),
+        ({"server": ServerOptions(log_prompts=True)}, "--log-prompts"),
+        ({"engine": EngineOptions(trust_remote_code=True)}, "--trust-remote-code"),
+        ({"engine": EngineOptions(allow_pickle_weights=True)}, "--allow-pickle-weights"),
+        ({"engine": EngineOptions(serialisation="legacy")}, "--allow-pickle-weights"),
+    ]
+    for facts, flag in asked:
+        (found,) = examine(situation(tmp_path, **facts), (unsafe,))
+        assert (found.name, found.level) == ("UNSAFE", "warn") and found.text.startswith(flag)
+        assert exit_code([found]) == 0
+    closed = ServerOptions(host="0.0.0.0", api_key=("k",), cors=("https://app.test",))
+    assert examine(situation(tmp_path, server=closed), (unsafe,)) == []

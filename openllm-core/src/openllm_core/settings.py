@@ -42,6 +42,7 @@ class Setting:
     typed_only: bool = False  # counts only when typed on this process's command line
     secret: bool = False  # value never printed
     joined: bool = False  # may be repeated; the texts are one, with commas between
+    bare: str | None = None  # of a tuple: what the flag alone, or a word like `true`, stands for; `false` is nothing
     group: str = "Options"
 
 
@@ -158,6 +159,8 @@ def convert(value: Any, target: Any, fact: Setting, *, origin: str) -> Any:
     """
     if fact.joined and isinstance(value, (list, tuple)):
         value = ",".join(map(str, cast("Sequence[Any]", value)))
+    if fact.bare is not None and typing.get_origin(target) is tuple:
+        value = _spelled_out(value, fact.bare)
     try:
         converted = _convert(value, target)
     except (ValueError, TypeError) as error:
@@ -238,6 +241,19 @@ def _to_dict(value: Any) -> dict[str, Any]:
     if wrong:
         raise ValueError(f"is not KEY=VALUE ({wrong[0][:80]!r})")
     return {key: text for key, _, text in pairs}
+
+
+def _spelled_out(value: Any, bare: str) -> list[str]:
+    """Texts of a setting that is a switch as well."""
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    found: list[str] = []
+    for item in cast("Sequence[Any]", items):
+        word = str(item).strip()
+        if word.lower() in TRUE_WORDS:
+            found.append(bare)
+        elif word and word.lower() not in FALSE_WORDS:
+            found.append(word)
+    return found
 
 
 def _to_bool(value: Any) -> bool:

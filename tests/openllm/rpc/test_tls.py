@@ -10,11 +10,18 @@ import grpc.aio
 import httpx
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from tests.openllm.rpc.calling import both
 from tests.openllm.server.serving import events, text_body
 
 from openllm.server.run import check_port
-from openllm_core.errors import InvalidSetting
+from openllm.server.tls import context_of, relaxed
+from openllm_core.errors import InvalidSetting, UnsafeConfiguration
 from openllm_core.options import ServerOptions
 from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
 from openllm_core.proto.openllm.v1 import openllm_pb2_grpc
@@ -105,3 +112,87 @@ def test_wrong_files_are_told_before_anything_is_loaded(files: dict[str, str], t
         with pytest.raises(InvalidSetting, match=why) as error:
             check_port(ServerOptions(port=0, **(files | changed)))
         assert error.value.exit_code == 78
+
+
+async def test_the_oldest_protocol_is_1_2_or_what_was_asked_for(files: dict[str, str]) -> None:
+    """A client that speaks nothing newer than TLS 1.1, or with `--ssl-version 1.3` than 1.2, is not answered."""
+    for settings, oldest in (({}, ssl.TLSVersion.TLSv1_2), ({"ssl_version": "1.3"}, ssl.TLSVersion.TLSv1_3)):
+        context = context_of(ServerOptions(**(files | settings)))
+        assert context is not None
+        for newest, shaken in (
+            (ssl.TLSVersion.TLSv1_1, False),
+            (ssl.TLSVersion.TLSv1_2, oldest == ssl.TLSVersion.TLSv1_2),
+            (ssl.TLSVersion.TLSv1_3, True),
+        ):
+            asking = ssl.create_default_context(cadata=PEM.decode())
+            asking.minimum_version, asking.maximum_version = ssl.TLSVersion.MINIMUM_SUPPORTED, newest
+            asking.set_ciphers("DEFAULT:@SECLEVEL=0")
+            assert shake(asking, context) == ("" if shaken else "refused"), (settings, newest)
+
+
+def shake(asking: ssl.SSLContext, context: ssl.SSLContext) -> str:
+    """A handshake in memory: "" when both sides have ended it."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = asking.wrap_bio(to_client, to_server, server_hostname="localhost")
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    done: set[int] = set()
+    for _ in range(10):
+        for number, side in enumerate((client, server)):
+            try:
+                side.do_handshake()
+                done.add(number)
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError:
+                return "refused"
+    return "" if done == {0, 1} else "unfinished"
+
+
+def test_weak_choices_are_refused_or_named(files: dict[str, str], tmp_path: Path) -> None:
+    """What can be broken is refused with 78; what is merely weaker is said at the start; the default is neither."""
+    CA.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority = {"ssl_ca_certs": str(tmp_path / "ca.pem")}
+    for settings in ({"ssl_version": "3"}, {"ssl_version": "1.1"}, {"ssl_ciphers": "aNULL:@SECLEVEL=0"}):
+        with pytest.raises(UnsafeConfiguration) as refused:
+            check_port(ServerOptions(port=0, **(files | settings)))
+        assert refused.value.exit_code == 78
+    for settings, why in (
+        ({"ssl_version": "2.0"}, "1.2, 1.3"),
+        ({"ssl_ciphers": "nonsense"}, "no cipher"),
+        ({"ssl_cert_reqs": "maybe"}, "none, optional, required"),
+        ({"ssl_cert_reqs": "2"}, "--ssl-ca-certs"),
+        ({"ssl_version": "1.3", "grpc_port": 0}, "gRPC"),
+        ({"ssl_ciphers": "ECDHE+AESGCM", "grpc_port": 0}, "gRPC"),
+        ({"ssl_certfile": "", "ssl_keyfile": "", "ssl_ciphers": "ECDHE"}, "needs --ssl-certfile"),
+    ):
+        with pytest.raises(InvalidSetting, match=why):
+            check_port(ServerOptions(port=0, **{**files, **settings}))
+    weaker = [
+        ({"ssl_ciphers": "ECDHE+AESGCM:AES128-SHA"}, "forward secrecy"),
+        ({**authority, "ssl_cert_reqs": "1"}, "optional"),
+        ({**authority, "ssl_cert_reqs": "none"}, "none"),
+    ]
+    for settings, told in weaker:
+        (line,) = relaxed(ServerOptions(**(files | settings)))
+        assert told in line
+    sound = ({}, authority, {"ssl_version": "17"}, {"ssl_version": "1.3"}, {"ssl_ciphers": "ECDHE+AESGCM"})
+    assert [relaxed(ServerOptions(**(files | settings))) for settings in sound] == [[]] * len(sound)
+
+
+def test_an_encrypted_key_needs_its_password(files: dict[str, str], tmp_path: Path) -> None:
+    """Asked for by name where it is missing or wrong, never at a terminal; gRPC, which reads none, says how to decrypt it."""
+    encrypted = tmp_path / "encrypted.pem"
+    plain = load_pem_private_key(Path(files["ssl_keyfile"]).read_bytes(), None)
+    encrypted.write_bytes(
+        plain.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open sesame"))
+    )
+    keyed = files | {"ssl_keyfile": str(encrypted)}
+    check_port(ServerOptions(port=0, ssl_keyfile_password="open sesame", **keyed))
+    for settings, why in (
+        ({}, "no password for it"),
+        ({"ssl_keyfile_password": "other"}, "not its password"),
+        ({"ssl_keyfile_password": "open sesame", "grpc_port": 0}, "gRPC"),
+    ):
+        with pytest.raises(InvalidSetting, match=why) as refused:
+            check_port(ServerOptions(port=0, **{**keyed, **settings}))
+        assert "sesame" not in str(refused.value)

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tests.openllm.server.serving import serving
 
+from openllm.access import Access
 from openllm.server.app import all_operations
 from openllm_core.options import ServerOptions
 from openllm_core.schema import AgentRequest, ChatCompletionRequest, CompletionRequest, GenerateRequest
@@ -62,7 +63,9 @@ async def test_every_route_is_described_and_every_description_is_a_route() -> No
     """The routes the app answers are exactly those of the document, method by method, and no operation id repeats."""
     described = await document()
     async with serving(ready=False) as served:
-        operations = all_operations(served.composed.service, ServerOptions(), CollectorRegistry())
+        operations = all_operations(
+            served.composed.service, ServerOptions(), CollectorRegistry(), Access(ServerOptions())
+        )
         told = {(path, method) for path, item in described["paths"].items() for method in item}
         assert told == {(o.path, m.lower()) for o in operations for m in o.methods}
         for path, method in told:

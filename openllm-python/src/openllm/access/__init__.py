@@ -6,14 +6,19 @@ asks `caller()`. Headers are read by those two, each in its own way; nothing her
 
 from __future__ import annotations
 
-from .access import Access, check_access, has_keys, is_loopback
+from .access import Access, check_access, has_keys
 from .accounts import Account, caller, require_admin, require_loading
+from .addresses import ANY_ORIGIN, allowed_origins, is_loopback
+from .certificates import demand_of
 
 __all__ = [
+    "ANY_ORIGIN",
     "Access",
     "Account",
+    "allowed_origins",
     "caller",
     "check_access",
+    "demand_of",
     "has_keys",
     "is_loopback",
     "require_admin",

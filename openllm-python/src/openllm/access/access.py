@@ -7,7 +7,6 @@ of it counts within a second, and a file that is broken meanwhile changes nothin
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import logging
 import time
 from collections.abc import Generator, Sequence
@@ -22,6 +21,7 @@ from openllm_core.options import ServerOptions
 
 from . import key_file
 from .accounts import Account, asking
+from .addresses import allowed_origins, is_loopback
 from .keys import ADMIN, UNNAMED, Key, digest_of
 from .metrics import KeyMetrics
 
@@ -39,8 +39,9 @@ def check_access(options: ServerOptions) -> None:
 
     Raises:
         UnsafeConfiguration: names the ways out.
-        InvalidSetting: the key file is broken, or has no key.
+        InvalidSetting: the key file is broken, or has no key; `--cors` names what is no origin.
     """
+    allowed_origins(options)
     if options.api_key_file:
         path = Path(options.api_key_file).expanduser()
         if not key_file.read(path).keys and not options.api_key:
@@ -54,16 +55,6 @@ def check_access(options: ServerOptions) -> None:
         hint="Set OPENLLM_API_KEY or give --api-key-file, or type --no-auth if that is what you want.",
         param="--host",
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class Access:

@@ -75,21 +75,26 @@ def read(path: Path) -> KeyFile:
     except OSError as error:
         hint = f"`openllm keys add NAME {FLAG} {path}` makes it." if isinstance(error, FileNotFoundError) else None
         raise InvalidSetting(f"The key file {path}: {error.strerror}.", hint=hint, param=FLAG) from None
-    with open(fd, "rb") as file:
-        facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode):
-            raise InvalidSetting(f"The key file {path} is not an ordinary file.", param=FLAG)
-        if facts.st_mode & 0o077:
-            raise UnsafeConfiguration(
-                f"The key file {path} may be read or written by others than its owner (mode {facts.st_mode & 0o777:04o}).",
-                hint=f"chmod 600 {path}",
-                param=FLAG,
-            )
-        try:
+    try:
+        _check_kind(os.fstat(fd), path)
+        with open(fd, "rb", closefd=False) as file:
             data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise InvalidSetting(f"The key file {path}: {error.strerror}.", param=FLAG) from None
+    except OSError as error:
+        raise InvalidSetting(f"The key file {path}: {error.strerror}.", param=FLAG) from None
+    finally:
+        os.close(fd)
     return parse(data, path)
+
+
+def _check_kind(facts: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise InvalidSetting(f"The key file {path} is not an ordinary file.", param=FLAG)
+    if facts.st_mode & 0o077:
+        raise UnsafeConfiguration(
+            f"The key file {path} may be read or written by others than its owner (mode {facts.st_mode & 0o777:04o}).",
+            hint=f"chmod 600 {path}",
+            param=FLAG,
+        )
 
 
 def parse(data: bytes, path: Path) -> KeyFile:

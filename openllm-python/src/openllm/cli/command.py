@@ -58,9 +58,35 @@ def section_heading(text: str) -> str:
 class GroupedOption(click.Option):
     """An option that belongs to a named section of the help page."""
 
-    def __init__(self, *args: Any, group: str = "Options", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, group: str = "Options", bare: str | None = None, takes: str = "", **kwargs: Any
+    ) -> None:
+        """Args:
+        bare: what the flag stands for where no value follows it.
+        takes: only a word with this in it is taken for such a value.
+        """
         super().__init__(*args, **kwargs)
         self.group = group
+        self.bare = bare
+        self.takes = takes
+
+    def spelled_out(self, words: list[str]) -> list[str]:
+        """The words of a command line with each value of this option written behind a `=`, its absence too."""
+        flag, found = self.opts[0], list[str]()
+        while words:
+            word, *words = words
+            if word == "--":
+                return [*found, word, *words]
+            if word == "--no-" + flag[2:]:
+                found.append(f"{flag}=off")
+            elif word != flag:
+                found.append(word)
+            elif not (words and self.takes in words[0] and words[0][:1] != "-"):
+                found.append(f"{flag}={self.bare}")
+            while word == flag and words and self.takes in words[0] and words[0][:1] != "-":
+                value, *words = words
+                found.append(f"{flag}={value}")
+        return found
 
 
 def global_options(function: F) -> F:
@@ -134,6 +160,13 @@ class Command(click.Command):
 
         added = cast("list[click.Parameter]", getattr(global_options(nothing), "__click_params__", []))
         self.params.extend(reversed(added))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Say for options whose value may be left out whether a word is one."""
+        for param in self.params:
+            if isinstance(param, GroupedOption) and param.bare is not None:
+                args = param.spelled_out(args)
+        return super().parse_args(ctx, args)
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         """-h and --help, worded alike everywhere."""

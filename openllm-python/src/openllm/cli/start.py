@@ -125,8 +125,6 @@ def begin(
         settings = attrs.evolve(settings, server=attrs.evolve(server, http=False, grpc_port=port))
     if not check:
         out.log = logs.serve(ctx.obj, settings.server)
-    if settings.server.log_prompts:
-        out.fact("UNSAFE", "--log-prompts", "prompts and answers are written to the log")
     if what.bento is not None:
         out.fact("Bento", what.bento.tag, "its model, settings and adapters")
     return report(settings, model, model_id, out) if check else serve(settings, model, model_id, out)
@@ -187,6 +185,8 @@ def sigterm_ends() -> Generator[None]:
 def _start(situation: Situation, settings: Settings, model: str | None, model_id: str | None, out: Output) -> int:
     from openllm import doctor
 
+    for line in doctor.relaxed(settings.engine, settings.server):
+        out.say(f"UNSAFE: {line}.", fg="yellow")
     resolved, backend = find_model(settings, model, model_id, out)
     engine = attrs.evolve(settings.engine, backend=backend)
     from openllm.engine.placement import place

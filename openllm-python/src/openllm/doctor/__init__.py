@@ -16,6 +16,7 @@ from .installation import backend, bad_pairs, others_versions, versions
 from .limits import limits
 from .machine import devices, memory, open_files, port, store
 from .model import code, model, tokenizer
+from .unsafe import relaxed, unsafe
 
 __all__ = [
     "BEFORE_LOADING",
@@ -27,6 +28,7 @@ __all__ = [
     "examine",
     "exit_code",
     "reds",
+    "relaxed",
 ]
 
 BEFORE_THE_MODEL: tuple[Check, ...] = (versions, bad_pairs, devices, open_files, port)
@@ -42,6 +44,7 @@ CHECKS: tuple[Check, ...] = (
     tokenizer,
     *BEFORE_LOADING,
     embeddings,
+    unsafe,
     limits,
 )
 

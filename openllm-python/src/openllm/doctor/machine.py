@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from openllm.access import Access, has_keys
 from openllm.backends import registry
 from openllm.backends.base import MemoryEstimate
 from openllm.backends.memory import (
@@ -147,7 +148,8 @@ def port(situation: Situation) -> Iterator[Finding]:
     """The addresses are free, and may be served without a key."""
     check_port(situation.server)
     server = situation.server
-    keys = f"{len(server.api_key)} API keys" if server.api_key else "no API key"
+    count = len(Access(server).accounts) - bool(server.admin_key) if has_keys(server) else 0
+    keys = f"{count} API key{'s' * (count != 1)}" if count else "no API key"
     ports = {"port": server.port} if server.http else {}
     ports |= {} if server.grpc_port is None else {"grpc_port": server.grpc_port}
     free = " and ".join(f"{server.host}:{number}" for number in ports.values())

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from openllm.access import Access
+from openllm.access import Access, demand_of
 from openllm.observation import NOBODY, Observers
 from openllm.open_files import connections_within
 from openllm.service import Service
@@ -136,7 +136,7 @@ class RpcServer:
 
 
 def credentials(options: ServerOptions) -> grpc.ServerCredentials:
-    """TLS as the options say; files were checked by who listens first."""
+    """TLS as the options say; files were checked by who listens first. gRPC demands a certificate of clients or asks none."""
     pair = (Path(options.ssl_keyfile).read_bytes(), Path(options.ssl_certfile).read_bytes())
-    roots = Path(options.ssl_ca_certs).read_bytes() if options.ssl_ca_certs else None
+    roots = Path(options.ssl_ca_certs).read_bytes() if demand_of(options) == "required" else None
     return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openllm.access import Access, is_loopback
+from openllm.access import ANY_ORIGIN, Access, allowed_origins, is_loopback
 from openllm.observation import NOBODY, Observation, Observers, failed
 from openllm_core.errors import InvalidRequest, OpenLLMError
 from openllm_core.options import ServerOptions
@@ -172,34 +172,56 @@ class PeerCheck:
 
 
 class Cors:
-    """Lets pages of any origin read answers; only there when the operator asked for it."""
+    """Lets pages of some origins, or of any, read answers, refusals too; only there when the operator asked for it.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Cookies and other credentials of a browser are never allowed: a page must have a key of its own.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
         self._app = app
+        self._origins = frozenset(origins)
+        self._any = ANY_ORIGIN in self._origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a preflight, or mark an answer."""
-        headers = Headers(scope=scope)
-        if scope["method"] == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers:
-            answer = {
-                "access-control-allow-origin": "*",
-                "access-control-allow-methods": CORS_METHODS,
-                "access-control-allow-headers": headers.get(
-                    "access-control-request-headers", "authorization, content-type"
-                ),
-                "access-control-max-age": "600",
-            }
-            await Response(status_code=200, headers=answer)(scope, receive, send)
-            return
+        """Mark an answer."""
+        origin = Headers(scope=scope).get("origin", "").lower() if scope["type"] == "http" else ""
+        allowed = self._any or origin in self._origins
 
         async def marked_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 marked = MutableHeaders(scope=message)
-                marked["access-control-allow-origin"] = "*"
-                marked["access-control-expose-headers"] = CORS_EXPOSED
+                if not self._any:
+                    marked.add_vary_header("Origin")
+                if allowed:
+                    marked["access-control-allow-origin"] = "*" if self._any else origin
+                    marked["access-control-expose-headers"] = CORS_EXPOSED
             await send(message)
 
         await self._app(scope, receive, marked_send)
+
+
+class Preflight:
+    """Answers what a browser asks ahead of a page's request; what is none goes on, and needs a key like all else."""
+
+    def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
+        self._app = app
+        self._origins = frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a preflight."""
+        headers = Headers(scope=scope)
+        if scope["method"] != "OPTIONS" or "origin" not in headers or "access-control-request-method" not in headers:
+            await self._app(scope, receive, send)
+            return
+        if ANY_ORIGIN not in self._origins and headers["origin"].lower() not in self._origins:
+            raise InvalidRequest("Pages of this origin may not ask this server.", code="forbidden_origin")
+        wanted = headers.get("access-control-request-headers", "authorization, content-type")
+        answer = {
+            "access-control-allow-methods": CORS_METHODS,
+            "access-control-allow-headers": wanted,
+            "access-control-max-age": "600",
+        }
+        await Response(status_code=200, headers=answer)(scope, receive, send)
 
 
 class KeyCheck:
@@ -237,13 +259,15 @@ def wrap(
         loopback_only: check who asks, since the address is not ours to choose.
     """
     app = KeyCheck(app, access=access, open_paths=open_paths)
-    if options.cors:
-        app = Cors(app)
+    origins = allowed_origins(options)
+    if origins:
+        app = Preflight(app, origins)
     if loopback_only:
         app = PeerCheck(app, open_paths=open_paths)
     elif is_loopback(options.host):
         app = HostCheck(app)
-    return Identity(app, metrics=metrics, overload_status=options.overload_status, observers=observers)
+    app = Identity(app, metrics=metrics, overload_status=options.overload_status, observers=observers)
+    return Cors(app, origins) if origins else app
 
 
 def wrap_open(app: ASGIApp, *, metrics: RequestMetrics) -> ASGIApp:
