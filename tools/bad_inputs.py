@@ -30,7 +30,7 @@ from openllm.bench.surroundings import surroundings
 ADDED = ("sent", "bad", "server_errors", "wrongly_accepted", "wrongly_refused", "other")
 
 
-async def measure(most_bad: int, seed: int, portion: int, portions: int) -> Tally:
+async def measure(most_bad: int, most_s: float, seed: int, portion: int, portions: int) -> Tally:
     """One portion of the enumeration."""
     with tempfile.TemporaryDirectory() as folder:
         async with site(Path(folder)) as made:
@@ -38,7 +38,7 @@ async def measure(most_bad: int, seed: int, portion: int, portions: int) -> Tall
             routes = routes_of(made.document, reading)
             every = itertools.chain.from_iterable(singles(route) for route in routes)
             cases = itertools.chain(every, pairs(routes, seed))
-            return await run(made, reading, cases, most_bad=most_bad, portion=portion, portions=portions)
+            return await run(made, reading, cases, most_bad=most_bad, most_s=most_s, portion=portion, portions=portions)
 
 
 def totals(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -56,11 +56,12 @@ def main() -> int:
     parser.add_argument("--bad", type=int, default=200_000, help="bad bodies to send, all portions together")
     parser.add_argument("--seed", type=int, default=71, help="of the pairs")
     parser.add_argument("--portion", default="1/1", help="K/N: the K-th of N portions")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so long in any case")
     parser.add_argument("--json", type=Path, help="where the counts go; portions of the same enumeration are added")
     args = parser.parse_args()
     number, portions = map(int, args.portion.split("/"))
     began = time.monotonic()
-    tally = asyncio.run(measure(-(-args.bad // portions), args.seed, number - 1, portions))
+    tally = asyncio.run(measure(-(-args.bad // portions), args.seconds, args.seed, number - 1, portions))
     told = tally.as_data() | {"portion": args.portion, "seconds": round(time.monotonic() - began, 1)}
     before: dict[str, Any] = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     runs = before.get("runs", []) if (before.get("seed"), before.get("portions")) == (args.seed, portions) else []

@@ -6,6 +6,7 @@ Run by the test of this folder over a sample, by `tools/bad_inputs.py` over all 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -64,15 +65,24 @@ class Tally:
 
 
 async def run(
-    site: Site, reading: Reading, cases: Iterable[Case], *, most_bad: int, portion: int = 0, portions: int = 1
+    site: Site,
+    reading: Reading,
+    cases: Iterable[Case],
+    *,
+    most_bad: int,
+    portion: int = 0,
+    portions: int = 1,
+    most_s: float = float("inf"),
 ) -> Tally:
     """Send cases one after another until so many bad ones were sent, or there are no more; none of them twice.
 
     Args:
+        most_s: seconds after which it ends in any case.
         portion, portions: of all bodies there are, take those of one portion: no body is in two of them.
     """
     tally = Tally()
     seen: set[int] = set()
+    end = time.monotonic() + most_s
     for case in cases:
         digest = blake2b(f"{case.route.path} {case.body}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
         key = int.from_bytes(digest)
@@ -81,7 +91,7 @@ async def run(
         seen.add(key)
         tally.sent += 1
         await judged(site, reading, case, tally)
-        if tally.bad >= most_bad:
+        if tally.bad >= most_bad or time.monotonic() > end:
             break
     return tally
 
