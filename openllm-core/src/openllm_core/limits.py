@@ -123,7 +123,7 @@ class Limits:
         "Bytes of a JSON schema, regular expression, list of choices or grammar.",
         env="OPENLLM_MAX_GUIDE_BYTES",
         ge=64,
-        le=1 << 24,
+        le=1 << 16,
         group=LIMITS,
     )
     max_embedding_inputs: int = setting(

@@ -20,6 +20,7 @@ from openllm_core.serde import loads, structure
 from .errors import ClientLeft
 from .limits import MAX_IGNORED_HEADER_CHARS, RATE_WINDOW_S, SHORT_BODY_BYTES
 from .protocol import EXTENSION, StreamWriter
+from .unread import unread
 
 T = TypeVar("T")
 
@@ -160,9 +161,13 @@ def openai_message(
             value = fields.pop(name)
             if value is not None and not unsupported[name](value):
                 raise UnsupportedFeature(f"{name} is not supported with this value.", param=name)
-    if strict:
-        return structure(data, cls), []
-    return structure(data, cls, unknown="collect")
+    if not strict:
+        message, ignored = structure(data, cls, unknown="collect")
+        return message, [*ignored, *unread(data)]
+    message = structure(data, cls)
+    if (path := next(unread(data), None)) is not None:
+        raise InvalidRequest(f"{path} is not a known field.", param=path, code="unknown_parameter")
+    return message, []
 
 
 def adapter_header(name: str | None) -> dict[str, str]:
