@@ -92,6 +92,13 @@ CASES: list[tuple[str, str, str, list[Event]]] = [
         "<tool_call><function=f><parameter=s>a</parameter><parameter=n>1",
         [Call("f"), Arguments('{"s": "a"')],
     ),
+    (
+        "qwen3-coder",
+        "none",
+        "So:\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>\nor <function=x> then",
+        [Text("So:"), *F1, Text("or<function=x> then")],
+    ),
+    ("qwen3-coder", "none", "<tool_call><function=f><parameter=a>1</parameter></tool_call>.", [*F1, Text(".")]),
     ("qwen3-coder", "none", "<tool_call>\n<function=f", [Text("<tool_call>\n<function=f")]),
     ("qwen3-coder", "none", "a <tool_call>no</tool_call>", [Text("a<tool_call>no</tool_call>")]),
     (

@@ -57,22 +57,26 @@ def tagged(source: Source) -> Reader[None]:
 def spelled_out(source: Source) -> Reader[None]:
     """`<tool_call><function=NAME><parameter=KEY>VALUE</parameter>…</function></tool_call>`, and text around such.
 
-    A value is text; where the function's schema takes no string it is JSON.
+    A value is text; where the function's schema takes no string it is JSON. Models leave the outer tags out now and then: what
+    calls a tool that there is counts without them.
     """
-    while mark := (yield from source.pass_up_to(("<tool_call>",), Text)):
+    while mark := (yield from source.pass_up_to(("<tool_call>", "<function="), Text)):
         source.keep(mark)
-        yield from source.peek()
-        name = ""
-        if (yield from source.starts("<function=")):
+        name, wrapped = "", mark == "<tool_call>"
+        if wrapped:
+            yield from source.peek()
+        if not wrapped or (yield from source.starts("<function=")):
             name = (yield from source.before(">")).strip()
-        if not name or not (yield from source.starts(">")):
+        known = bool(name) and (wrapped or name in source.tools)
+        if not known or not (yield from source.starts(">")):
             source.found.append(Text(source.forget()))
             continue
         source.forget()
         source.found.append(Call(name))
         if (yield from _parameters(source, source.tools.get(name) or {})):
-            yield from source.up_to("</tool_call>")
-            yield from source.peek()
+            for end in ("</function>", "</tool_call>"):
+                yield from source.starts(end)
+                yield from source.peek()
 
 
 def bare(source: Source) -> Reader[None]:
