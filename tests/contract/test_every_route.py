@@ -161,6 +161,13 @@ async def metrics(caller: Caller) -> None:
     assert {"openllm_http_requests", "openllm_requests_running"} <= names
 
 
+async def usage(caller: Caller) -> None:
+    """What was used so far, of whoever asks."""
+    await caller.take("query", "hi")
+    (own,) = (await caller.http.get("/v1/usage")).json()["data"]
+    assert own["requests"] == 1 and own["completion_tokens"] > 0 and own["limits"] == {}
+
+
 async def openapi(caller: Caller) -> None:
     """OpenAPI 3.1."""
     assert (await caller.http.get("/openapi.json")).json()["openapi"].startswith("3.1")
@@ -197,6 +204,7 @@ CONTRACTS: dict[str, Callable[[Caller], Awaitable[None]]] = {
     "GET /readyz": readyz,
     "GET /healthz": healthz,
     "GET /metrics": metrics,
+    "GET /v1/usage": usage,
     "GET /openapi.json": openapi,
     "GET /docs.json": descriptors,
     "GET /docs": page,

@@ -253,8 +253,7 @@ class ServerOptions(Limits):
     )
     cors: tuple[str, ...] = setting(
         (),
-        "Let web pages of other origins ask: alone those of any, without cookies; with ORIGIN only those, such as "
-        "https://app.example.com.",
+        "Let web pages of any origin ask, without cookies; with ORIGIN only those of https://app.example.com and the like.",
         env="OPENLLM_CORS",
         bare="*",
         group=ACCESS,

@@ -107,7 +107,7 @@ def test_a_file_that_breaks_while_serving_changes_nothing(
             clock[0] += access.LOOK_S
             assert asked(door, "ann") == "ann", number
         (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
-        assert told in record.getMessage() and "keys from before stay" in record.getMessage()
+        assert told in record.getMessage() and "The keys from before stay" in record.getMessage()
     write(path, key_of("bob"))
     clock[0] += access.LOOK_S
     assert (asked(door, "ann"), asked(door, "bob")) == ("", "bob")

@@ -164,9 +164,10 @@ class Access:
             self._load()
         except ConfigError as error:
             hint = f" {error.hint}" if error.hint else ""
-            _log.error("%s%s The keys from before stay.", error.message, hint)
+            _log.error("The keys from before stay. %s%s", error.message, hint)
         else:
-            _log.info("The key file %s was read again: %d keys.", self._path, len(self._accounts))
+            names = ", ".join(list(self._accounts)[:12])
+            _log.info("The key file %s was read again; keys: %s.", self._path, names or "none")
 
     def _load(self) -> None:
         keys = [*self._own]
