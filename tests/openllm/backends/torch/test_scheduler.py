@@ -15,6 +15,7 @@ from openllm.backends.torch.guiding import Matcher
 from openllm.backends.torch.lanes import WindowLane
 from openllm.backends.torch.model import LoadedModel
 from openllm.backends.torch.scheduler import Scheduler
+from openllm_core.errors import EngineUnavailable
 
 
 def test_a_nan_row_fails_alone(make_scheduler: MakeScheduler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +213,53 @@ def test_a_step_that_always_raises_ends_its_rows_and_nothing_else(
         assert [finals[name].error["class"] for name in "ab"] == [kind] * 2  # type: ignore[index]
         assert scheduler.idle
         assert tokens(scheduler, request("later", [5, 6])) == expected
+
+
+def test_a_device_that_has_stopped_working_ends_the_host(
+    make_scheduler: MakeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where not even a single token can be computed, no request is blamed: the step raises, and a new host is due."""
+    scheduler = make_scheduler()
+
+    def broken(*rest: Any) -> torch.Tensor:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    for name in ("prefill", "decode"):
+        scheduler.add(request(name, [1, 2]))
+        if name == "decode":
+            scheduler.step()
+        with monkeypatch.context() as patch:
+            for computes in ("prefill", "decode", "whole"):
+                patch.setattr(LoadedModel, computes, broken)
+            with pytest.raises(EngineUnavailable, match="Nothing can be computed"):
+                scheduler.step()
+        scheduler.abort(name)
+
+
+def test_a_row_alone_on_its_own_cache_is_never_stepped_again(
+    make_scheduler: MakeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An architecture whose cache keeps what a failed step wrote: its row ends, out of memory or not; others take their steps."""
+    expected = tokens(make_scheduler("mamba"), request("b", [3, 4]))
+    scheduler = make_scheduler("mamba")
+    decode, calls = LoadedModel.decode, 0
+
+    def once(*rest: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise MemoryError
+        return decode(*rest)
+
+    monkeypatch.setattr(LoadedModel, "decode", once)
+    outputs = run(scheduler, request("a", [1, 2]), request("b", [3, 4]))
+    ended = {name: delta.error["code"] if delta.error else None for name, delta in finals_of(outputs).items()}
+    assert sorted(ended.values(), key=str) == [None, "engine_out_of_memory"]
+    (whole,) = (name for name, code in ended.items() if code is None)
+    assert (
+        tokens_of(outputs)[whole]
+        == (expected if whole == "b" else tokens(make_scheduler("mamba"), request("a", [1, 2])))[whole]
+    )
 
 
 def test_a_guide_that_raises_ends_its_row(make_scheduler: MakeScheduler, caplog: pytest.LogCaptureFixture) -> None:

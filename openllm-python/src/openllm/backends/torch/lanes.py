@@ -39,9 +39,14 @@ class Prefilled:
 
 
 class Lane(Protocol):
-    """A batch of rows that step together."""
+    """A batch of rows that step together.
+
+    Attributes:
+        repeats: whether a step that raised can be taken again, by all rows or a part of them.
+    """
 
     rows: list[Row]
+    repeats: bool
 
     def padding(self, length: int) -> int | None:
         """Columns that would be read for nothing if a row of `length` tokens joined; None when it cannot join."""
@@ -54,8 +59,7 @@ class Lane(Protocol):
     def step(self, part: slice | None = None) -> Tensor:
         """One decode step; logits [rows, vocab_size].
 
-        It counts only once its tokens are fed: until then it can be taken again, by all rows or by a part of them
-        (by the one row of a `SoloLane` never: its cache keeps what a step wrote).
+        It counts only once its tokens are fed: until then it can be taken again, where the lane `repeats`.
         """
         ...
 
@@ -93,6 +97,8 @@ class WindowLane(_Sampled):
     Args:
         max_rows: rows it may ever hold.
     """
+
+    repeats = True
 
     def __init__(self, model: LoadedModel, max_rows: int) -> None:
         super().__init__(model)
@@ -232,7 +238,9 @@ def _grown(example: Tensor, old: Tensor | None, rows: int, columns: int) -> Tens
 
 
 class SoloLane(_Sampled):
-    """One row on the cache the architecture itself makes."""
+    """One row on the cache the architecture itself makes, which keeps what a step that raised has written."""
+
+    repeats = False
 
     def __init__(self, model: LoadedModel) -> None:
         super().__init__(model)

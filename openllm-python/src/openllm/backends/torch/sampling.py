@@ -63,6 +63,7 @@ class BatchSampler:
         drawn = [i for i, row in every if not row.greedy]
         self._filtered = [i for i in drawn if _is_filtered(self.rows[i])]
         self._plain = [i for i in drawn if not _is_filtered(self.rows[i])]
+        self._any_greedy = len(drawn) < len(self.rows)
         self._bias = self._gather_bias()
         self._temperatures = self._column([1.0 if row.greedy else row.sampling.temperature for row in self.rows])
         self._guided = [(i, row.matcher) for i, row in every if row.matcher is not None]
@@ -120,7 +121,11 @@ class BatchSampler:
             logits: [rows, vocab_size], any float type; not changed.
         """
         original = logits.float()
-        highest, tokens = original.max(dim=-1)
+        if self._edits or not self._any_greedy:
+            highest, tokens = original.amax(dim=-1), torch.zeros(len(self.rows), dtype=torch.long, device=self.device)
+        else:  # the most likely token is wanted anyway; where it stands, its logit costs nothing
+            tokens = original.argmax(dim=-1)
+            highest = original.gather(1, tokens.unsqueeze(1)).squeeze(1)
         finite = torch.isfinite(highest)  # NaN and +inf win a maximum; a row of only -inf shows as -inf
         bad: list[int] = []
         if not bool(finite.all()):
@@ -132,7 +137,7 @@ class BatchSampler:
         errors: dict[int, Exception] = {}
         if self._edits:
             self._edit(changed, errors)
-            tokens = changed.argmax(dim=-1)
+            tokens = changed.argmax(dim=-1) if self._any_greedy else tokens
         if self._plain or self._filtered:
             self._draw_random(changed, tokens)
         if bad:

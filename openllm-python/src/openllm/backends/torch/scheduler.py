@@ -15,7 +15,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from openllm_core.errors import AdapterNotFound, EngineError, NonFiniteLogits, OpenLLMError, OutOfMemory
+from openllm_core.errors import (
+    AdapterNotFound,
+    EngineError,
+    EngineUnavailable,
+    NonFiniteLogits,
+    OpenLLMError,
+    OutOfMemory,
+)
 
 from ..base import BackendRequest, SequenceDelta, StepOutput
 from . import isolation
@@ -285,6 +292,7 @@ class Scheduler:
         if len(parts) == 1:
             parts = [[[row]] for row in current.rows]
         if len(parts) == 1:
+            self._check_alive(error)
             self._fail_rows(current.rows, error, deltas)
             return
         for groups in parts:
@@ -380,7 +388,9 @@ class Scheduler:
     def _give_up_some(self, lane: Lane, error: Exception, deltas: list[SequenceDelta]) -> None:
         """A step raised: end the rows to blame, or the newest where memory ran out, so that the others take it again."""
         rows = list(lane.rows)
-        if isolation.is_out_of_memory(error):
+        if not lane.repeats:
+            guilty = dict.fromkeys(range(len(rows)), error)
+        elif isolation.is_out_of_memory(error):
             if self.prefill is not None and self._put_back(self.prefill, error):
                 self.prefill = None  # what has not begun gives way first
                 return
@@ -390,8 +400,24 @@ class Scheduler:
             guilty = isolation.blamed(len(rows), error, lambda part: self._attempt(lane, part))
             if not guilty:  # no part raises by itself, the whole did: nobody can be told apart
                 guilty = dict.fromkeys(range(len(rows)), error)
+        if len(guilty) == len(rows):
+            self._check_alive(error)
         deltas += [failed(rows[at], own) for at, own in guilty.items()]
         lane.leave(list(guilty))
+
+    def _check_alive(self, error: Exception) -> None:
+        """Nobody's step worked: their fault, or that of a device that has stopped working, where only a new host helps.
+
+        Raises:
+            EngineUnavailable: not even one token can be computed.
+        """
+        if isolation.is_out_of_memory(error):
+            return
+        try:
+            self.model.whole([0], [])
+        except Exception as broken:
+            if not isolation.is_out_of_memory(broken):
+                raise EngineUnavailable(f"Nothing can be computed any more: {type(broken).__name__}.") from broken
 
     def _report(self, rows: list[Row], draw: Draw, deltas: list[SequenceDelta]) -> list[int]:
         """Append one delta per row; return the positions of rows that ended."""
