@@ -28,6 +28,7 @@ BODIES: Mapping[str, Any] = {
     "POST /v1/completions": TEXT,
     "POST /v1/completions stream": TEXT | STREAM,
     "POST /v1/completions two prompts": TEXT | {"prompt": ["one", "two"], "n": 2, "temperature": 1.0, "seed": 1},
+    "POST /v1/completions two prompts stream": TEXT | STREAM | {"prompt": ["one", "two"], "n": 2},
     "POST /v1/completions adapter": TEXT | {"model": ADAPTER},
     "POST /v1/completions form": TEXT | {"guided_choice": ["yes", "no"]},
     "POST /v1/embeddings": {"model": "echo", "input": ["one", "two"]},

@@ -216,8 +216,13 @@ async def unless_left(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _give_up(work: asyncio.Future[Any]) -> None:
-    """End work that nobody waits for any more; a stream that it had begun all the same is closed."""
+    """End work that nobody waits for any more."""
     work.cancel()
+    work.add_done_callback(_close_answer)  # however it ends, and even where the waiting is cancelled
     await asyncio.wait((work,))
+
+
+def _close_answer(work: asyncio.Future[Any]) -> None:
+    """Close a stream that was begun for nobody."""
     if not work.cancelled() and work.exception() is None and isinstance(work.result(), Answer):
-        await work.result().aclose()
+        work.result().close()

@@ -99,12 +99,16 @@ class Answer:
         """Token counts so far, all prompts together."""
         return total_usage([stream.usage() for stream in self.streams])
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Abort what still runs; nothing happens when all is finished."""
+        for stream in self.streams:
+            stream.close()
+
+    async def aclose(self) -> None:
+        """The same, and wait for the tasks that read it: what is aborted is so even where the waiting is cancelled."""
+        self.close()
         if isinstance(self.deltas, Merged):
             await self.deltas.aclose()
-        for stream in self.streams:
-            await stream.aclose()
 
 
 class Merged:
