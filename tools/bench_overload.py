@@ -247,6 +247,7 @@ def overload(args: argparse.Namespace) -> dict[str, Any]:
     refusals = sum(count for name, count in counts.items() if name.isdigit())
     goodput = _per_second(seen, args.seconds)
     return {
+        "times": args.times,
         "one_x_per_s": round(rate, 2),
         "offered_per_s": round(sum(counts.values()) / args.seconds, 1),
         "seconds": args.seconds,

@@ -310,3 +310,49 @@ async def test_refusals_are_quick() -> None:
             took.append(time.perf_counter() - began)
         writer.close()
     assert sorted(took)[25] < 0.010, sorted(took)[25]
+
+
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "a million arrays": (b"[" * 1_000_000, "json_too_deep"),
+    "a million arrays, closed": (b"[" * 500_000 + b"]" * 500_000, "json_too_deep"),
+    "objects and arrays in turn": (b'{"a":[' * 100_000, "json_too_deep"),
+    "100,000 unknown keys": (
+        b"{" + b",".join(b'"k%d":1' % i for i in range(100_000)) + b"}",
+        "missing_required_parameter",
+    ),
+    "a number of 5,000 digits": (b'{"model":"echo","prompt":"a","max_tokens":' + b"9" * 5000 + b"}", "invalid_json"),
+    "a key of a megabyte": (b'{"model":"echo","prompt":"a","' + b"k" * 1_000_000 + b'":1}', ""),
+    "12,000 bad items": (
+        b'{"model":"echo","prompt":"a","stop":[' + b",".join([b"1"] * 12_000) + b"]}",
+        "invalid_type",
+    ),
+    "a message per byte": (b'{"model":"echo","messages":[' + b",".join([b"{}"] * 5000) + b"]}", "unknown_parameter"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_hostile_bodies_cost_little(name: str) -> None:
+    """What is made to be costly is answered in well under a second, by no more than 8 KiB, one error for all."""
+    body, code = HOSTILE[name]
+    async with serving(options={"strict": code == "unknown_parameter"}) as served, listening(served) as port:
+        began = time.perf_counter()
+        answer = await exchange(port, post(TEXT, body))
+        took = time.perf_counter() - began
+    head, _, told = answer.partition(b"\r\n\r\n")
+    assert len(told) <= 8192 and len(head) <= 8192 and took < 5.0
+    if code:
+        assert status_of(answer) == 400 and error_of(answer)["code"] == code
+    else:
+        assert status_of(answer) == 200 and b"x-openllm-ignored: " in head
+
+
+@pytest.mark.parametrize("model", ["", "x" * 5000, "../../etc/passwd", "a\r\nb", "\x00", "é" * 100, "echo ", "ECHO"])
+async def test_unknown_models_are_not_found(model: str) -> None:
+    """404 whatever the name, 400 where it can be none; of a long one little comes back."""
+    status, code = (404, "model_not_found") if 0 < len(model) <= 256 else (400, None)
+    async with serving() as served:
+        for route, body in ((CHAT, chat_body()), (TEXT, text_body()), (EMBED, {"input": "a"})):
+            refused = await served.post(route, body | {"model": model})
+            told = refused.json()["error"]
+            assert (refused.status_code, told["param"]) == (status, "model"), (route, refused.text)
+            assert code in (None, told["code"]) and len(refused.content) < 1000
