@@ -159,14 +159,26 @@ def segments() -> set[str]:
     return {file.name for file in SHARED_MEMORY.glob("*")} if SHARED_MEMORY.is_dir() else set()
 
 
-async def left_of(family: list[psutil.Process], limit_s: float = 5.0) -> list[str]:
-    """Processes of a family that still live, zombies included, when there was time to go."""
+async def left_of(family: list[psutil.Process], *, zombies: bool = True, limit_s: float = 5.0) -> list[str]:
+    """Processes of a family that are still there when there was time to go.
+
+    Args:
+        zombies: whether those that nobody has reaped count; not where their parent was killed and another one has to.
+    """
     end = time.monotonic() + limit_s
-    while living := [one for one in family if one.is_running()]:
+    while left := [f"{one.pid} {how}" for one in family if (how := state(one)) and (zombies or how != "zombie")]:
         if time.monotonic() > end:
-            return [f"{one.pid} {one.status()}" for one in living if one.is_running()]
-        await asyncio.sleep(0.02)
+            return left
+        await asyncio.sleep(0.01)
     return []
+
+
+def state(process: psutil.Process) -> str:
+    """Of a process; "" when there is none any more."""
+    try:
+        return str(process.status()) if process.is_running() else ""
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def free_port() -> int:
@@ -256,7 +268,7 @@ async def server_kills(subject: Subject, runs: int, folder: Path) -> dict[str, A
                 server.process.kill()
                 began = time.monotonic()
                 await server.end()
-                orphans += await left_of(family)
+                orphans += await left_of(family, zombies=False)
                 gone_s.append(time.monotonic() - began)
                 endings.update(await asyncio.gather(*tasks))
         tell("server kills", run, runs)
