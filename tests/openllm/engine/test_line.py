@@ -102,7 +102,10 @@ async def flood(engine: Engine, tenant: str, count: int) -> list[asyncio.Task[An
 
 
 async def test_a_tenant_may_hold_half_the_line(make_engine: MakeEngine) -> None:
-    """Past its share a key is told 429's code and when to come back; another key still gets in; without keys no share."""
+    """Past its share a key is told 429's code and when to come back; another key still gets in; without keys no share.
+
+    A short line makes no share smaller than the slots are.
+    """
     engine = await make_engine(slots=8, step_s=0.01, engine={"max_queue": 16})
     tasks = await flood(engine, "loud", 100)
     with pytest.raises(RateLimitExceeded) as refused:
@@ -112,6 +115,10 @@ async def test_a_tenant_may_hold_half_the_line(make_engine: MakeEngine) -> None:
     assert (await read(await engine.add(request("polite", tenant="polite"))))[0] == "polite"
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert Counter(map(type, outcomes)) == {type(None): 8, RateLimitExceeded: 92}
+    short = await make_engine(slots=8, step_s=0.01, engine={"max_queue": 2})
+    tasks = await flood(short, "loud", 20)
+    assert len(short.dispatcher.sequences) == 8
+    await asyncio.gather(*tasks, return_exceptions=True)
     free = await flood(engine, "", 24)
     assert len(engine.dispatcher.sequences) == 24
     with pytest.raises(Overloaded):

@@ -38,8 +38,8 @@ MakeError = Callable[[], OpenLLMError]
 class Dispatcher:
     """Bounded line in front of the host's slots, which it shares between tenants.
 
-    A tenant may have half as many sequences under way as may wait, once there are several: a request with more of them
-    passes when nothing else of its tenant is under way.
+    Once there are several tenants, each may have half as many sequences under way as may wait, or as many as there are
+    slots: a request with more of them passes when nothing else of its tenant is under way.
 
     Attributes:
         slots: sequences the backend runs at once; 0 while unknown.
@@ -70,6 +70,7 @@ class Dispatcher:
         self._under_way = Counter[str]()  # all of them and what is reserved, by tenant
         self._shared = False  # whether there are several tenants
         self._service_s = 1.0  # moving average of seconds from a slot to the end
+        self._ended = 0
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._send = send
@@ -141,7 +142,7 @@ class Dispatcher:
         capacity = self.slots + self.max_queue
         if count > capacity:
             raise InvalidRequest(f"n must be <= {capacity} here.", param="n", code="integer_above_max_value")
-        own, most = self._under_way[tenant], self.max_queue // 2
+        own, most = self._under_way[tenant], max(self.slots, self.max_queue // 2)
         if tenant and own and own + count > most:
             raise RateLimitExceeded(
                 f"This key has {own} requests under way; {most} may be while there are other keys.",
@@ -302,7 +303,9 @@ class Dispatcher:
         stream.open -= 1
         if stream.open == 0:
             took_s = sequence.last_token_at - stream.admitted_at
-            self._service_s += 0.1 * (took_s - (stream.submitted_at - stream.admitted_at) - self._service_s)
+            self._ended += 1
+            held_s = took_s - (stream.submitted_at - stream.admitted_at)
+            self._service_s += max(0.1, 1 / self._ended) * (held_s - self._service_s)
             self._metrics.request_time.observe(took_s)
             stream.end()
 
