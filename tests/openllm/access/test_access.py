@@ -45,6 +45,21 @@ def test_each_key_has_its_name(tmp_path: Path) -> None:
     assert [account.admin for account in door.accounts] == [True, False, False, False, False]
 
 
+def test_an_admin_key_that_is_an_ordinary_one_too_is_the_admin_key() -> None:
+    """Whoever gives both the same text has one key that may do everything."""
+    assert Access(ServerOptions(api_key=("one", "same"), admin_key="same")).identify(["Bearer same"]).admin
+
+
+def test_on_an_open_server_the_admin_key_changes_and_all_others_ask() -> None:
+    """It closes nothing: a wrong key, or none, is anybody, who may not change what is served."""
+    door = Access(ServerOptions(admin_key="boss"))
+    assert door.identify(["Bearer boss"]).admin
+    for given in ([], ["Bearer other"], ["Bearer boss", "Bearer boss"]):
+        assert not door.identify(given).admin
+    assert [account.name for account in door.accounts] == ["admin", ""]
+    assert Access(ServerOptions()).identify(["Bearer any"]).admin
+
+
 def test_every_key_is_compared_whichever_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first, the last, none of them: as many comparisons of digests, by `hmac.compare_digest`, none of a key's text."""
     path = write(tmp_path / "keys", *(key_of(f"k{n}") for n in range(7)))

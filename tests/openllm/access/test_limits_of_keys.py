@@ -194,6 +194,25 @@ async def test_streams_count_until_they_end_or_are_cut(tmp_path: Path) -> None:
         assert (await usage())["completion_tokens"] == cut["completion_tokens"] + 3
 
 
+async def test_what_never_left_the_line_costs_no_tokens(tmp_path: Path) -> None:
+    """A request that is refused for load had no tokens; it was let in by its key, so it counts as one."""
+    path = write(tmp_path / "keys", key_of("ann"))
+    options = {"api_key_file": str(path), "queue_timeout": 0.1}
+    async with (
+        serving(options=options, engine={"max_num_seqs": 1}, reply="y" * 60, step_s=0.02) as served,
+        over_socket(served) as http,
+    ):
+        asked = http.post("/v1/completions", json=text_body(max_tokens=60), headers=bearer("ann"))
+        more = [
+            http.post("/v1/completions", json=text_body(prompt="z" * 200, max_tokens=1), headers=bearer("ann"))
+            for _ in range(8)
+        ]
+        statuses = [answer.status_code for answer in await asyncio.gather(asked, *more)]
+        (own,) = (await http.get("/v1/usage", headers=bearer("ann"))).json()["data"]
+    assert set(statuses) == {200, 503} and own["requests"] == 9
+    assert own["prompt_tokens"] <= 210 * statuses.count(200)
+
+
 async def test_an_open_server_tells_what_it_did(tmp_path: Path) -> None:
     """Without keys there is one account, of everybody; it has no name and no series of its own."""
     async with serving(reply="x") as served:

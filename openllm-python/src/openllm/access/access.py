@@ -136,7 +136,7 @@ class Access:
         found: Account | None = None
         now = time.time()
         for known, until, account in self._digests:  # to the end, whichever it is
-            if hmac.compare_digest(digest, known) and (until is None or now < until):
+            if hmac.compare_digest(digest, known) and found is None and (until is None or now < until):
                 found = account
         return found
 
@@ -144,8 +144,8 @@ class Access:
 
     @property
     def accounts(self) -> list[Account]:
-        """Of all keys, the admin key first; on an open server the one of everybody."""
-        return [*self._accounts.values()] if self.closed else [self._anybody]
+        """Of all keys, the admin key first; on an open server the one of everybody too."""
+        return [*self._accounts.values(), *([] if self.closed else [self._anybody])]
 
     def seen_by(self, account: Account) -> list[Account]:
         """Whose usage somebody may see: the own, or with the admin key everybody's."""

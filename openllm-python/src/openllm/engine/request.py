@@ -39,7 +39,7 @@ class EngineRequest:
         tenant: name of the key it came with, where there are several: the engine is fair between tenants, caps what one
             may hold, and lets none reuse what was computed of another's prompt. "" where there is one key or none.
         transcript: where the operator lets answers be logged, who keeps this one's text.
-        on_end: called once with its token counts when it has ended, failed or was cut.
+        on_end: called once with its token counts when it has ended, failed or was cut, unless it never left the line.
         deadline_s: seconds from admission after which it ends with DeadlineExceeded.
     """
 

@@ -167,7 +167,7 @@ class RequestStream:
             self._error = error
             if self.deadline is not None:
                 self.deadline.cancel()
-            if self.request.on_end is not None:
+            if self.request.on_end is not None and self.submitted_at:  # else nothing was computed of it
                 self.request.on_end(self.usage())
             self._notify()
 
