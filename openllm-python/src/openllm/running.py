@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 import ssl
 import time
 from contextlib import suppress
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 import attrs
 
 ANSWER_S = 5.0
-_EMPTY = {"endpoint": "", "model": "", "backend": "", "device": "", "key_needed": False, "pid": 0, "started": 0}
+_EMPTY = {"endpoint": "", "model": "", "backend": "", "device": "", "key_needed": False, "protocol": "http", "pid": 0, "started": 0}
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +31,7 @@ class Ready:
         endpoint: URL without a path, as a client on this machine reaches it.
         model: name to use in `model`.
         key_needed: whether requests must carry an API key.
+        protocol: that the endpoint speaks; one of gRPC is HOST:PORT.
     """
 
     endpoint: str
@@ -37,6 +39,7 @@ class Ready:
     backend: str
     device: str
     key_needed: bool = False
+    protocol: str = "http"
     pid: int = attrs.field(factory=os.getpid)
 
     def as_data(self) -> dict[str, Any]:
@@ -116,7 +119,12 @@ def running() -> list[dict[str, Any]]:
 
 
 def is_ready(facts: dict[str, Any]) -> bool:
-    """Whether the server of a note answers `/readyz` with 200 now. No proxy of the environment is asked."""
+    """Whether the server of a note answers `/readyz` with 200 now; of one that speaks gRPC alone, takes connections.
+
+    No proxy of the environment is asked.
+    """
+    if facts["protocol"] == "grpc":
+        return _takes_connections(str(facts["endpoint"]))
     where = urlsplit(str(facts["endpoint"]))
     if where.scheme == "https":
         trust = ssl.create_default_context()  # of our own server on our own machine no certificate is asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -98,3 +99,16 @@ def test_only_what_can_answer(run: Run, notes: Path, answering: str, monkeypatch
 def test_how_long() -> None:
     """In the unit people read."""
     assert [since(s) for s in (-1, 5, 120, 7200, 259200)] == ["0 s", "5 s", "2 min", "2 h", "3 d"]
+
+
+def test_a_server_of_grpc_alone_is_listed(run: Run, notes: Path) -> None:
+    """By its address; --ready asks whether it takes connections."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        note = running.remember(Ready(endpoint=address, model="m", backend="echo", device="cpu", protocol="grpc"))
+        assert json.loads(run("ps", "-o", "json").stdout)[0]["protocol"] == "grpc"
+        assert run("ps", "--ready", "-o", "porcelain").stdout == address + "\n"
+    assert run("ps", "--ready").exit_code == 1
+    running.forget(note)

@@ -23,6 +23,8 @@ import attrs
 
 from openllm_core.errors import EngineError, MissingDependency
 
+from .secrets import HIDDEN, is_telling, without_secrets
+
 Peer = Literal["vllm", "transformers"]
 SERVED_NAME = "bench"
 POLL_S = 0.05
@@ -58,9 +60,13 @@ class Subject:
     versions: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
     def as_data(self) -> dict[str, Any]:
-        """For the result: folders of this machine are left out."""
-        words = ["FOLDER" if Path(word).is_dir() else Path(word).name if "/" in word else word for word in self.command]
-        environ = {key: " ".join(Path(word).name for word in value.split()) for key, value in self.environ.items()}
+        """For the result: folders of this machine are left out, and secrets."""
+        typed = without_secrets(self.command)
+        words = ["FOLDER" if Path(word).is_dir() else Path(word).name if "/" in word else word for word in typed]
+        environ = {
+            key: HIDDEN if is_telling(key) else " ".join(Path(word).name for word in value.split())
+            for key, value in self.environ.items()
+        }
         return {"command": " ".join(words), "environ": environ, "extra": self.extra, "versions": self.versions}
 
 

@@ -290,20 +290,9 @@ def _load_as_data(plan: Plan) -> dict[str, Any]:
 
 
 def _words_typed() -> list[str]:
+    from openllm.bench.secrets import without_secrets
+
     return [shlex.quote(word) for word in without_secrets(sys.argv[1:])]
-
-
-def without_secrets(words: Sequence[str]) -> list[str]:
-    """A command line that may be published: the value of each --header is left out, since it may be a key."""
-    shown: list[str] = []
-    for before, word in zip(["", *words], words, strict=False):
-        if before == "--header":
-            shown.append(f"{word.partition('=')[0]}=…")
-        elif word.startswith("--header="):
-            shown.append(f"--header={word.split('=')[1]}=…")
-        else:
-            shown.append(word)
-    return shown
 
 
 # -- what is shown ----------------------------------------------------------------------------------------------------

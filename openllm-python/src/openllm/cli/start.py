@@ -319,8 +319,9 @@ class Startup:
             backend=info.backend,
             device=info.device,
             key_needed=has_keys(self.settings.server),
+            protocol="http" if self.endpoint else "grpc",
         )
-        self._note = remember(ready) if self.endpoint else None  # whoever reads it asks over HTTP
+        self._note = remember(ready)
         self._decisions(info)
         engine = self.composed.engine
         if isinstance(engine, EnginePool):

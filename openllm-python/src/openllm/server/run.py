@@ -216,7 +216,7 @@ class _Server:
         on_listening: Callable[[str, int], object] | None,
         on_ready: Callable[[], object] | None,
         on_grpc: Callable[[str, int], object] | None,
-        on_metrics: Callable[[str, int], object] | None,
+        on_metrics: Callable[[str, int], object] | None = None,
     ) -> None:
         self._service = composed.service
         self._app = composed.app

@@ -32,13 +32,21 @@ def begin(environ: Mapping[str, str]) -> Telemetry | None:
     """
     if not wanted(environ):
         return None
-    if find_spec("opentelemetry.exporter.otlp.proto") is None:
+    if not installed():
         named = next(name for name in ENDPOINTS if environ.get(name))
         _log.warning("%s is set, but nothing is sent: pip install 'openllm[otel]'", named)
         return None
     from .otel import Telemetry
 
     return Telemetry(environ)
+
+
+def installed() -> bool:
+    """Whether the extra is: other packages bring OpenTelemetry, but not what speaks to a collector."""
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:  # a parent of it is missing
+        return False
 
 
 def wanted(environ: Mapping[str, str]) -> bool:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 import attrs
+import msgspec
 import torch
 
 from openllm_core.errors import (
@@ -31,7 +32,17 @@ from openllm_core.resources import detect
 
 from .. import checkpoint as checkpoints
 from .. import sentence
-from ..base import BackendInfo, BackendRequest, Capabilities, Progress, SequenceDelta, StepOutput, TokenGuide
+from ..base import (
+    BackendInfo,
+    BackendRequest,
+    Capabilities,
+    EngineStats,
+    Progress,
+    SequenceDelta,
+    StatsClock,
+    StepOutput,
+    TokenGuide,
+)
 from ..guides import GuideCompiler, guide_refusal
 from ..memory import refuse_too_large
 from . import embedding, launch, loading, tuning
@@ -71,6 +82,7 @@ class TorchBackend:
         self._inbox: queue.SimpleQueue[BackendRequest | _Guided | str | _Call[Any] | None] = queue.SimpleQueue()
         self._outputs: deque[tuple[StepOutput, list[str]]] = deque()  # with the ids no later output can hold
         self._aborted: set[str] = set()  # ids whose deltas may still stand in `_outputs`
+        self._stats_clock = StatsClock()
         self._dropped: list[str] = []  # aborts the step thread has carried out since its last output
         self._wake: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -279,7 +291,9 @@ class TorchBackend:
                 refused.append(delta)
         if not self._scheduler.idle or refused:
             output = self._scheduler.step()
-            self._emit(StepOutput([*refused, *output.deltas], output.num_running, output.num_waiting, output.step_s))
+            deltas = [*refused, *output.deltas]
+            stats = EngineStats(kv_cache_usage=self._scheduler.cache_usage) if self._stats_clock.due(deltas) else None
+            self._emit(msgspec.structs.replace(output, deltas=deltas, stats=stats))
         return not self._closed
 
     def _added(self, note: BackendRequest | _Guided) -> SequenceDelta | None:
@@ -305,7 +319,7 @@ class TorchBackend:
         if not self._aborted:
             return output
         deltas = [delta for delta in output.deltas if delta.request_id not in self._aborted]
-        return StepOutput(deltas, output.num_running, output.num_waiting, output.step_s)
+        return msgspec.structs.replace(output, deltas=deltas)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

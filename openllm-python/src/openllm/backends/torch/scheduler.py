@@ -160,6 +160,12 @@ class Scheduler:
         """Rows accepted but not in a lane."""
         return len(self.waiting) + (len(self.prefill.rows) if self.prefill else 0)
 
+    @property
+    def cache_usage(self) -> float:
+        """Share of the cache that is set aside which the rows in lanes may come to need, 0..1."""
+        used = sum(self._reserve(row) for lane in self.lanes for row in lane.rows)
+        return min(1.0, used / max(1, self.limits.cache_bytes))
+
     @torch.inference_mode()
     def step(self) -> StepOutput:
         """One turn. Rows that were just prefilled get their first token from the prefill and take the decode step of
