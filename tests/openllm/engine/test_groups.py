@@ -100,3 +100,22 @@ def test_what_left_the_group_comes_to_the_server_and_is_ended() -> None:
     next host starts; and nothing is left at the end."""
     done = subprocess.run([sys.executable, "-c", STRAYS], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.splitlines() == ["[] []", "[]"], done.stderr
+
+
+def test_who_is_a_stray(tmp_path: Path) -> None:
+    """A child in another group that bears the mark of a host, or that nobody has reaped; not what somebody else left here."""
+    me, mine, other, mark = os.getpid(), os.getpgrp(), 4_000_001, f"{groups.MARK}={os.getpid()}"
+    known = {
+        11: (f"(a b) S {me} {other}", f"PATH=/bin\0{mark}\0"),
+        12: (f"(x) S {me} {other}", "PATH=/bin\0"),  # an operator's, come here from a shell that ended
+        13: (f"(x) Z {me} {other}", ""),
+        14: (f"(x) S {me} {mine}", f"{mark}\0"),  # started by this process itself
+        15: (f"(x) S {me} {other + 1}", f"{mark}\0"),  # of a host that lives
+        16: (f"(x) S {me + 1} {other}", f"{mark}\0"),
+        17: (f"(x) S {me} {other}", f"{mark}0\0"),  # of another server
+    }
+    for pid, (stat, environ) in known.items():
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} {stat} 0 0")
+        (tmp_path / str(pid) / "environ").write_text(environ)
+    assert sorted(groups.strays({other + 1}, tmp_path)) == [11, 13]

@@ -19,6 +19,8 @@ from openllm import lifetime
 
 POLL_S = 0.005
 MAX_GENERATIONS = 16
+MARK = "OPENLLM_STARTED_BY"
+"""Variable in the environment of a host and all that it starts: process id of its server."""
 _SHARED_MEMORY = Path("/dev/shm")
 _OPENMP_REGISTRATION = re.compile(r"__KMP_REGISTERED_LIB_(\d+)_(\d+)$")
 """Intel's OpenMP notes each process (id, user) that uses it here; the note goes only when that process ends by itself."""
@@ -50,17 +52,21 @@ def reap(group: int) -> None:
 
 
 def strays(keep: Collection[int], proc: Path = Path("/proc")) -> list[int]:
-    """Children of this process that it did not start: orphans of a host's family that had left the host's group.
+    """Children of this process that it did not start: orphans of a host's family that had left the host's group, known by
+    the variable that hosts are started with; and whatever ended here without being reaped.
 
     Args:
         keep: groups whose processes are none, besides this process's own.
     """
     found: list[int] = []
     me, mine = os.getpid(), os.getpgrp()
+    mark = f"{MARK}={me}".encode()
     for entry in proc.glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            _, parent, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-            if int(parent) == me and int(group) != mine and int(group) not in keep:
+            state, parent, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(parent) != me or int(group) == mine or int(group) in keep:
+                continue
+            if state == "Z" or mark in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
     return found
 

@@ -23,9 +23,9 @@ from openllm_core.options import EngineOptions, as_data
 
 from ..backends import registry
 from . import groups
-from .printed import read_line
 from .cause import LOOK, childs_cause, explain, fix_for
 from .channel import Failed, OnFrame, Shutdown, SocketChannel, Start
+from .printed import read_line
 from .starvation import Starvation
 from .supervisor import Life, OnLost
 
@@ -234,7 +234,7 @@ class Spawned:
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs.fileno(), watched),
                 start_new_session=True,
-                env=os.environ | self.environment,
+                env=os.environ | self.environment | {groups.MARK: str(os.getpid())},
             )
             _living.add(self._process.pid)
         except BaseException:
