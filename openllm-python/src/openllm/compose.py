@@ -25,7 +25,7 @@ from openllm.embedding_model import embedder_of
 from openllm.engine.engine import Engine
 from openllm.engine.placement import place
 from openllm.engine.pool import AnyEngine, EnginePool
-from openllm.observation import Observers
+from openllm.observation import Observer, Observers
 from openllm.serialisation import open_tokenizer
 from openllm.service import ServedModel, Service
 from openllm.service.adapters import ServedAdapters
@@ -118,21 +118,12 @@ def build(
     trust = options.trust_remote_code
     tokenizer = open_tokenizer(model.path, trust_remote_code=trust) if model else byte_tokenizer()
     config, notes = settle(config or LLMConfig.for_model(family or unknown_family()), backend)
-    served = ServedModel(
-        model_id=model.model_id if model else ECHO,
-        names=names,
-        config=config,
-        backend=backend,
-        family=family,
-        generates=sentence.generates(options),
-        form=_form(server_options, family, tokenizer),
-    )
+    form = _form(server_options, family, tokenizer)
+    served = _served(options, names, config, family, form)
     registry = CollectorRegistry()
     access = Access(server_options, registry)
     tracing = telemetry.begin(os.environ)
-    errors = process_metrics.register(registry, backend, names[0])
-    lines = AccessLog(prompts=server_options.log_prompts)
-    observers = Observers(lines, errors, *([tracing] if tracing else []))
+    observers = _observers(server_options, served, registry, tracing)
     engine = _engines(options, server_options, tokenizer, registry, launch)
     embedder = embedder_of(engine, options, tokenizer, store or read(StoreOptions).options, launch)
     chat = ChatRenderer.of(tokenizer, family.chat_template if family else None)
@@ -142,17 +133,40 @@ def build(
     )
     from openllm.server.app import create_app, create_metrics_app
 
+    app = create_app(service, server_options, registry, access, loopback_only=loopback_only, observers=observers)
     return Composed(
         engine=engine,
         service=service,
-        app=create_app(
-            service, server_options, registry, access, loopback_only=loopback_only, observers=observers
-        ),
+        app=app,
         rpc=_rpc(service, server_options, registry, access, observers),
         metrics_app=create_metrics_app(registry),
         telemetry=tracing,
         notes=(*notes, *bound.notes),
     )
+
+
+def _served(
+    options: EngineOptions, names: tuple[str, ...], config: LLMConfig, family: FamilySpec | None, form: ChatForm
+) -> ServedModel:
+    """What is served, in names; `options` are settled."""
+    return ServedModel(
+        model_id=options.model_id,
+        names=names,
+        config=config,
+        backend=options.backend,
+        family=family,
+        generates=sentence.generates(options),
+        form=form,
+    )
+
+
+def _observers(
+    options: ServerOptions, model: ServedModel, registry: CollectorRegistry, tracing: Observer | None
+) -> Observers:
+    """Who sees each request as it ends."""
+    errors = process_metrics.register(registry, model.backend, model.names[0])
+    lines = AccessLog(prompts=options.log_prompts)
+    return Observers(lines, errors, *([tracing] if tracing else []))
 
 
 def _rpc(

@@ -69,6 +69,10 @@ class Key:
             found.append((_digest(self.old_sha256, "old_sha256"), _time(self.old_until)))
         return found
 
+    def old_opens(self) -> bool:
+        """Whether the key that this one replaced opens still."""
+        return self.old_until is not None and _time(self.old_until) > datetime.now(UTC).timestamp()
+
 
 def new_key() -> str:
     """Text of a fresh key: 256 random bits."""

@@ -5,7 +5,6 @@ Also what `keys add`, `keys rm` and `keys rotate` share: which file is meant, an
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -89,7 +88,7 @@ def command(session: Session, api_key_file: str | None, output: str) -> None:
 def _row(key: Key) -> tuple[str, ...]:
     limits = (key.requests_per_minute, key.tokens_per_minute, key.concurrency)
     notes = ["background"] if key.priority == "background" else []
-    if key.old_until is not None and any(until is not None and until > time.time() for _, until in key.digests()):
+    if key.old_opens():
         notes.append(f"the one before opens until {key.old_until}")
     shown = ("–" if limit is None else f"{limit:,}" for limit in limits)
     models = "all" if key.models is None else ", ".join(key.models)
