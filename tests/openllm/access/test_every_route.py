@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import httpx
 import pytest
 import pytest_asyncio
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -19,9 +20,10 @@ from tests.openllm.rpc.calling import Called, calling
 from tests.openllm.server.serving import exchange, listening
 
 from openllm.access import Access
+from openllm.compose import build
 from openllm.server.app import all_operations
 from openllm.server.operation import Operation
-from openllm_core.options import ServerOptions
+from openllm_core.options import EngineOptions, ServerOptions
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -165,6 +167,21 @@ async def test_with_the_key_no_method_of_any_route_is_a_fault(closed: Called) ->
                 assert (status == 405) is ("GET" not in operation.methods) and status < 500, operation.path
             elif status >= 400 and method != "HEAD":
                 assert b'"error"' in body
+
+
+@pytest.mark.parametrize("engine", [{}, {"max_adapters": 1}])
+async def test_no_get_is_a_fault_before_the_model_is_there(engine: dict[str, Any]) -> None:
+    """Whatever is asked while nothing is loaded is answered, refused, or told to wait; with odd queries too."""
+    app = build(EngineOptions(backend="echo", **engine), ServerOptions()).app
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
+        paths = (await http.get("/openapi.json")).json()["paths"]
+        for path in paths:
+            for query in ("", "?", "?%00=%ff", "?a=1&a=2", "?" + "x" * 4000):
+                for accept in ("*/*", "nonsense", ""):
+                    answer = await http.get(path + query, headers={"accept": accept})
+                    assert answer.status_code in (200, 400, 405, 503), (path, query, answer.status_code)
+                    if answer.status_code != 200:
+                        assert answer.json()["error"]["code"] != "internal_error"
 
 
 async def test_on_the_wire_too(closed: Called) -> None:
