@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -192,6 +195,32 @@ async def test_an_endless_template_is_killed_and_the_loop_stays_alive() -> None:
         await renderer.aclose()
 
 
+KILLED = """
+import asyncio, os, signal
+from openllm.chat import ChatRenderer
+async def main():
+    source = "{% if messages|length > 1 %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}ok"
+    renderer = ChatRenderer(source, {}, limit_s=60)
+    await renderer.render([{}])
+    print(renderer._worker.pid, flush=True)
+    asyncio.create_task(renderer.render([{}, {}]))
+    await asyncio.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+def test_an_endless_template_does_not_outlive_its_server() -> None:
+    """kill -9 of the server while a template runs, which its worker would do for minutes: the worker is gone, too."""
+    done = subprocess.run([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    worker = Path(f"/proc/{int(done.stdout)}/stat")
+    deadline = time.monotonic() + 10
+    while worker.exists() and worker.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "it goes on"
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -287,9 +316,6 @@ async def test_a_family_prompt_stands_in_for_a_template() -> None:
 
 def test_the_worker_imports_little() -> None:
     """The module a worker runs brings neither the engine nor tokenizers nor a web framework."""
-    import subprocess
-    import sys
-
     script = "import sys, openllm.chat; print([m for m in ('tokenizers', 'starlette', 'torch', 'openllm.engine') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -274,6 +274,7 @@ class ChatRenderer:
             "-P",
             "-m",
             "openllm.chat",
+            str(os.getpid()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env={name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ},
@@ -332,6 +333,9 @@ def work() -> None:
     import resource
     import signal
 
+    from openllm.lifetime import die_with_parent
+
+    die_with_parent(int(sys.argv[1]))  # the end of the pipe is not read while a template runs
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle; the pipe's end is ours
     resource.setrlimit(resource.RLIMIT_AS, (MAX_WORKER_BYTES, MAX_WORKER_BYTES))
     source, sink = sys.stdin.buffer, sys.stdout.buffer
