@@ -42,6 +42,7 @@ PROCESS_TESTS = (
     "openllm/cli/test_extensions.py",
     "openllm/cli/test_generation.py",
     "openllm/cli/test_get_prompt.py",
+    "openllm/cli/test_observed.py",
     "openllm/cli/test_query.py",
     "openllm/cli/test_reference.py",
     "openllm/cli/test_start.py",
@@ -70,6 +71,7 @@ STORE_TESTS = (
     "openllm/serialisation/test_fetch.py",
     "openllm/serialisation/test_package.py",
     "openllm/test_store.py",
+    "openllm/test_telemetry.py",
 )
 
 # End-to-end tests that load models and compare answers: in whole processes, and no clock is watched either.

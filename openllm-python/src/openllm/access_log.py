@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from .observation import Observation
@@ -37,7 +38,7 @@ class AccessLog:
         """Write its line."""
         level = logging.DEBUG if seen.route in ASKED_BY_MACHINES else logging.INFO
         if _log.isEnabledFor(level):
-            _log.log(level, "%s", sentence(seen), extra={"fields": facts(seen)})
+            _log.log(level, "%s", sentence(seen), extra={"fields": partial(facts, seen)})
         for transcript in seen.transcripts or ():
             fields = {"request_id": seen.request_id, "prompt": transcript.prompt, "answers": transcript.answers()}
             _prompts.info("prompt %r, answers %r", transcript.prompt, fields["answers"], extra={"fields": fields})
