@@ -317,7 +317,7 @@ async def test_a_batch_is_all_or_nothing(make_engine: MakeEngine) -> None:
         await engine.add_all([request("a"), request("b")])
     assert len(engine.dispatcher.sequences) == 4
     assert [(await read(stream))[0] for stream in running] == ["0", "1", "2", "3"]
-    with pytest.raises(InvalidRequest, match="<= 4"):
+    with pytest.raises(InvalidRequest, match="prompts x n must be <= 4"):
         await engine.add_all([request("a") for _ in range(5)])
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
-from openllm_core.errors import Overloaded, RateLimitExceeded
+from openllm_core.errors import InvalidRequest, Overloaded, RateLimitExceeded
 
 from ..backends.base import BackendInfo, TokenSampling
 from . import admission
@@ -86,6 +86,8 @@ class Entrance:
         """Tokenise the requests and put them into the line, at once."""
         engine, tenant = self._engine, requests[0].tenant
         count = sum(request.sampling.n for request in requests)
+        if len(requests) > 1 and count > (most := self._work.slots + self._work.max_queue):
+            raise InvalidRequest(f"prompts x n must be <= {most} here.", param="prompt", code="array_above_max_length")
         self._reserve(count, tenant)
         made: list[tuple[RequestStream, TokenSampling]] = []
         try:
