@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -408,17 +409,25 @@ def record(arguments: argparse.Namespace, found: dict[str, Any]) -> dict[str, An
         for key, values in found["samples"].items()
         for word, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
     }
-    told = by_backend[found["backend"]] = {
-        "command": f"python tools/chaos.py {arguments.piece} --backend {found['backend']} --runs {found['runs']}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": git.stdout.strip(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        **found,
-        **quantiles,
-    }
+    told = by_backend[found["backend"]] = {"commit": git.stdout.strip(), **found, **quantiles}
+    data |= about(git.stdout.strip())
     path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     return told
+
+
+def about(commit: str) -> dict[str, Any]:
+    """Where and with what the pieces of a file were run."""
+    packages = ("openllm", "uvicorn", "starlette", "httpx")
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "command": "hatch run chaos",
+        "commit": commit,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }
 
 
 def added(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
