@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 import transformers
@@ -90,3 +91,21 @@ def test_equal_prompts_share_one_prefill(make_scheduler: MakeScheduler, monkeypa
     found = tokens(scheduler, *(request(str(seed), PROMPTS[0], temperature=1.0, seed=seed) for seed in range(5)))
     assert widths == [1]
     assert len({tuple(ids) for ids in found.values()}) == 5
+
+
+def test_equal_prompts_of_two_keys_are_computed_apart(
+    make_scheduler: MakeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who pays for a prompt alone cannot find out by the time it takes that another key has the same one."""
+    scheduler = make_scheduler()
+    widths: list[int] = []
+    prefill = scheduler.model.prefill
+    monkeypatch.setattr(
+        type(scheduler.model), "prefill", lambda self, ids, *rest: widths.append(ids.shape[0]) or prefill(ids, *rest)
+    )
+    same = [request(str(number), PROMPTS[0]) for number in range(4)]
+    found = tokens(
+        scheduler, *(msgspec.structs.replace(r, cache_salt=salt) for r, salt in zip(same, "aabb", strict=True))
+    )
+    assert sum(widths) == 2
+    assert len({tuple(ids) for ids in found.values()}) == 1
