@@ -80,6 +80,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 ALIASES = {
     "adapters": "adapters ls",
+    "keys": "keys ls",
     "serve": "start",
     "start-http": "start",
     "download": "import",

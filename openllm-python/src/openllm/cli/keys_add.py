@@ -9,7 +9,7 @@ from openllm.cli.command import Command, Session
 from openllm.cli.keys import facts_of, file_of, file_option
 from openllm.cli.output import Output, output_option
 
-RATE = click.IntRange(1, keys.MOST_PER_MINUTE)
+POSITIVE = click.IntRange(min=1)
 
 
 @click.command("keys add", cls=Command)
@@ -17,11 +17,11 @@ RATE = click.IntRange(1, keys.MOST_PER_MINUTE)
 @click.option(
     "--model", "models", metavar="NAME", multiple=True, help="Name in `model` it may use; repeatable; default: all."
 )
-@click.option("--requests-per-minute", metavar="N", type=RATE, help="Requests to the model; default: no limit.")
-@click.option("--tokens-per-minute", metavar="N", type=RATE, help="Tokens of prompts and answers; default: no limit.")
+@click.option("--requests-per-minute", metavar="N", type=POSITIVE, help="Requests to the model; default: no limit.")
 @click.option(
-    "--concurrency", metavar="N", type=click.IntRange(1, 1_000_000), help="Requests at once; default: no limit."
+    "--tokens-per-minute", metavar="N", type=POSITIVE, help="Tokens of prompts and answers; default: no limit."
 )
+@click.option("--concurrency", metavar="N", type=POSITIVE, help="Requests at once; default: no limit.")
 @click.option("--background", is_flag=True, help="Its requests wait behind those of other keys.")
 @file_option
 @output_option
