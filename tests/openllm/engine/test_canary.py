@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.openllm.server.serving import serving
 
 from openllm.backends.echo.backend import EchoBackend
 from openllm.backends.echo.model import EchoSequence
 from openllm.engine import canary
+from openllm.engine.engine import Engine
 from openllm_core.errors import EngineUnavailable
 
 from .conftest import MakeEngine, request, text_of
@@ -86,3 +88,12 @@ async def test_it_waits_after_loading(make_engine: MakeEngine, monkeypatch: pyte
         engine = await make_engine(engine={"canary_s": interval_s})
         assert await text_of(engine) == "hello"
         assert engine._canary.asked == 0
+
+
+async def test_the_server_sets_how_often() -> None:
+    """`--canary-interval` is what counts; while nothing is wrong, `/readyz` says nothing of it."""
+    async with serving(options={"canary_interval": 0.05}) as served:
+        engine = served.composed.engine
+        assert isinstance(engine, Engine)
+        await eventually(lambda: engine._canary.asked >= 3)
+        assert (await served.http.get("/readyz")).status_code == 200
