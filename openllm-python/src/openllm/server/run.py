@@ -146,6 +146,9 @@ def bind(options: ServerOptions, port: int | None = None, flag: str = "--port") 
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it. Else the kernel keeps the second write of an answer until the first one was
+        # acknowledged, which a client does after 40 ms; asyncio sets it on sockets that it opened itself alone.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.bind(address)
         sock.listen(BACKLOG)
     except OSError as error:
