@@ -15,7 +15,14 @@ from starlette.types import ASGIApp
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 BAD = ("invalid_value", "content_too_large", "unsupported_media_type")
-BUSY = ("server_is_overloaded", "engine_loading", "engine_unavailable", "shutting_down", "deadline_exceeded")
+BUSY = (
+    "rate_limit_exceeded",
+    "server_is_overloaded",
+    "engine_loading",
+    "engine_unavailable",
+    "shutting_down",
+    "deadline_exceeded",
+)
 
 
 @attrs.frozen(kw_only=True)
