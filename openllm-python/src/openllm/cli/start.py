@@ -179,7 +179,7 @@ def sigterm_ends() -> Generator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _start(situation: Situation, settings: Settings, model: str | None, model_id: str | None, out: Output) -> int:
