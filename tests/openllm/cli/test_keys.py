@@ -106,3 +106,26 @@ def test_which_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "keys").chmod(0o644)
     loose = run("keys", "add", "bob", "--api-key-file", str(tmp_path / "keys"))
     assert loose.exit_code == 78 and "chmod 600" in loose.stderr and not loose.stdout
+
+
+def test_a_start_is_refused_by_line_and_cause(run: Run, file: Path) -> None:
+    """With a file that cannot be used nothing starts, gRPC neither: exit code 78, and the check says the same."""
+    run("keys", "add", "ann")
+    file.write_text(file.read_text() + "\nnonsense\n")
+    for command in ("start", "start-grpc"):
+        for words in (("--check",), ()):
+            done = run(command, "--backend", "echo", "--port", "0", *words)
+            assert done.exit_code == 78 and "line 3" in done.output, (command, words)
+    for words in (("start",), ("start-grpc",), ("start", "--grpc-port", "0")):
+        open_to_all = run(*words, "--backend", "echo", "--port", "0", "--host", "0.0.0.0", "--api-key-file", "")
+        assert open_to_all.exit_code == 78, words
+
+
+def test_a_check_names_what_is_relaxed(run: Run, file: Path) -> None:
+    """Each on a line of its own, with what it means; a start goes on all the same."""
+    run("keys", "add", "ann")
+    done = run("start", "--check", "--backend", "echo", "--port", "0", "--cors")
+    assert done.exit_code == 0 and "UNSAFE" in done.stdout and "--cors: every web page with a key" in done.stdout
+    assert "1 API key" in done.stdout
+    narrow = run("start", "--check", "--backend", "echo", "--port", "0", "--cors", "https://app.test")
+    assert narrow.exit_code == 0 and "UNSAFE" not in narrow.stdout
