@@ -86,7 +86,7 @@ def main() -> int:
         tally = Path(folder) / "tally.jsonl"
         code = run(asked.lane, ["tests/faults/test_table.py", "-k", asked.k], tally, asked.rounds)
         ran = counted(tally)
-    before = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    before: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     about = surroundings(["tools/faults.py", *sys.argv[1:]])
     FILE.write_text(json.dumps(figures(ran, before, about), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     subprocess.run([sys.executable, str(ROOT / "tools" / "figures.py")], check=True)

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ LEAVES_EVERY = 20
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[tuple[psutil.Process, str]]:
+def serving() -> Generator[tuple[psutil.Process, str]]:
     """A ready echo server and its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -134,7 +134,7 @@ async def portion(address: Address, numbers: range, clients: int, wrong: Counter
 def look(server: psutil.Process) -> dict[str, Any]:
     """Resident bytes and open files, in sum and of each process."""
     family = [server, *server.children(recursive=True)]
-    each = [
+    each: list[dict[str, Any]] = [
         {"name": role(one), "rss_bytes": one.memory_info().rss, "fds": one.num_fds(), "threads": one.num_threads()}
         for one in family
     ]

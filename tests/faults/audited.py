@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Audited:
 
 
 @contextlib.contextmanager
-def audited(lab: Lab, *arguments: str, **script: Any) -> Iterator[Audited]:
+def audited(lab: Lab, *arguments: str, **script: Any) -> Generator[Audited]:
     """A server of a scenario's own with the hook in all its processes; what it did until it was ready is read already."""
     file = lab.folder / f"audit-{lab.backend}-{len(list(lab.folder.glob('audit-*')))}.jsonl"
     paths = os.pathsep.join(filter(None, [str(HOOK), os.environ.get("PYTHONPATH", "")]))

@@ -12,9 +12,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import attrs
 import httpx
@@ -65,7 +65,7 @@ class Lab:
     @contextlib.contextmanager
     def own(
         self, *arguments: str, slots: int = SLOTS, environ: dict[str, str] | None = None, **script: Any
-    ) -> Iterator[ServerProcess]:
+    ) -> Generator[ServerProcess]:
         """A server for one scenario, over HTTP and gRPC, until it is ready.
 
         Args:
@@ -86,16 +86,16 @@ class Lab:
         before: tuple[str, ...] = (),
         until: str = "/readyz",
         environ: dict[str, str] | None = None,
-        popen: dict[str, Any] | None = None,
+        output: int | IO[bytes] | None = None,
         **script: Any,
-    ) -> Iterator[ServerProcess]:
+    ) -> Generator[ServerProcess]:
         """A server whose streams, wrapper and moment are the scenario's own; whatever is left of it is killed.
 
         Args:
             arguments, environ, script: as for `own`.
             before: the program that runs it, and its arguments.
             until: the route that must answer 200 before the scenario goes on.
-            popen: further arguments of `subprocess.Popen`.
+            output: where its stdout and stderr go; default: its log.
         """
         port = free_port()
         command = [
@@ -110,9 +110,10 @@ class Lab:
             *arguments,
         ]
         log = self._log()
+        variables = os.environ | self._home() | (environ or {})
         with log.open("wb") as sink:
-            streams = {"stdout": sink, "stderr": sink} | (popen or {})
-            process = subprocess.Popen(command, env=os.environ | self._home() | (environ or {}), **streams)
+            to = sink if output is None else output
+            process = subprocess.Popen(command, env=variables, stdout=to, stderr=to)
         server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
         try:
             server.wait_for(200, path=until, within_s=180)

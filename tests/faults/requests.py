@@ -38,13 +38,13 @@ FORGERIES = tuple(f"{end}{FORGED} 200 OK" for end in ("\n", "\r\n", "\r", "\u202
 
 
 def paths() -> list[str]:
-    """Ways to leave a folder, some hundreds."""
+    """Ways to leave a folder, about a hundred."""
     made = (
         f"{prefix}{climb * depth}{target}"
         for prefix, climb, target in itertools.product(PREFIXES, CLIMBS, TARGETS)
         for depth in (1, 8)
     )
-    return [*list(made)[::6], *ODD]
+    return [*list(made)[::10], *ODD]
 
 
 def addresses() -> list[str]:
@@ -140,6 +140,7 @@ async def labels_do_not_multiply(lab: Lab) -> None:
     async with client(server) as http:
         for number in range(20):  # whatever a request can count is there
             await strange(http, number)
+        await http.get("/metrics")  # which is counted itself, and shown from the next one on
         before = len((await http.get("/metrics")).text.splitlines())
         for number in range(20, 140):
             await strange(http, number)

@@ -52,7 +52,7 @@ async def too_few_files(lab: Lab) -> None:
 async def nothing_is_writable(lab: Lab) -> None:
     """A server whose home, temporary and runtime folders take no file serves all the same; an import says what is wrong."""
     names = ("HOME", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "BENTOML_HOME", "OPENLLM_HOME")
-    environ = dict.fromkeys(names, NOWHERE)
+    environ: dict[str, str] = dict.fromkeys(names, NOWHERE)
     with lab.bare(environ=environ) as server:
         await answers(server)
         server.process.send_signal(signal.SIGTERM)
@@ -65,10 +65,9 @@ async def nothing_is_writable(lab: Lab) -> None:
 
 async def log_cannot_be_written(lab: Lab) -> None:
     """Neither a full disk nor a pipe that nobody reads holds up a request, however much there is to log."""
-    with open("/dev/full", "wb") as full, lab.bare("--debug", popen={"stdout": full, "stderr": full}) as server:
+    with open("/dev/full", "wb") as full, lab.bare("--debug", output=full) as server:
         await answers(server)
-    pipe = subprocess.PIPE
-    with lab.bare("--debug", popen={"stdout": pipe, "stderr": pipe}) as server:
+    with lab.bare("--debug", output=subprocess.PIPE) as server:
         async with client(server) as http:
             for number in range(600):  # some hundred bytes of log each: many times what the pipe holds
                 async with asyncio.timeout(PATIENCE_S):

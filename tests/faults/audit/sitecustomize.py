@@ -15,7 +15,7 @@ _sink = os.open(_target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if _targ
 
 def _importing() -> bool:
     """Whether an import is under way in this thread."""
-    frame = sys._getframe(1)
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] - inspect would be imported into every process
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
