@@ -272,9 +272,12 @@ def uv_command(uv: Path, venv: Path) -> list[str]:
 
 
 def uv_environment(venv: Path) -> dict[str, str]:
-    """The caller's environment, with pip's certificates and proxy where uv reads them."""
+    """The caller's environment, with pip's certificates and proxy where uv reads them.
+
+    uv's cache is beside the environments, which then hold links into it: a home folder on another disk would hold copies.
+    """
     settings = pip_settings(venv)
-    env = dict(os.environ)
+    env = {"UV_CACHE_DIR": str(ROOT / ".venv-cache"), **os.environ}
     if "cert" in settings:
         env["SSL_CERT_FILE"] = settings["cert"]
     if "proxy" in settings:

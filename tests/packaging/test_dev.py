@@ -276,7 +276,7 @@ def test_two_at_a_time_wait(dev: ModuleType, tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture
 def uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A uv in an environment, which notes its arguments and the certificates it was told of, and ends as it is told."""
+    """A uv in an environment, which notes its arguments, the certificates and the cache it was told of, and ends as told."""
     fake_venv(tmp_path / "venv")
     (tmp_path / "venv" / "bin" / "python").write_text(
         "#!/bin/sh\necho \"global.index-url='https://general.example.org/simple'\"\n"
@@ -285,7 +285,10 @@ def uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         encoding="utf-8",
     )
     program = tmp_path / "venv" / "bin" / "uv"
-    program.write_text(f'#!/bin/sh\necho "$SSL_CERT_FILE" "$@" >> {tmp_path}/asked\n[ ! -e {tmp_path}/broken ]\n')
+    monkeypatch.delenv("UV_CACHE_DIR", raising=False)
+    program.write_text(
+        f'#!/bin/sh\necho "$SSL_CERT_FILE" "$UV_CACHE_DIR" "$@" >> {tmp_path}/asked\n[ ! -e {tmp_path}/broken ]\n'
+    )
     for file in (program, tmp_path / "venv" / "bin" / "python"):
         file.chmod(0o755)
     return tmp_path / "venv"
@@ -298,7 +301,7 @@ def test_uv_looks_where_pip_is_told_to_look(uv: Path, tmp_path: Path, monkeypatc
     monkeypatch.delattr(installing, "pip")
     installing.fetch(uv, "packages", ["--no-deps", "attrs==1"])
     asked = (tmp_path / "asked").read_text(encoding="utf-8")
-    assert asked.startswith(f"/general.pem pip install --python {uv}/bin/python ")
+    assert asked.startswith(f"/general.pem {tmp_path}/.venv-cache pip install --python {uv}/bin/python ")
     assert "--index-url https://nearer.example.org/simple --find-links /one --find-links /two" in asked
     assert asked.endswith("--no-deps attrs==1\n")
 
