@@ -169,13 +169,14 @@ def test_what_is_printed_goes_the_same_way(pipe: tuple[int, int], as_json: bool)
         talk = TalkStream(sink, original, as_json=as_json)
         print("\x1b[1mReady\x1b[0m", "now", file=talk)
         print(file=talk)
+        print("no end", end="", file=talk)
+        talk.finish()
     sink.close(30)
     written = os.read(reading, 1 << 16).decode()
     if as_json:
-        (line,) = written.splitlines()
-        assert json.loads(line)["message"] == "Ready now"
+        assert [json.loads(line)["message"] for line in written.splitlines()] == ["Ready now", "no end"]
     else:
-        assert written == "\x1b[1mReady\x1b[0m now\n\n"
+        assert written == "\x1b[1mReady\x1b[0m now\n\nno end"
 
 
 def test_a_record_that_is_wrong_is_told_and_no_more(pipe: tuple[int, int]) -> None:

@@ -284,12 +284,19 @@ class TalkStream(io.TextIOBase):
             return len(text)
         *lines, self._begun = (self._begun + text).split("\n")
         for line in lines:
-            said = _ANSI.sub("", line).strip()
-            if said:
-                record = logging.makeLogRecord({"name": "stderr", "levelno": 20, "levelname": "INFO", "msg": "%s"})
-                record.args = (said,)
-                self._sink.put(json_line(record) + "\n")
+            self._put(line)
         return len(text)
+
+    def finish(self) -> None:
+        """Nothing more comes: what stands on a line without an end is said too."""
+        begun, self._begun = self._begun, ""
+        self._put(begun)
+
+    def _put(self, line: str) -> None:
+        said = _ANSI.sub("", line).strip()
+        if said:
+            record = logging.LogRecord("stderr", logging.INFO, "", 0, "%s", (said,), None)
+            self._sink.put(json_line(record) + "\n")
 
     def writable(self) -> bool:
         """It is."""

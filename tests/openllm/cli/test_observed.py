@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ SECRETS = {
     "OPENLLM_ADMIN_KEY": "SENTINEL-admin-key",
     "HF_TOKEN": "hf_SENTINELtoken0123456789",
 }
-PIPE_BYTES = 65536
+PIPE_BYTES = 4096
 BEARER = {"authorization": f"Bearer {SECRETS['OPENLLM_API_KEY']}"}
 
 
@@ -83,10 +84,11 @@ def test_why_a_server_ends_is_json_too(tmp_path: Path) -> None:
 def test_a_stderr_that_nobody_reads_stops_neither_requests_nor_the_end() -> None:
     """A pipe that is full: every request is answered, and SIGTERM ends the server cleanly."""
     reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     with started(writing, "--debug", "--log-format", "json") as (process, url), httpx.Client() as http:
         os.close(writing)
         said = 0
-        while said < 2 * PIPE_BYTES:
+        while said < 4 * PIPE_BYTES:
             answer = http.get(f"{url}/livez", headers={"x-request-id": "i" * 64})
             assert answer.status_code == 200
             said += 2 * 64  # the id stands in a line twice

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from openllm_core.options import ServerOptions
 
 LOGGERS = ("openllm", "openllm_client")
+PRINTED = "openllm.engine.host.output"
+"""What an engine host and its framework print."""
 LABELS = {logging.WARNING: "Warning: ", logging.ERROR: "Error: ", logging.CRITICAL: "Error: "}
 
 
@@ -53,8 +55,9 @@ def show(session: Session) -> Callable[[], None]:
     """
     handler = _ToStderr(debug=session.debug)
     level = logging.ERROR if session.quiet else logging.DEBUG if session.debug else logging.INFO
-    before = [(logger, logger.level) for logger in map(logging.getLogger, LOGGERS)]
-    for logger, _ in before:
+    before = [(logger, logger.level) for logger in map(logging.getLogger, (*LOGGERS, PRINTED))]
+    logging.getLogger(PRINTED).setLevel(logging.DEBUG if session.debug else logging.CRITICAL + 1)
+    for logger, _ in before[: len(LOGGERS)]:
         logger.addHandler(handler)
         logger.setLevel(level)
 
@@ -90,10 +93,10 @@ def serve(session: Session, options: ServerOptions) -> logging.Logger | None:
         for shown in [h for h in logger.handlers if isinstance(h, _ToStderr)]:
             logger.removeHandler(shown)
         logger.addHandler(handler)
-    printed = logging.getLogger("openllm.engine.host.output")
-    printed.setLevel(logging.DEBUG if session.debug else logging.WARNING if as_json else logging.CRITICAL + 1)
+    if as_json and not session.debug:
+        logging.getLogger(PRINTED).setLevel(logging.WARNING)
     talks_json = as_json and not options.log_file
-    sys.stderr = logs.TalkStream(talk, original, as_json=talks_json)
+    sys.stderr = stream = logs.TalkStream(talk, original, as_json=talks_json)
     _reopen_on_hangup(sink)
     start = logging.getLogger("openllm.start")
     if talks_json:
@@ -101,6 +104,7 @@ def serve(session: Session, options: ServerOptions) -> logging.Logger | None:
 
     def close() -> None:
         sys.stderr = original
+        stream.finish()
         for logger in map(logging.getLogger, LOGGERS):
             logger.removeHandler(handler)
         for each in {sink, talk}:

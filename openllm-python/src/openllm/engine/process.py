@@ -31,6 +31,7 @@ from .supervisor import Life, OnLost
 
 log = logging.getLogger("openllm.engine.host")
 printed = logging.getLogger("openllm.engine.host.output")
+printed.addHandler(logging.NullHandler())  # a program that sets up no log is not told what a framework warns of
 
 KEPT_LINES = 200
 MAX_LINE_BYTES = 4096
