@@ -20,7 +20,16 @@ from urllib.parse import urlsplit
 import attrs
 
 ANSWER_S = 5.0
-_EMPTY = {"endpoint": "", "model": "", "backend": "", "device": "", "key_needed": False, "protocol": "http", "pid": 0, "started": 0}
+_EMPTY = {
+    "endpoint": "",
+    "model": "",
+    "backend": "",
+    "device": "",
+    "key_needed": False,
+    "protocol": "http",
+    "pid": 0,
+    "started": 0,
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -139,3 +148,12 @@ def is_ready(facts: dict[str, Any]) -> bool:
         return False
     finally:
         connection.close()
+
+
+def _takes_connections(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, ValueError):
+        return False
+    return True

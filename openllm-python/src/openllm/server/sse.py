@@ -18,8 +18,8 @@ from starlette.types import Message, Receive, Scope, Send
 from openllm.observation import current, failed
 from openllm.service import Answer
 from openllm_core.errors import OpenLLMError
-from openllm_core.schema import Delta
 from openllm_core.limits import Limits
+from openllm_core.schema import Delta
 
 from .errors import ClientLeft
 from .frames import Cut, EventFrames, Frames
@@ -43,8 +43,8 @@ class EventStream:
     Args:
         answer: closed in every case.
         frames: how it looks on the wire.
-        headers: further headers.
         limits: its `stall_timeout` and `ping_interval`.
+        headers: further headers.
     """
 
     def __init__(
