@@ -31,6 +31,8 @@ from .proxy import Proxy, proxying
 CALL_S = 90.0
 """A client that has heard no end by then reports that there was none."""
 FLOOD = 150
+MORE_S = 120.0
+"""Seconds that a slow machine gets in addition."""
 
 
 @attrs.define
@@ -77,12 +79,14 @@ async def converse(
     seed: int,
     deeds: Sequence[Callable[[Course], Awaitable[None]]],
     limits: Mapping[str, object] | None = None,
+    least: int = 0,
 ) -> Course:
     """Let clients talk to a server for some time, while deeds are done to it one after another.
 
     Args:
         adapters: name -> what it answers to whatever is asked.
-        seconds: after which no client begins a new call.
+        seconds: after which no client begins a new call, if enough has happened by then; a slow machine gets more of them.
+        least: deeds, and switches of the default, that are enough.
         limits: how long answers are, where the base repeats nothing.
     """
     port = int(server.url.rpartition(":")[2])
@@ -93,7 +97,11 @@ async def converse(
         tasks = [asyncio.create_task(client(course, number)) for number in range(clients)]
         tasks.append(asyncio.create_task(switcher(course)))
         tasks.append(asyncio.create_task(actor(course, deeds)))
-        await asyncio.sleep(seconds)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end or (
+            min(len(course.deeds), len(course.switches)) < least and time.monotonic() < end + MORE_S
+        ):
+            await asyncio.sleep(0.1)
         course.over.set()
         await asyncio.gather(*tasks)
         return course

@@ -19,7 +19,7 @@ from tests.tiny_adapters import blank_adapter, forcing_adapter
 from tests.tiny_models import tiny_checkpoint
 from tokenizers import Tokenizer
 
-SECONDS = float(os.environ.get("OPENLLM_TEST_HISTORY_S") or 20)
+SECONDS = float(os.environ.get("OPENLLM_TEST_HISTORY_S") or 15)
 SOAKS = SECONDS >= 60
 DEEDS = (drive.cut_connections, drive.kill_engine, drive.flood, drive.pause_engine, drive.cut_connections)
 MORE = tuple(itertools.islice(itertools.cycle((*DEEDS, drive.freeze_engine, drive.flood, drive.kill_engine)), 10_000))
@@ -82,11 +82,11 @@ async def test_no_cross_talk(tmp_path: Path, backend: Callable[[Path], Served]):
             seed=71,
             deeds=MORE if SOAKS else DEEDS,
             limits=served.limits,
+            least=len(DEEDS),
         )
         assert server.process.poll() is None
     told = summary(course.calls, course.switches)
     print(told, course.deeds)
     assert anomalies(course.calls, course.switches, first=next(iter(served.said)))[:20] == [], told
-    assert told["ends"]["finished"] > 5 * SECONDS, told
-    assert {"cut", "error", "refused"} <= set(told["ends"]), told
-    assert len(course.switches) > SECONDS and len(course.deeds) >= min(len(DEEDS), SECONDS / 10), (told, course.deeds)
+    assert {"finished", "cut", "error", "refused"} <= set(told["ends"]), told
+    assert min(len(course.switches), len(course.deeds)) >= len(DEEDS), (told, course.deeds)

@@ -67,7 +67,7 @@ class Stream:
             prompt_tokens=10, completion_tokens=self.completion_tokens, total_tokens=10 + self.completion_tokens
         )
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Count."""
         self.closed += 1
 
