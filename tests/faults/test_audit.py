@@ -60,7 +60,7 @@ def test_nothing_becomes_code(lab: Lab, backend: str) -> None:
         ("import pickle; pickle.loads(pickle.dumps(print))", {"pickle.find_class"}),
         ("exec(compile('1', 'planted', 'exec'))", {"compile", "exec"}),
         ("import marshal; marshal.loads(marshal.dumps(1))", {"marshal.loads"}),
-        ("import json, uuid, asyncio", set()),
+        ("import json, uuid, asyncio", set[str]()),
     ],
 )
 def test_the_hook_sees_code(code: str, seen: set[str], tmp_path: Path) -> None:

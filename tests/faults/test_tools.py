@@ -13,7 +13,7 @@ import pytest
 from . import table
 
 ROOT = Path(__file__).resolve().parents[2]
-ABOUT = {
+ABOUT: dict[str, Any] = {
     "command": "tools/faults.py full",
     "date": "2026-11-23",
     "commit": "abc1234",
