@@ -167,7 +167,7 @@ def serve(settings: Settings, model: str | None, model_id: str | None, out: Outp
 
 @contextmanager
 def sigterm_ends() -> Generator[None]:
-    """Until the server takes SIGTERM itself, it ends this process with 0, and what was begun is cleaned up as after an error."""
+    """Until the server takes SIGTERM itself, it ends this process with 0; what was begun is cleaned up as after an error."""
 
     def end(number: int, frame: object) -> None:
         sys.exit(0)

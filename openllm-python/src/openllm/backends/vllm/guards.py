@@ -1,8 +1,8 @@
 """What keeps one sequence's trouble its own within vLLM's engine core: numbers that are none, and grammars that raise.
 
 vLLM draws a token from logits that are not finite as from any others, and ends with all its sequences when a grammar raises
-between two steps. `use` changes both, for engines made later in this process; the backend calls it before it makes one, and `launch` sets the
-variable by which vLLM looks at its logits after each step.
+between two steps. `use` changes both, for engines made later in this process; the backend calls it before it makes one, and
+`launch` sets the variable by which vLLM looks at its logits after each step.
 """
 
 from __future__ import annotations
