@@ -18,7 +18,7 @@ def name_of(snippet: Snippet) -> str:
     return f"{snippet.page.relative_to(ROOT).as_posix()}:{snippet.line}"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("snippet", [s for s in SNIPPETS if s.verb in ("run", "serve", "chat")], ids=name_of)
 def test_snippet_runs(page_run: dict[Path, Any], snippet: Snippet):
     """Done as the page says, it ends well."""

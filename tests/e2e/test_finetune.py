@@ -73,7 +73,7 @@ def test_killed_resumed_and_served(tmp_path: Path):
         assert completion(folder.name) != " brown fox"
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_the_default_model_is_prepared_for_training(store: dict[str, str]):
     """A PeftModel and its tokenizer come back for real weights; a step changes the adapter, and nothing of the model."""
     llm = openllm.LLM("smollm", store=StoreOptions(home=store["BENTOML_HOME"]), device="cpu")

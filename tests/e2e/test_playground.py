@@ -44,7 +44,7 @@ def kernel_home(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_features(store: dict[str, str], tmp_path: Path):
     """The default model answers in the process, behind a server, and on an OpenAI route; the server ends well."""
     printed = run("features", tmp_path / "nb", {**store, "IPYTHONDIR": str(tmp_path / "ipython")})

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.conftest import openllm_start
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_eight_bits_answer(store: dict[str, str], tmp_path: Path):
     """`--quantize int8` says what it does, and the answer is right."""
     log = tmp_path / "log.txt"
