@@ -265,17 +265,14 @@ class TalkStream(io.TextIOBase):
         as_json: each line becomes a record; else the text passes as it is.
     """
 
+    encoding: str = "utf-8"
+
     def __init__(self, sink: LineSink, original: TextIO, *, as_json: bool) -> None:
         super().__init__()
         self._sink = sink
         self._original = original
         self._as_json = as_json
         self._begun = ""
-
-    @property
-    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What is written is UTF-8."""
-        return "utf-8"
 
     def write(self, text: str) -> int:
         """Pass it on."""

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 import click
 
@@ -96,7 +96,8 @@ def serve(session: Session, options: ServerOptions) -> logging.Logger | None:
     if as_json and not session.debug:
         logging.getLogger(PRINTED).setLevel(logging.WARNING)
     talks_json = as_json and not options.log_file
-    sys.stderr = stream = logs.TalkStream(talk, original, as_json=talks_json)
+    stream = logs.TalkStream(talk, original, as_json=talks_json)
+    sys.stderr = cast("TextIO", stream)
     _reopen_on_hangup(sink)
     start = logging.getLogger("openllm.start")
     if talks_json:

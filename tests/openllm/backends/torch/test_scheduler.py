@@ -325,6 +325,21 @@ def test_slots_bound_the_batch(make_scheduler: MakeScheduler) -> None:
     assert all(len(ids) == 4 + int(name) for name, ids in tokens_of(outputs).items())
 
 
+def test_use_of_the_cache_is_told(make_scheduler: MakeScheduler) -> None:
+    """As the share that running sequences may come to need: of two that fit exactly both, then one, then none."""
+    scheduler = make_scheduler(cache_bytes=40, bytes_per_token=1)
+    shares: list[float] = []
+    for one in (request("a", [1, 2, 3, 4], max_tokens=16), request("b", [5, 6, 7, 8], max_tokens=16)):
+        scheduler.add(one)
+    scheduler.step()
+    shares.append(scheduler.cache_usage)
+    for name in ("a", "b"):
+        with torch.inference_mode():  # as the thread that steps
+            scheduler.abort(name)
+        shares.append(scheduler.cache_usage)
+    assert shares == [1.0, 0.5, 0.0]
+
+
 def test_cache_memory_bounds_the_batch(make_scheduler: MakeScheduler) -> None:
     """Sequences whose caches would not fit together take turns; one that could never fit is refused."""
     scheduler = make_scheduler(cache_bytes=45, bytes_per_token=1)
