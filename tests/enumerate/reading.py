@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
 import jsonschema
+import jsonschema_rs
 from jsonschema.validators import extend
 
 from openllm_core.config.generation import GenerationConfig, SamplingConfig
@@ -93,7 +95,9 @@ class Reading:
                     properties[field] = rule if "maxItems" not in rule or "type" in rule else properties[field] | rule
         self.schemas["GenerateRequest"]["properties"]["llm_config"] = llm_config_schema()
         self.schemas["AgentRequest"]["properties"]["parameters"] = agent_schema()
-        self._judges: dict[int, tuple[Any, Any]] = {}  # by identity: writing a schema down takes longer than judging
+        self._judges: dict[
+            int, tuple[Any, Any, Any]
+        ] = {}  # by identity: writing a schema down takes longer than judging
 
     def resolved(self, schema: Any) -> Any:
         """A schema without references."""
@@ -122,8 +126,12 @@ class Reading:
             return f"no JSON: {str(error)[:80]}"
         if _depth(value) > MAX_DEPTH:
             return "too deep"
-        _, judge = self._judges.setdefault(id(schema), (schema, Strict(schema)))
-        error = next(iter(judge.iter_errors(value)), None)
+        if id(schema) not in self._judges:
+            self._judges[id(schema)] = (schema, jsonschema_rs.validator_for(schema), Strict(schema))
+        _, quick, strict = self._judges[id(schema)]
+        if not _huge(body) and not quick.is_valid(value):  # strict only refuses more
+            return f"not as the schema wants it: {body[:80]}"
+        error = next(iter(strict.iter_errors(value)), None)
         return None if error is None else f"{error.json_path}: {error.message[:80]}"
 
 
@@ -184,6 +192,11 @@ def _integer(text: str) -> int:
     if len(text) > 400:
         raise ValueError("a number too large")
     return int(text)
+
+
+def _huge(body: str) -> bool:
+    """Whether a body may hold numbers that the quick judge has no type for."""
+    return re.search(r"\d{19}", body) is not None
 
 
 def _depth(value: Any) -> int:
