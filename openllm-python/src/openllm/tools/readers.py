@@ -182,7 +182,7 @@ def _parameters(source: Source, schema: Mapping[str, Any]) -> Reader[bool]:
         Whether they came to their end.
     """
     properties: Any = schema.get("properties")
-    known: dict[str, Any] = properties if isinstance(properties, dict) else {}
+    known = cast("dict[str, Any]", properties) if isinstance(properties, dict) else {}
     before = "{"
     while (yield from source.peek()) == "<" and (yield from source.starts("<parameter=")):
         key = (yield from source.before(">")).strip()
@@ -201,7 +201,7 @@ def _parameters(source: Source, schema: Mapping[str, Any]) -> Reader[bool]:
 
 def _typed(text: str, schema: Any) -> str:
     """The JSON of a value that was written without quotes: a string where the schema wants one, or where it is no JSON."""
-    of: dict[str, Any] = schema if isinstance(schema, dict) else {}
+    of = cast("dict[str, Any]", schema) if isinstance(schema, dict) else {}
     allowed: Any = of.get("enum")
     if of.get("type") != "string" and not (allowed and all(isinstance(one, str) for one in allowed)):
         bare = PYTHONS.get(text.strip(), text.strip())
