@@ -109,7 +109,7 @@ def check_port(options: ServerOptions) -> None:
     if options.http:
         bind(options).close()
     if options.metrics_port is not None:
-        if options.metrics_port and options.metrics_port in (options.port, options.grpc_port):
+        if options.metrics_port and options.metrics_port in (options.port if options.http else 0, options.grpc_port):
             raise InvalidSetting(f"Port {options.metrics_port} is the server's own.", param="--metrics-port")
         bind_metrics(options.metrics_port).close()
     if options.grpc_port is None:
@@ -200,10 +200,11 @@ def serve(
     adopt_orphans()
     sock = bind(options) if options.http else None
     try:
-        return asyncio.run(_Server(composed, options, sock, on_listening, on_ready, on_grpc, on_metrics).run())
-    finally:
-        if composed.telemetry is not None:
+        code = asyncio.run(_Server(composed, options, sock, on_listening, on_ready, on_grpc, on_metrics).run())
+        if composed.telemetry is not None and code not in EXIT_FORCED.values():
             composed.telemetry.close()
+        return code
+    finally:
         if sock is not None:
             sock.close()
 
