@@ -245,9 +245,12 @@ def _to_dict(value: Any) -> dict[str, Any]:
 
 def _spelled_out(value: Any, bare: str) -> list[str]:
     """Texts of a setting that is a switch as well."""
-    items = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    if isinstance(value, str):
+        items: Sequence[Any] = value.split(",")
+    else:
+        items = cast("Sequence[Any]", value) if isinstance(value, (list, tuple)) else [value]
     found: list[str] = []
-    for item in cast("Sequence[Any]", items):
+    for item in items:
         word = str(item).strip()
         if word.lower() in TRUE_WORDS:
             found.append(bare)

@@ -87,7 +87,7 @@ class EmbeddingService:
     def _names(self) -> list[str]:
         """Names in `model` that the caller may use: the model's, and that of who makes the embeddings."""
         maker = self._embedder.name
-        names = dict.fromkeys((*self._model.names, *([maker] if maker else [])))
+        names = [*self._model.names, maker] if maker and maker not in self._model.names else self._model.names
         return list(filter(caller().allows, names))
 
     async def _embed(self, inputs: Sequence[Input]) -> Embedded:
