@@ -45,8 +45,9 @@ def tell(context: Context, names: Sequence[str]) -> None:
 
 
 def _unknown(message: Message, path: str) -> Iterator[str]:
-    for field in UnknownFieldSet(message):
-        yield f"{path}{field.field_number}"
+    fields = UnknownFieldSet(message)
+    for index in range(len(fields)):
+        yield f"{path}{fields[index].field_number}"
     for known, value in message.ListFields():
         if known.message_type is None:
             continue
