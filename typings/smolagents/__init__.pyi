@@ -10,7 +10,7 @@ class LogLevel(IntEnum):
     INFO = 1
     DEBUG = 2
 
-class MessageRole(str, Enum):
+class MessageRole(str, Enum):  # noqa: UP042 - as smolagents has it
     USER = "user"
     ASSISTANT = "assistant"
     SYSTEM = "system"
