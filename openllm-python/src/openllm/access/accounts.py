@@ -10,14 +10,17 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 import attrs
 
 from openllm_core.errors import InvalidRequest, RateLimitExceeded
 from openllm_core.options import ServerOptions
-from openllm_core.schema import Usage
 
 from .keys import Key
+
+if TYPE_CHECKING:  # `start` imports this package before it starts the engine host
+    from openllm_core.schema import Usage
 
 MINUTE_S = 60.0
 FULL_RETRY_S = 1.0

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from openllm_core.config.sampling import SamplingParams
-from openllm_core.schema import Usage
 
 from ..observation import Transcript
+
+if TYPE_CHECKING:  # the engine host imports this module: the wire's messages would cost each of its starts 100 ms
+    from openllm_core.schema import Usage
 
 
 def new_request_id() -> str:
