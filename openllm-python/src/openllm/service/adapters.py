@@ -99,7 +99,7 @@ class ServedAdapters:
     ) -> None:
         """Args:
         engine: where they run.
-        models: served names of the model itself.
+        models: served names of the model itself; none where it is used in its own process, by whoever holds it.
         given: served from the start.
         shelf: None where nothing is loaded on request.
         """
@@ -165,7 +165,7 @@ class ServedAdapters:
         return self.choose(model)
 
     def _bare(self) -> Chosen:
-        if not any(map(caller().allows, self._models)):
+        if self._models and not any(map(caller().allows, self._models)):
             raise UnknownServedModel(f"Name one of what this server serves: {self._listed()}.", param="adapter_name")
         return Chosen()
 
