@@ -2,71 +2,93 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 
+import attrs
 import pytest
 
 from openllm.bench import cpu
 
 BUSY_S = 0.3
-SPIN = f"""
-import sys, time
-while time.process_time() < {BUSY_S}: pass
-print("done", flush=True)
-sys.stdin.read()
+CLOSE_S = 0.05  # the operating system counts in hundredths, and the program goes on for a moment after it has looked
+SERVER = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", *sys.argv[1:]])
 """
-HOST = f"""
-import sys, threading, time
+CHILD = f"""
+import json, os, sys, threading, time
 def spin():
     end = time.thread_time() + {BUSY_S}
     while time.thread_time() < end: pass
 spin()
 thread = threading.Thread(target=spin); thread.start(); thread.join()
-print("done", flush=True)
+main_thread, whole = time.thread_time(), time.process_time()
+print(json.dumps(dict(pid=os.getpid(), main_thread=main_thread, whole=whole)), flush=True)
 sys.stdin.read()
 """
 
 
-def started(program: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    child = subprocess.Popen([sys.executable, "-c", program, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert child.stdout is not None and child.stdin is not None
-    assert child.stdout.readline() == b"done\n"
-    yield child
-    child.stdin.close()
-    child.wait()
-    child.stdout.close()
+@attrs.frozen
+class Server:
+    """A process that does nothing but wait for its one child, which has burnt its CPU and waits too.
+
+    Attributes:
+        pid: of the server.
+        child: pid of the child.
+        main_thread: CPU seconds of the child's main thread, by its own clock.
+        whole: CPU seconds of all of the child's threads.
+    """
+
+    pid: int
+    child: int
+    main_thread: float
+    whole: float
 
 
-@pytest.fixture
-def spinner() -> Iterator[subprocess.Popen[bytes]]:
-    yield from started(SPIN)
+def started(*words: str) -> Iterator[Server]:
+    """A server of our own: this process has other children, which other tests in it left running."""
+    command = [sys.executable, "-c", SERVER, CHILD, *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        told = json.loads(server.stdout.readline())
+        yield Server(server.pid, told["pid"], told["main_thread"], told["whole"])
 
 
-@pytest.fixture
-def host() -> Iterator[subprocess.Popen[bytes]]:
-    yield from started(HOST, cpu.HOST_MODULE)
+@pytest.fixture(scope="module", autouse=True)
+def host() -> Iterator[Server]:
+    """A server whose child is an engine host by its command line; it is a neighbour of the other server in every test."""
+    yield from started(cpu.HOST_MODULE)
 
 
-def test_the_server_and_its_descendants_are_told_apart(spinner: subprocess.Popen[bytes]):
-    """What a child burnt is the rest's; read as the server itself, it is the server's."""
-    here, there = cpu.read(os.getpid()), cpu.read(spinner.pid)
+@pytest.fixture(scope="module", autouse=True)
+def plain() -> Iterator[Server]:
+    """A server whose child is no engine host."""
+    yield from started()
+
+
+def test_the_server_and_its_descendants_are_told_apart(plain: Server):
+    """What a child burnt is the rest's; read as the server itself, it is the server's. Who is no descendant does not count."""
+    here, there = cpu.read(plain.pid), cpu.read(plain.child)
     assert here is not None and there is not None
-    assert here.rest >= BUSY_S * 0.9
-    assert there.server >= BUSY_S * 0.9
-    assert there.rest == there.host_main == 0.0
+    assert here.server < 2 * BUSY_S <= plain.whole
+    assert here.rest == pytest.approx(plain.whole, abs=CLOSE_S)
+    assert there.server == pytest.approx(plain.whole, abs=CLOSE_S)
+    assert here.host_main == there.rest == there.host_main == 0.0
     assert there.memory_bytes > 1_000_000
 
 
-def test_an_engine_hosts_main_thread_is_told_from_its_compute(host: subprocess.Popen[bytes]):
-    """Half of it ran on the main thread, half on another."""
-    here = cpu.read(os.getpid())
+def test_an_engine_hosts_main_thread_is_told_from_its_compute(host: Server):
+    """Half of it ran on the main thread, half on another: each part is what the host's own clocks say of it."""
+    here = cpu.read(host.pid)
     assert here is not None
-    assert here.host_main == pytest.approx(BUSY_S, rel=0.5)
-    assert here.rest >= BUSY_S * 0.8
+    assert host.main_thread >= BUSY_S and host.whole - host.main_thread >= BUSY_S
+    assert here.host_main == pytest.approx(host.main_thread, abs=CLOSE_S)
+    assert here.rest == pytest.approx(host.whole - host.main_thread, abs=CLOSE_S)
 
 
 def test_figures_are_per_token():
