@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import hashlib
 import io
@@ -103,7 +104,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
 
 EXTRA = [
     member("../evil"),
-    member("/tmp/evil"),
+    member("HERE/evil"),
     member("a/../../evil"),
     member("a\\..\\evil"),
     member("link", tarfile.SYMTYPE, "/etc/passwd"),
@@ -122,6 +123,8 @@ def test_a_member_that_does_not_belong_is_refused(
     entry: StoreEntry, other: Store, tmp_path: Path, extra: tarfile.TarInfo
 ) -> None:
     """Links, devices, absolute names, `..`, doubles and files the manifest does not name: exit 65, nothing is written."""
+    extra = copy.copy(extra)
+    extra.name = extra.name.replace("HERE", str(tmp_path))  # where a reader without the check does no harm that lasts
 
     def add(found: tarfile.TarInfo, data: bytes) -> list[tuple[tarfile.TarInfo, bytes]]:
         return (
@@ -136,7 +139,7 @@ def test_a_member_that_does_not_belong_is_refused(
         import_archive(other, file)
     assert caught.value.exit_code == 65
     assert other.entries() == [] and not list((other.home / ".staging").iterdir())
-    assert {p.name for p in tmp_path.iterdir()} == before and not Path("/tmp/evil").exists()
+    assert {p.name for p in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "manifest.json"])
