@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,6 +160,38 @@ def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
     sink.close(30)
     assert ((tmp_path / "old.log").read_text(), path.read_text()) == ("one\n", "two\n")
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_signal_may_come_while_a_line_is_put(tmp_path: Path) -> None:
+    """SIGHUP interrupts the thread that puts lines wherever it is: its handler waits for nothing that this thread holds."""
+    sink, reached = LineSink(tmp_path / "log", Redaction(())), 0
+
+    def put_and_interrupt(at: int) -> None:
+        count = 0
+
+        def interrupt(*_: object) -> None:
+            nonlocal count, reached
+            count += 1
+            if count == at:
+                reached += 1
+                sink.reopen()
+
+        sys.setprofile(interrupt)  # called at every call and every return
+        sink.put("line\n")
+        sys.setprofile(None)
+
+    def interrupted() -> None:
+        for at in range(1, 41):
+            put_and_interrupt(at)
+            time.sleep(0.002)  # the sink's thread waits again, so that the next line wakes it
+
+    putting = threading.Thread(target=interrupted, daemon=True)
+    putting.start()
+    putting.join(20)
+    assert not putting.is_alive()
+    sink.close()
+    assert reached > 5
+    assert (tmp_path / "log").read_text() == "line\n" * 40
 
 
 @pytest.mark.parametrize("as_json", [True, False])

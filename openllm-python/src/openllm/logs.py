@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry
@@ -82,7 +83,8 @@ class LineSink:
         self._redact = redact
         self._max_lines = max_lines
         self._waiting: deque[bytes] = deque()
-        self._wake = threading.Event()
+        self._calls: SimpleQueue[None] = SimpleQueue()  # a signal handler may call while its thread is calling
+        self._called = False
         self._closing = self._reopening = self._torn = False
         self._thread = threading.Thread(target=self._run, name="openllm-log", daemon=True)
         self._thread.start()
@@ -93,24 +95,29 @@ class LineSink:
             dropped.lines += 1
             return
         self._waiting.append(self._redact(text).encode("utf-8", "backslashreplace"))
-        if not self._wake.is_set():
-            self._wake.set()
+        if not self._called:
+            self._call()
 
     def reopen(self) -> None:
-        """Open the file anew before the next line: somebody moved it away."""
+        """Open the file anew before the next line: somebody moved it away. For signal handlers too: it takes no lock."""
         self._reopening = True
-        self._wake.set()
+        self._call()
 
     def close(self, limit_s: float = CLOSE_S) -> None:
         """Write what waits, as far as that goes within the limit; what is put later is dropped."""
         self._closing = True
-        self._wake.set()
+        self._call()
         self._thread.join(limit_s)
+
+    def _call(self) -> None:
+        """Have the thread look at what there is to do."""
+        self._called = True
+        self._calls.put(None)
 
     def _run(self) -> None:
         while True:
-            self._wake.wait()
-            self._wake.clear()
+            self._calls.get()
+            self._called = False  # before it looks: what is put from now on calls again
             if self._reopening and self._path is not None:
                 self._reopen(self._path)
             while self._waiting:
