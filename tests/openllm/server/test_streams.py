@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message
+from tests.enumerate.site import scope_of
 from tests.openllm.server.serving import Served, chat_body, events, listening, over_socket, serving, text_body
 
 from openllm.engine.process import launch_process
@@ -154,6 +156,30 @@ async def test_a_client_that_leaves_while_it_waits_in_line() -> None:
                 await asyncio.sleep(0.005)
         holder.cancel()
         await asyncio.gather(holder, return_exceptions=True)
+
+
+async def test_leaving_as_the_answer_ends_ends_it_well() -> None:
+    """A client that leaves in the moment in which its stream has ended: nothing is cancelled any more."""
+    body, gone = json.dumps(text_body(prompt=["one", "two"], stream=True)).encode(), asyncio.Event()
+    requests: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if not requests:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+        return requests.pop()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body" and not message["more_body"]:
+            gone.set()
+            await asyncio.sleep(0)  # so that whoever waits for the client runs first
+
+    async with serving(reply="abc") as served:
+        scope = scope_of("POST", TEXT, "application/json", len(body))
+        await asyncio.create_task(served.composed.app(scope, receive, send))
+    assert sent[0]["status"] == 200
 
 
 async def test_leaving_one_stream_leaves_the_others_alone() -> None:

@@ -64,11 +64,11 @@ class EventStream:
         main = cast("asyncio.Task[None]", asyncio.current_task())
         if (seen := current()) is not None:
             seen.stream = True
-        left = False
+        left = over = False
 
         def on_leave(watcher: asyncio.Task[None]) -> None:
             nonlocal left
-            if not watcher.cancelled():
+            if not over and not watcher.cancelled():
                 left = True
                 main.cancel()
 
@@ -81,7 +81,7 @@ class EventStream:
                 raise ClientLeft from None
             raise
         finally:
-            watcher.remove_done_callback(on_leave)
+            over = True  # the callback may be on its way already, when the client leaves as its answer ends
             watcher.cancel()
             if self._pinger is not None:
                 self._pinger.cancel()
