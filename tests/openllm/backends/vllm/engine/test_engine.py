@@ -1,4 +1,7 @@
-"""What the vllm backend does beyond the conformance suite: guides, engine arguments, refusals, and a core that dies."""
+"""What the vllm backend does beyond the conformance suite: guides, engine arguments, a sequence that fails alone.
+
+All of it runs on one engine; tests that make another are in `test_lifetime`, which says why.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,17 @@ from typing import Any
 import msgspec
 import pytest
 from tests.openllm.backends.vllm.engine.borrowed import Borrowed, engine
-from tests.tiny_models import tiny_checkpoint
 from tokenizers import Tokenizer
 
 from openllm.backends import checkpoint as checkpoints
 from openllm.backends import guides
 from openllm.backends.base import BackendRequest, TokenGuide, TokenSampling
-from openllm.backends.vllm import architectures, guards, plan
+from openllm.backends.vllm import guards, plan
 from openllm.backends.vllm.arguments import engine_arguments, extra_arguments
 from openllm.backends.vllm.backend import VllmBackend
 from openllm.engine.request import new_request_id
 from openllm.testing import GREEDY, Drive, Outcome
-from openllm_core.errors import (
-    EngineUnavailable,
-    InvalidRequest,
-    InvalidSetting,
-    OutOfMemory,
-    UnsafeConfiguration,
-    UnsupportedFeature,
-)
+from openllm_core.errors import EngineUnavailable, InvalidRequest, InvalidSetting
 from openllm_core.options import EngineOptions
 from openllm_core.resources import detect
 
@@ -44,14 +39,8 @@ PROMPT = [72, 101, 108]
 
 
 @pytest.fixture(scope="module")
-def folder(checkpoints: Path) -> Path:
-    """A tiny Llama."""
-    return tiny_checkpoint("llama", checkpoints, wide=True)
-
-
-@pytest.fixture(scope="module")
 def lender(folder: Path) -> Iterator[VllmBackend]:
-    """One engine for all tests of this file that leave it whole."""
+    """One engine for all tests of this file."""
     backend = engine(folder)
     yield backend
     asyncio.run(backend.aclose())
@@ -278,51 +267,6 @@ def test_wrong_engine_arguments_are_refused(pairs: dict[str, Any], word: str) ->
     with pytest.raises(InvalidSetting) as caught:
         extra_arguments(pairs)
     assert word in f"{caught.value.message} {caught.value.hint}"
-
-
-def test_loading_pickle_needs_the_typed_flag(folder: Path) -> None:
-    """An engine argument does not undo a safety setting."""
-    with pytest.raises(UnsafeConfiguration):
-        engine(folder, engine_arg={"load_format": "pt"})
-
-
-def test_what_does_not_fit_is_our_error(folder: Path) -> None:
-    """vLLM's own refusal of a cache too small for the context is told as such, with what to do."""
-    with pytest.raises(OutOfMemory) as caught:
-        engine(folder, engine_arg={"kv-cache-memory-bytes": "4096"})
-    assert caught.value.hint
-
-
-def test_an_architecture_it_lacks(checkpoints: Path) -> None:
-    """Said by name before anything is loaded; the list read from vLLM's source is vLLM's own."""
-    with pytest.raises(UnsupportedFeature, match="MptForCausalLM"):
-        engine(tiny_checkpoint("mpt", checkpoints))
-    from vllm.model_executor.models.registry import ModelRegistry  # type: ignore[import-not-found]
-
-    known = set(ModelRegistry.get_supported_archs())
-    read = set(architectures._classes())
-    assert read <= known
-    assert {"LlamaForCausalLM", "FalconForCausalLM", "GPTNeoXForCausalLM", "GPTBigCodeForCausalLM"} <= read
-
-
-def test_a_core_that_dies_is_told_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`steps` raises with the root cause, and the health check says the same."""
-    backend = engine(folder)
-
-    def broken() -> Any:
-        raise RuntimeError("the cable was pulled")
-
-    async def test() -> None:
-        monkeypatch.setattr(backend._core._engine, "step_fn", broken)
-        backend.submit(BackendRequest(new_request_id(), PROMPT, GREEDY))
-        with pytest.raises(EngineUnavailable, match="the cable was pulled"):
-            async for _ in backend.steps():
-                pass
-        with pytest.raises(EngineUnavailable, match="the cable was pulled"):
-            await backend.check_health()
-        await backend.aclose()
-
-    asyncio.run(test())
 
 
 def said(backend: VllmBackend, *requests: BackendRequest) -> tuple[dict[str, list[int]], dict[str, str | None]]:

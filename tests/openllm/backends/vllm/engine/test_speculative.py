@@ -13,18 +13,11 @@ from pathlib import Path
 import pytest
 from tests.openllm.backends.vllm.engine.borrowed import engine
 from tests.openllm.backends.vllm.engine.test_engine import run
-from tests.tiny_models import tiny_checkpoint
 
 from openllm.backends.base import TokenSampling
 from openllm_core.errors import InvalidSetting
 
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture
-def folder(checkpoints: Path) -> Path:
-    """A tiny Llama."""
-    return tiny_checkpoint("llama", checkpoints, wide=True)
 
 
 def test_the_speculative_configuration_is_json(folder: Path) -> None:
