@@ -74,7 +74,7 @@ test("without the key it is Unauthorized", async () => {
 
 async function running(): Promise<number> {
   const text = await (await fetch(`${slow.address}/metrics`)).text();
-  const found = /^openllm_requests_running ([0-9.]+)$/m.exec(text);
+  const found = /^openllm_requests_running\{engine="0"\} ([0-9.]+)$/m.exec(text);
   return Number(found?.[1] ?? assert.fail(`the metrics do not tell what runs:\n${text}`));
 }
 
