@@ -401,7 +401,13 @@ def test_sigterm_before_there_is_a_server(place: str) -> None:
 def test_a_closed_terminal_ends_its_server(before: list[str], tmp_path: Path) -> None:
     """Whoever closes the window ends what runs in it, as by SIGTERM; under nohup it runs on, and SIGHUP alone ends nothing."""
     words = [*before, sys.executable, "-m", "openllm", "start", *ECHO]
-    child = pexpect.spawn("/usr/bin/env", words, timeout=60, encoding="utf-8", cwd=str(tmp_path))
+
+    def as_in_a_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves run under nohup
+
+    child = pexpect.spawn(
+        "/usr/bin/env", words, timeout=60, encoding="utf-8", cwd=str(tmp_path), preexec_fn=as_in_a_terminal
+    )
     try:
         child.expect("Ready in" if not before else "nohup")
         server = psutil.Process(child.pid)
