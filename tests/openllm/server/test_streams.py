@@ -160,7 +160,7 @@ async def test_a_client_that_leaves_while_it_waits_in_line() -> None:
 
 async def test_leaving_as_the_answer_ends_ends_it_well() -> None:
     """A client that leaves in the moment in which its stream has ended: nothing is cancelled any more."""
-    body, gone = json.dumps(text_body(prompt=["one", "two"], stream=True)).encode(), asyncio.Event()
+    body, gone = json.dumps(text_body(stream=True) | {"prompt": ["one", "two"]}).encode(), asyncio.Event()
     requests: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
     sent: list[Message] = []
 
@@ -178,7 +178,7 @@ async def test_leaving_as_the_answer_ends_ends_it_well() -> None:
 
     async with serving(reply="abc") as served:
         scope = scope_of("POST", TEXT, "application/json", len(body))
-        await asyncio.create_task(served.composed.app(scope, receive, send))
+        await asyncio.ensure_future(served.composed.app(scope, receive, send))
     assert sent[0]["status"] == 200
 
 
