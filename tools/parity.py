@@ -91,7 +91,7 @@ def run(urls: list[str]) -> list[Comparison]:
     for url in urls:
         with urllib.request.urlopen(url + "/v1/models", timeout=60) as response:
             model = json.load(response)["data"][0]["id"]
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(len(PROMPTS)) as pool:  # in one batch: the weights are read once a token for all
             answers.append(list(pool.map(lambda prompt, url=url, model=model: ask(url, model, prompt), PROMPTS)))
     return [compare(prompt, one, two) for prompt, one, two in zip(PROMPTS, *answers, strict=True)]
 
