@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -224,7 +224,7 @@ def json_line(record: logging.LogRecord) -> str:
         if seen.trace_id:
             facts |= {"trace_id": seen.trace_id, "span_id": seen.span_id}
     more: Any = getattr(record, "fields", {})
-    facts |= more() if callable(more) else more
+    facts |= cast("dict[str, Any]", more() if callable(more) else more)
     if record.exc_info:
         facts["exception"] = cut(logging.Formatter().formatException(record.exc_info))
     return _encode(facts).replace("\x7f", "\\u007f")
