@@ -25,6 +25,7 @@ KEPT_SHORT = {
     "openllm-python/src/openllm/backends/vllm/backend.py self._steps": "a slot has one delta in each; taken every step",
     "openllm-python/src/openllm/backends/vllm/core.py self._inbox": "the engine submits slots and a look-ahead",
     "openllm-python/src/openllm/engine/stream.py self._deltas": "deltas of one choice are merged while nobody reads",
+    "openllm-python/src/openllm/logs.py self._calls": "nobody calls again until the call was taken",
     "openllm-python/src/openllm/logs.py self._waiting": "a line past the limit is dropped and counted before it is put",
     "openllm-python/src/openllm/python_tokenizer.py self._pieces": "one push may fill it, the next empties it",
 }

@@ -95,8 +95,7 @@ class LineSink:
             dropped.lines += 1
             return
         self._waiting.append(self._redact(text).encode("utf-8", "backslashreplace"))
-        if not self._called:
-            self._call()
+        self._call()
 
     def reopen(self) -> None:
         """Open the file anew before the next line: somebody moved it away. For signal handlers too: it takes no lock."""
@@ -110,9 +109,10 @@ class LineSink:
         self._thread.join(limit_s)
 
     def _call(self) -> None:
-        """Have the thread look at what there is to do."""
-        self._called = True
-        self._calls.put(None)
+        """Have the thread look at what there is to do, unless it will."""
+        if not self._called:
+            self._called = True
+            self._calls.put(None)
 
     def _run(self) -> None:
         while True:
