@@ -219,12 +219,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self._header_timer = None
         self._in_headers = False
         self._head_bytes = 0
-        version = self.parser.get_http_version()
+        parser: Any = self.parser  # it is what calls this
+        version = parser.get_http_version()
         if version not in VERSIONS:
             self._stop(InvalidRequest("The request must be HTTP/1.1 or HTTP/1.0.", code="invalid_http"))
         if self._hosts != 1 and (self._hosts > 1 or version == "1.1"):
             self._stop(InvalidRequest("The request needs exactly one Host header.", code="invalid_http"))
-        if not self.url.startswith(b"/") or self.parser.get_method() == b"CONNECT":
+        if not self.url.startswith(b"/") or parser.get_method() == b"CONNECT":
             self._stop(InvalidRequest("The request must name a path; this server is no proxy.", code="invalid_http"))
         super().on_headers_complete()
         cycle = self.cycle
@@ -252,7 +253,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """What uvicorn calls when the parser stopped: answer in our shape and close."""
         self._refuse(self._refusal or InvalidRequest("The request is not valid HTTP.", code="invalid_http"))
 
-    def _refuse(self, error: InvalidRequest) -> None:
+    def _refuse(self, error: OpenLLMError) -> None:
         self._refusal = error
         if self._header_timer is not None:
             self._header_timer.cancel()
