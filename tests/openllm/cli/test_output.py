@@ -36,6 +36,10 @@ LINES: dict[str, str] = {
     "adapters add": "adapters add ./poet:second",
     "adapters rm": "adapters rm poet",
     "adapters ls": "adapters ls",
+    "keys add": "keys add bob --api-key-file ./keys",
+    "keys ls": "keys ls --api-key-file ./keys",
+    "keys rm": "keys rm ann --api-key-file ./keys",
+    "keys rotate": "keys rotate ann --api-key-file ./keys",
     "prune": "prune tiny -y",
     "doctor": "doctor --backend echo --port 0",
     "ps": "ps",
@@ -71,7 +75,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: ScriptedServe
     monkeypatch.setattr(base_images, "commit", lambda: "0123456789abcdef")
     small.model_folder(tmp_path / "tiny")
     blank_adapter(tmp_path / "poet")
-    for words in ("import ./tiny", "adapters add ./poet"):
+    for words in ("import ./tiny", "adapters add ./poet", "keys add ann --api-key-file ./keys"):
         assert CliRunner().invoke(cli, words.split()).exit_code == 0
     containers.make_bento(tmp_path / "bentoml")
     engines = containers.Engines(tmp_path)
@@ -121,6 +125,9 @@ def test_porcelain_is_bare(name: str, world: dict[str, str], server: ScriptedSer
         "import",
         "adapters add",
         "adapters rm",
+        "keys add",
+        "keys rm",
+        "keys rotate",
         "prune",
         "export",
         "lock",
