@@ -145,6 +145,7 @@ OPTIONAL = {
     "grpc_health": ("openllm/rpc",),
     "grpc_reflection": ("openllm/rpc",),
     "openai": tuple(f"openllm_client/{name}.py" for name in ("_client", "_async_client", "_http", "_async_http")),
+    "opentelemetry": ("openllm/telemetry",),
     "smolagents": ("openllm_client/_smolagents.py",),
     "vllm": ("openllm/backends/vllm",),
     "xgrammar": ("openllm/backends/guides.py", "openllm/backends/torch/guiding.py"),

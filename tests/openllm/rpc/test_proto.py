@@ -88,7 +88,7 @@ def _assert_part(ours: DescriptorProto, theirs: DescriptorProto) -> None:
 
 
 HTTP_ONLY = {
-    *("forbidden_host", "forbidden_peer"),  # of browsers, and of a server somebody else listens for
+    *("forbidden_host", "forbidden_origin", "forbidden_peer"),  # of browsers, and of a server somebody else listens for
     *("method_not_allowed", "request_timeout", "uri_too_long", "unsupported_media_type", "headers_too_large"),
 }
 

@@ -19,6 +19,8 @@ FORMER_VERSIONS = {"2": "1.2", "5": "1.2", "17": "1.2"}
 WEAK_VERSIONS = ("0", "1", "3", "4", "1.0", "1.1")
 DEMANDS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 LEAST_BITS = 128
+SOUND_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20"
+"""Of TLS 1.2; those of 1.3 all are. Python's own default is the system's in some builds, static RSA among them (Debian's)."""
 
 
 def context_of(options: ServerOptions) -> ssl.SSLContext | None:
@@ -46,8 +48,7 @@ def context_of(options: ServerOptions) -> ssl.SSLContext | None:
         except OSError as error:
             raise InvalidSetting(f"{options.ssl_ca_certs}: {_why(error)}.", param="--ssl-ca-certs") from None
     context.verify_mode = DEMANDS[demand_of(options)]
-    if options.ssl_ciphers:
-        _take_ciphers(context, options.ssl_ciphers)
+    _take_ciphers(context, options.ssl_ciphers or SOUND_CIPHERS)
     if options.grpc_port is not None:
         _check_grpc(options)
     return context
