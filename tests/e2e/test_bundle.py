@@ -59,7 +59,7 @@ BODY = {
 
 def found_ready(folder: Path) -> list[str]:
     """Servers that the images' health check finds by their notes; it is well while there is one."""
-    check = json.loads(containerfile.HEALTHCHECK.partition("CMD ")[2])
+    check = json.loads(containerfile.health_check().partition("CMD ")[2])
     done = subprocess.run(
         [sys.executable, "-m", *check, "-o", "porcelain"],
         env=os.environ | {"XDG_RUNTIME_DIR": str(folder)},
