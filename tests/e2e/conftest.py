@@ -34,7 +34,6 @@ class ServerProcess:
         log: file that holds everything it printed.
         grpc: its address over gRPC; "" where it speaks HTTP alone.
         http: what asks it for its state.
-        loaded: memory of the engine host when the model had just been loaded, where that was looked at; see `memory_of`.
     """
 
     process: subprocess.Popen[bytes]
@@ -42,7 +41,6 @@ class ServerProcess:
     log: Path
     grpc: str = ""
     http: httpx.Client = field(default_factory=probe, repr=False)
-    loaded: dict[str, int] = field(default_factory=dict)
 
     def host_pids(self) -> list[int]:
         """Process ids of the engine hosts, children of the server."""
@@ -126,17 +124,9 @@ def openllm_start(
                 os.kill(pid, signal.SIGKILL)
 
 
-def memory_of(pid: int) -> dict[str, int]:
-    """Bytes of a process's memory as the kernel counts them: VmHWM the most it ever had, VmRSS now, RssFile of mapped files."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    found = (line.partition(":")[::2] for line in lines)
-    return {name: int(value.split()[0]) * 1024 for name, value in found if name in ("VmHWM", "VmRSS", "RssFile")}
-
-
 @pytest.fixture(scope="session")
 def server(store: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """`openllm start` without a model: the default model on the torch backend. Tests must leave it running."""
     log = tmp_path_factory.mktemp("server") / "log.txt"
     with openllm_start(log, "--backend", "pt", environ=store, grpc=True) as running:
-        running.loaded = memory_of(running.host_pid())
         yield running
