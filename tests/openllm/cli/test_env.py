@@ -94,7 +94,8 @@ def test_an_unknown_family_is_refused(run: Run):
 def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_words(columns: int, heads: int):
     """Names, sources and variables stay whole; what does not fit is left out, never cut."""
     # The suite's own settings have long values, which leave less room.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("OPENLLM_")}
+    # pytest's workers have COLUMNS=80 from readline, which would count for more than the terminal itself
+    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     environ["NO_COLOR"] = "1"
     child = pexpect.spawn(sys.executable, ["-m", "openllm", "env"], dimensions=(400, columns), env=environ)
     lines = [line.rstrip() for line in child.read().decode().splitlines()]
