@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,6 +18,7 @@ from tests.openllm.server.serving import chat_body, exchange, listening, serving
 from tests.openllm.server.test_protocol import GET, HOST, error_of, status_of
 
 from openllm.server import body as bodies
+from openllm.server.limits import KEEP_ALIVE_SLACK_S
 from openllm_core.limits import Limits
 
 CHAT, TEXT, GENERATE, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/generate", "/v1/embeddings"
@@ -279,6 +281,23 @@ async def test_an_idle_connection_is_closed() -> None:
         async with asyncio.timeout(20):
             await reader.read()
         assert time.monotonic() - began >= 0.9
+        writer.close()
+
+
+async def test_a_connection_in_use_is_not_closed() -> None:
+    """A request that arrives while a busy server is about to close its idle connection is answered, not reset."""
+    async with serving(options={"keep_alive": 1}) as served, listening(served) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET + b"\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readuntil(b"}")
+        loop, client = asyncio.get_running_loop(), writer.get_extra_info("socket")
+        asking = GET + b"Connection: close\r\n\r\n"
+        # Both are due when the loop wakes, so that the request arrives when the time to close has come already.
+        loop.call_later(0.5, lambda: os.write(client.fileno(), asking))
+        time.sleep(1.2 + KEEP_ALIVE_SLACK_S)
+        async with asyncio.timeout(20):
+            assert status_of(await reader.read()) == 200
         writer.close()
 
 

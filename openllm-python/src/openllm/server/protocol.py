@@ -22,7 +22,7 @@ from openllm_core.limits import Limits
 from openllm_core.serde import dumps
 
 from .errors import body_of, headers_of, status_of
-from .limits import LINGER_S, MAX_FRAMING_BYTES, MAX_WRITE_BUFFER_BYTES, SEND_BUFFER_BYTES
+from .limits import KEEP_ALIVE_SLACK_S, LINGER_S, MAX_FRAMING_BYTES, MAX_WRITE_BUFFER_BYTES, SEND_BUFFER_BYTES
 
 EXTENSION = "openllm.stream"
 REASONS = {
@@ -119,6 +119,7 @@ class LimitedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
+        self.timeout_keep_alive = config.limits.keep_alive + KEEP_ALIVE_SLACK_S
         self._header_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
@@ -169,6 +170,13 @@ class LimitedProtocol(HttpToolsProtocol):
         # The parser reports a header once it is whole; one without an end would grow inside it.
         if self._in_headers and self._head_bytes > self._max_head and self._refusal is None:
             self._refuse(InvalidRequest("The request's headers are too large.", code="headers_too_large"))
+
+    def timeout_keep_alive_handler(self) -> None:
+        """The connection was idle for its time: close it, if nothing has arrived by the loop's next turn.
+
+        A busy loop comes here late, with a request already in the socket; closing over it would reset the connection.
+        """
+        self.timeout_keep_alive_task = self.loop.call_later(0, super().timeout_keep_alive_handler)
 
     def _arm_header_timer(self) -> None:
         self._header_timer = self.loop.call_later(self._limits.header_timeout, self._on_header_timeout)
