@@ -1,6 +1,6 @@
 """Send two hundred thousand bad request bodies to the application over echo, and write down what came of them.
 
-    python -m tools.bad_inputs --bad 200000 --json docs/figures/bad_inputs.json
+    python tools/bad_inputs.py --bad 200000 --json docs/figures/bad_inputs.json
 
 Each field of each route of /openapi.json gets each value of `tests/enumerate/values.py`, then two fields at a time, drawn by
 a seed. Whether a body is bad is decided by an independent reading of the JSON schemas (`tests/enumerate/reading.py`); what
@@ -21,12 +21,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.enumerate.bad_inputs import Tally, run
-from tests.enumerate.cases import pairs, routes_of, singles
-from tests.enumerate.reading import Reading
-from tests.enumerate.site import site
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-from openllm.bench.surroundings import surroundings
+from tests.enumerate.bad_inputs import Tally, run  # noqa: E402 - the tests are no package that is installed
+from tests.enumerate.cases import pairs, routes_of, singles  # noqa: E402
+from tests.enumerate.reading import Reading  # noqa: E402
+from tests.enumerate.site import site  # noqa: E402
+
+from openllm.bench.surroundings import surroundings  # noqa: E402
 
 ADDED = ("sent", "bad", "server_errors", "wrongly_accepted", "wrongly_refused", "other")
 
@@ -72,7 +75,7 @@ def main() -> int:
     before: dict[str, Any] = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     runs = [run for run in before.get("runs", []) if (run["seed"], run["portion"]) != (args.seed, args.portion)]
     runs = sorted([*runs, told], key=lambda run: (run["seed"], run["portion"]))
-    command = ["python", "-m", "tools.bad_inputs", "--bad", "200000", "--json", "docs/figures/bad_inputs.json"]
+    command = ["tools/bad_inputs.py", "--bad", "200000", "--json", "docs/figures/bad_inputs.json"]
     result = totals(runs) | {"runs": runs} | surroundings(command)
     print(json.dumps({name: result[name] for name in ADDED}, indent=2))
     for route, sent, fault in tally.faults[:40]:

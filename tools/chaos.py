@@ -3,8 +3,8 @@
     python tools/chaos.py drains|engine-kills|server-kills|disconnects [--runs N] [--backend echo|pt|vllm] [--model FOLDER]
 
 Each run starts from `openllm start` in a process of its own, as an operator would. What was counted is printed as JSON and,
-with --output, put under piece and backend into that file; --add adds it to what the same commit has there. Exit 1 when
-anything was lost. Knows HTTP and processes only.
+with --output, put under piece and backend into that file; --add adds it to what stands there, and lists each portion with its
+date and commit. Exit 1 when anything was lost. Knows HTTP and processes only.
 """
 
 from __future__ import annotations
@@ -401,16 +401,19 @@ def record(arguments: argparse.Namespace, found: dict[str, Any]) -> dict[str, An
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     by_backend: dict[str, Any] = data.setdefault(arguments.piece, {})
-    if arguments.add and found["backend"] in by_backend:
-        found = added(by_backend[found["backend"]], found)
+    now = about(git.stdout.strip())
+    found["portions"] = [{"runs": found["runs"], "lost": found["lost"], "date": now["date"], "commit": now["commit"]}]
+    if arguments.add and (before := by_backend.get(found["backend"])):
+        whole = {"runs": before["runs"], "lost": before["lost"], "date": data["date"], "commit": before["commit"]}
+        found = added({"portions": [whole]} | before, found)
     found["samples"] = {key: [round(value, 4) for value in values] for key, values in found["samples"].items()}
     quantiles = {
         f"{key}_{word}": at(values, share)
         for key, values in found["samples"].items()
         for word, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
     }
-    told = by_backend[found["backend"]] = {"commit": git.stdout.strip(), **found, **quantiles}
-    data |= about(git.stdout.strip())
+    told = by_backend[found["backend"]] = {"commit": now["commit"], **found, **quantiles}
+    data |= now
     path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     return told
 

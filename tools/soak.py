@@ -7,7 +7,7 @@ Starts `openllm start --backend echo` and sends it every kind of request in turn
 generate, embeddings, lists, refused ones, and clients that leave. Memory is the resident set of the server, its engine host and
 whatever they started, sampled with nothing under way; the growth is from the first tenth, which warms up, to the last one. Ends
 with 1 when it is more than 1 %, when descriptors were left open, or when an answer was not the expected one. Past the limit it stops
-and says how many requests it came to.
+and says how many requests it came to. The time it took is that in which requests were under way, without what the samples take.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ async def ask(address: Address, number: int, wrong: Counter[str]) -> None:
         wrong[f"{name}: status {reply.status}"] += 1
 
 
-async def portion(address: Address, numbers: range, clients: int, wrong: Counter[str]) -> None:
-    """Ask a range of requests with so many clients, then wait until nothing of them is under way."""
-    waiting = iter(numbers)
+async def portion(address: Address, numbers: range, clients: int, wrong: Counter[str]) -> float:
+    """Ask a range of requests with so many clients, then wait until nothing of them is under way; seconds that took."""
+    waiting, began = iter(numbers), time.monotonic()
 
     async def client() -> None:
         for number in waiting:
@@ -126,9 +126,10 @@ async def portion(address: Address, numbers: range, clients: int, wrong: Counter
         text = (await address.request("GET", "/metrics", timeout_s=PATIENCE_S)).body.decode()
         running = [line for line in text.splitlines() if line.startswith("openllm_requests_running")]
         if all(float(line.rsplit(" ", 1)[1]) == 0 for line in running):
-            return
+            return time.monotonic() - began
         await asyncio.sleep(0.05)
     wrong["requests that never ended"] += 1
+    return time.monotonic() - began
 
 
 def look(server: psutil.Process) -> dict[str, Any]:
@@ -167,16 +168,16 @@ def measure(requests: int, clients: int, limit_s: float) -> dict[str, Any]:
     samples: list[dict[str, Any]] = []
     gc.disable()  # ours, not the server's: it would only slow the clients down
     with serving() as (server, url):
-        address, began, took_s = Address(url), time.monotonic(), 0.0
+        address, took_s = Address(url), 0.0
         for number in range(SAMPLES):
             step = range(number * requests // SAMPLES, (number + 1) * requests // SAMPLES)
-            asyncio.run(portion(address, step, clients, wrong))
+            took_s += asyncio.run(portion(address, step, clients, wrong))
             time.sleep(0.2)
-            samples.append({"requests": step.stop, "after_s": round(time.monotonic() - began, 1), **look(server)})
+            samples.append({"requests": step.stop, "after_s": round(took_s, 1), **look(server)})
             told = {name: samples[-1][name] for name in ("requests", "after_s", "rss_bytes", "fds")}
             print(json.dumps(told), file=sys.stderr, flush=True)
             gc.collect()
-            if (took_s := time.monotonic() - began) > limit_s:
+            if took_s > limit_s:
                 break
     kept, requests = samples[len(samples) // 10 :], samples[-1]["requests"]
     grown, fds = growth(samples, "rss_bytes"), [one["fds"] for one in kept]

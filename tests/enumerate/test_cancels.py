@@ -152,7 +152,7 @@ async def every_await(
 
 @pytest.mark.parametrize("action", ["cancelled", "left"])
 @pytest.mark.parametrize("way", WAYS)
-async def test_http(here: Site, way: str, action: str):
+async def test_http(here: Site, way: str, action: str, record_property: Callable[[str, object], None]):
     """Nothing runs on, no place is taken, no task is left, and the next request is answered as if nothing had been."""
     await restored(here)
     expected = constant((await here.ask(*taken(way))).body)
@@ -177,7 +177,9 @@ async def test_http(here: Site, way: str, action: str):
             assert constant((await here.ask(*taken(way))).body) == expected, f"after await {at}"
         await restored(here)
 
-    assert await every_await(here, ask, after) >= 1
+    stood = await every_await(here, ask, after)
+    record_property("awaits", stood)
+    assert stood >= 1
 
 
 # -- requests that would go on for minutes ----------------------------------------------------------------------------
@@ -218,7 +220,7 @@ def cancel_twice(task: asyncio.Task[Any]) -> None:
 
 @pytest.mark.parametrize("action", ["cancelled", "cancelled twice", "left"])
 @pytest.mark.parametrize("way", ENDLESS_WAYS)
-async def test_endless_http(slow: Site, way: str, action: str):
+async def test_endless_http(slow: Site, way: str, action: str, record_property: Callable[[str, object], None]):
     """An answer that nobody waits for any more is not computed to its end: the engine lets go of it at once."""
 
     def ask(watch: Watch) -> Any:
@@ -229,11 +231,12 @@ async def test_endless_http(slow: Site, way: str, action: str):
     async def after(task: asyncio.Task[None], at: int) -> None:
         assert task.cancelled() == (action != "left"), f"await {at}"
 
+    record_property("awaits", FIRST_AWAITS)
     assert await every_await(slow, ask, after, most=FIRST_AWAITS) == FIRST_AWAITS
 
 
 @pytest.mark.parametrize("method", ENDLESS_METHODS)
-async def test_endless_grpc(slow: Site, method: str):
+async def test_endless_grpc(slow: Site, method: str, record_property: Callable[[str, object], None]):
     """The same of the methods that generate."""
     servicer = Servicer(slow.served.composed.service, ServerOptions())
     message = type(MESSAGES[method])()
@@ -247,6 +250,7 @@ async def test_endless_grpc(slow: Site, method: str):
     async def after(task: asyncio.Task[None], at: int) -> None:
         assert task.cancelled(), f"await {at}"
 
+    record_property("awaits", FIRST_AWAITS)
     assert await every_await(slow, ask, after, most=FIRST_AWAITS) == FIRST_AWAITS
 
 
@@ -267,7 +271,7 @@ class Context:
 
 
 @pytest.mark.parametrize("method", MESSAGES)
-async def test_grpc(here: Site, method: str):
+async def test_grpc(here: Site, method: str, record_property: Callable[[str, object], None]):
     """The same of each method of the gRPC service, whose calls are cancelled wherever they wait."""
     servicer = Servicer(here.served.composed.service, ServerOptions(allow_adapter_load=True))
     call = getattr(servicer, method)
@@ -296,7 +300,9 @@ async def test_grpc(here: Site, method: str):
         assert [line for line in await told() if "created" not in line] == expected, f"after await {at}"
         await restored(here)
 
-    assert await every_await(here, ask, after) >= 1
+    stood = await every_await(here, ask, after)
+    record_property("awaits", stood)
+    assert stood >= 1
 
 
 async def test_every_method_has_a_request():

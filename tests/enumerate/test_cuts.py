@@ -74,7 +74,9 @@ async def cut_request(port: int, sent: bytes, how: str) -> bytes:
 
 @pytest.mark.parametrize("how", ["half-closed", "reset"])
 @pytest.mark.parametrize("way", WAYS)
-async def test_requests(here: Site, way: str, how: str, caplog: pytest.LogCaptureFixture):
+async def test_requests(
+    here: Site, way: str, how: str, caplog: pytest.LogCaptureFixture, record_property: Callable[[str, object], None]
+):
     """However little of a request arrives, the server ends that connection soon, logs no fault of its own, holds no slot, and
     answers the next one as ever. What it says, if anything, is a refusal, or the answer to a request that was whole."""
     whole = request_of(way)
@@ -98,6 +100,7 @@ async def test_requests(here: Site, way: str, how: str, caplog: pytest.LogCaptur
         with caplog.at_level(logging.WARNING, "openllm"):
             await asyncio.gather(*(cut(at) for at in range(0, len(whole), step)))
             await settled(here, before)
+        record_property("cuts", len(range(0, len(whole), step)))
         assert odd == []
         assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
         await restored(here)
@@ -203,7 +206,7 @@ async def recorded(served: Served, call: Call) -> bytes:
 
 @pytest.mark.parametrize("kind", [HTTPClient, AsyncHTTPClient], ids=["sync", "async"])
 @pytest.mark.parametrize("name", CALLS)
-async def test_answers(name: str, kind: Callable[..., Any]):
+async def test_answers(name: str, kind: Callable[..., Any], record_property: Callable[[str, object], None]):
     """An answer that is cut at any byte is an error of the client, never a result that looks whole; what came before the cut
     are the first pieces of the true answer."""
     call = CALLS[name]
@@ -217,6 +220,7 @@ async def test_answers(name: str, kind: Callable[..., Any]):
         client = kind(address, max_retries=0, timeout=HANG_S)
         whole = await taken_by(client, call)
         step = EVERY or (1 if kind is AsyncHTTPClient else 5)
+        record_property("cuts", len(range(0, len(answer), step)))
         for at in range(0, len(answer), step):
             replay.at = at
             try:
@@ -229,7 +233,7 @@ async def test_answers(name: str, kind: Callable[..., Any]):
 
 
 @pytest.mark.parametrize("name", ["chat", "chat stream", "generate_stream"])
-async def test_grpc_answers(name: str):
+async def test_grpc_answers(name: str, record_property: Callable[[str, object], None]):
     """The same over gRPC, by a proxy that cuts what the server sends."""
     call = CALLS[name]
     limit: list[int | None] = [None]
@@ -246,6 +250,7 @@ async def test_grpc_answers(name: str):
         length = proxy.carried
         assert length > 100
         cut = 0
+        record_property("cuts", len(range(0, length, EVERY or 5)))
         for at in range(0, length, EVERY or 5):
             limit[0] = at
             try:

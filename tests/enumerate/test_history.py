@@ -67,7 +67,9 @@ def pt(folder: Path) -> Served:
 
 
 @pytest.mark.parametrize("backend", (echo, pt) if SOAKS else (echo,))
-async def test_no_cross_talk(tmp_path: Path, backend: Callable[[Path], Served]):
+async def test_no_cross_talk(
+    tmp_path: Path, backend: Callable[[Path], Served], record_property: Callable[[str, object], None]
+):
     """Streams, one-shot answers and gRPC, the default adapter changing all the while; the engine is killed and stopped,
     connections are cut, and the line is flooded. Each call ends exactly once, with its own text or none, [DONE] if and only
     if it is whole, by the adapter that it was admitted with."""
@@ -87,6 +89,8 @@ async def test_no_cross_talk(tmp_path: Path, backend: Callable[[Path], Served]):
         assert server.process.poll() is None
     told = summary(course.calls, course.switches)
     print(told, course.deeds)
+    for name, count in (("calls", len(course.calls)), ("switches", len(course.switches)), ("deeds", len(course.deeds))):
+        record_property(name, count)
     assert anomalies(course.calls, course.switches, first=next(iter(served.said)))[:20] == [], told
     assert {"finished", "cut", "error", "refused"} <= set(told["ends"]), told
     assert min(len(course.switches), len(course.deeds)) >= len(DEEDS), (told, course.deeds)

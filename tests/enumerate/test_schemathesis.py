@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ NOT_CHECKED = {
 
 
 @pytest.mark.timeout(120 + 6 * EXAMPLES)
-async def test_the_server_keeps_to_its_document(tmp_path: Path):
+async def test_the_server_keeps_to_its_document(tmp_path: Path, record_property: Callable[[str, object], None]):
     """No server error, no undocumented status, content type or shape, nothing accepted that the schema forbids, no method
     answered that is not there, nothing answered without a key."""
     async with site(tmp_path / "store", options={"api_key": [KEY]}) as made, listening(made.served) as port:
@@ -58,6 +59,7 @@ async def test_the_server_keeps_to_its_document(tmp_path: Path):
         output = (await process.communicate())[0].decode()
     assert process.returncode == 0, output[-6000:]
     report = json.loads((tmp_path / "report.json").read_text())
+    record_property("cases", report["test_cases"]["generated"])
     paths = made.document["paths"]
     assert report["operations"]["tested"] == sum(len(item) for item in paths.values()), report["operations"]
     assert {phase["status"] for phase in report["phases"].values()} == {"success"}, report["phases"]

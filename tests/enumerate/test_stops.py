@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import orjson
 import pytest
@@ -64,9 +64,11 @@ class Asked:
     def __init__(self, runner: asyncio.Runner, served: Served) -> None:
         self._runner = runner
         self._app = served.composed.app
+        self.times = 0
 
     def __call__(self, body: dict[str, object]) -> bytes:
         """The answer to a request."""
+        self.times += 1
         answer = self._runner.run(ask(self._app, "POST", ROUTE, orjson.dumps(body)))
         assert answer.status == 200, answer.body
         return answer.body
@@ -82,6 +84,13 @@ def asked() -> Iterator[Asked]:
             yield Asked(runner, served)
         finally:
             runner.run(context.__aexit__(None, None, None))
+
+
+@pytest.fixture(autouse=True)
+def counted(asked: Asked, record_property: Callable[[str, object], None]) -> Iterator[None]:
+    """Tell how many answers a test took: two for each of its texts."""
+    yield
+    record_property("answers", asked.times)
 
 
 @pytest.mark.timeout(120 + CASES // 20)

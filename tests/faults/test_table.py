@@ -2,7 +2,8 @@
 
 A cell either runs a scenario of this folder, as often as the table says, or names tests elsewhere that inject the same fault. In
 the quick lane those have run with the suite already, and what became of them is looked up; in the other lanes
-(`OPENLLM_TEST_FAULTS=full` or `chaos`, as `tools/faults.py` sets it) they run here, as often as the table says.
+(`OPENLLM_TEST_FAULTS=full` or `chaos`, as `tools/faults.py` sets it) they run here, as often as the table says, or as a plan does:
+`OPENLLM_TEST_FAULTS_PLAN` is a JSON object of cells and rounds. Past `OPENLLM_TEST_FAULTS_UNTIL` no further round begins.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from .lab import Lab
 
 LANE = os.environ.get("OPENLLM_TEST_FAULTS", "quick")
 TALLY = os.environ.get("OPENLLM_TEST_FAULTS_TALLY", "")
-AT_MOST = int(os.environ.get("OPENLLM_TEST_FAULTS_ROUNDS", "1000"))
+PLAN: dict[str, int] = json.loads(os.environ.get("OPENLLM_TEST_FAULTS_PLAN", "{}"))
+UNTIL = float(os.environ.get("OPENLLM_TEST_FAULTS_UNTIL", "inf"))
+"""Seconds since the epoch."""
 TABLE = table.read()
-CELLS = [cell for cell in table.cells(TABLE) if table.in_lane(cell, LANE)]
+CELLS = [cell for cell in table.cells(TABLE) if table.in_lane(cell, LANE) and (not PLAN or cell.name in PLAN)]
 
 pytestmark = pytest.mark.timeout(420 if LANE == "quick" else 3600)
 
@@ -46,14 +49,14 @@ def file_and_name(node: str) -> tuple[str, str]:
 
 def times_of(cell: table.Cell) -> int:
     """Rounds of a cell in this lane."""
-    return min(AT_MOST, cell.rounds.quick if LANE == "quick" else cell.rounds.full)
+    return PLAN.get(cell.name, cell.rounds.quick if LANE == "quick" else cell.rounds.full)
 
 
 def survive(cell: table.Cell, lab: Lab) -> tuple[int, int, Exception | None]:
     """Run a scenario for all its rounds: how many it survived, of how many, and what broke the first one that it did not."""
-    run, here, failure, survived = scenario(cell.spec.run), lab.on(cell.backend), None, 0
-    times = times_of(cell)
-    for _ in range(times):
+    run, here, failure, survived, times = scenario(cell.spec.run), lab.on(cell.backend), None, 0, 0
+    while times < times_of(cell) and (times == 0 or time.time() < UNTIL):
+        times += 1
         try:
             asyncio.run(run(here))
             survived += 1
@@ -72,7 +75,7 @@ def note(cell: table.Cell, survived: int, of: int, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
-def test_cell(cell: table.Cell, lab: Lab, outcomes: dict[str, str]) -> None:
+def test_cell(cell: table.Cell, lab: Lab, outcomes: dict[str, str], request: pytest.FixtureRequest) -> None:
     """What the row says must hold, does, in every round."""
     began, failure = time.monotonic(), None
     if cell.spec.run:
@@ -82,6 +85,8 @@ def test_cell(cell: table.Cell, lab: Lab, outcomes: dict[str, str]) -> None:
     else:
         survived, times = rounds.repeat(cell.spec.tests, times_of(cell), lab.folder)
     note(cell, survived, times, time.monotonic() - began)
+    if time.time() >= UNTIL:
+        request.session.shouldstop = "its time is over"
     if survived < times:
         raise AssertionError(f"{cell.name}: survived {survived} of {times}") from failure
 
