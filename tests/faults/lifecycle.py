@@ -1,4 +1,4 @@
-"""Scenarios in which processes are ended, killed and stopped. Their rows are F20 to F24, F28 and F29."""
+"""Scenarios in which processes are ended, killed and stopped. Their rows are F20 to F24 and F28 to F30."""
 
 from __future__ import annotations
 
@@ -112,6 +112,28 @@ async def engine_stopped(lab: Lab) -> None:
     await until(lambda: not psutil.pid_exists(stopped), "it is killed")
     await until(lambda: ready(server), "it is ready again", 120)
     await answers(server)
+
+
+async def engine_crashes(lab: Lab) -> None:
+    """The engine crashes in native code: its streams are told by which signal, the engine comes back, and a crash that the
+    budget does not cover ends the server with 69."""
+    with lab.own("--restarts", "1") as server:
+        family = processes(server)
+        for number in (signal.SIGSEGV, signal.SIGABRT):
+            async with client(server) as http:
+                tasks, _ = await streams(http, COMPLETIONS, [endless()] * STREAMS)
+                crashed = server.host_pid()
+                os.kill(crashed, number)
+                ended = await asyncio.gather(*tasks)
+            assert [code(one) for one in ended] == ["engine_unavailable"] * STREAMS
+            assert all(number.name in one.error["message"] for one in ended if one.error), ended
+            if number == signal.SIGSEGV:
+                await until(lambda pid=crashed: has_other_host(server, pid), "another engine")
+                await until(lambda: ready(server), "it is ready again", 120)
+                await answers(server)
+                family += processes(server)
+        assert await ends(server) == 69
+        await gone(family)
 
 
 async def server_killed(lab: Lab) -> None:

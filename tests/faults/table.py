@@ -32,11 +32,12 @@ class Rounds:
 
 @attrs.frozen(kw_only=True)
 class Spec:
-    """A cell as it is written: exactly one of `run`, `tests` and `why_not`.
+    """A cell as it is written: `why_not`, or how it is proven, by `run` or `tests` or both.
 
     Attributes:
         run: a scenario, as MODULE.FUNCTION of this folder.
-        tests: node ids of tests that inject exactly this fault already; each must pass.
+        tests: node ids of tests that inject exactly this fault already; each must pass. Beside a scenario they stand for it in
+            the quick lane.
         why_not: why the fault cannot meet this backend: a key of the file's `reasons`.
         lane: the first lane it runs in: `quick` with every run of the suite, `full` by hand, `chaos` where it needs root or
             a program that the tests do not bring.
