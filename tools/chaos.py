@@ -160,6 +160,16 @@ def segments() -> set[str]:
     return {file.name for file in SHARED_MEMORY.glob("*")} if SHARED_MEMORY.is_dir() else set()
 
 
+def left_in_memory(before: set[str]) -> set[str]:
+    """Shared memory that came since and that no living process has mapped: what others use is theirs."""
+    mapped: set[str] = set()
+    for file in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+            mapped |= {line.partition(f"{SHARED_MEMORY}/")[2] for line in lines if f"{SHARED_MEMORY}/" in line}
+    return segments() - before - mapped
+
+
 async def left_of(family: list[psutil.Process], *, zombies: bool = True, limit_s: float = 5.0) -> list[str]:
     """Processes of a family that are still there when there was time to go.
 
@@ -211,7 +221,7 @@ async def drains(subject: Subject, runs: int, folder: Path) -> dict[str, Any]:
         tell("drains", run, runs)
     lost = endings["silent"] + endings["broken"] + sum(codes.values()) - codes[0]
     return {
-        **counted(endings, orphans, segments() - before, lost),
+        **counted(endings, orphans, left_in_memory(before), lost),
         "exit_codes": {str(code): count for code, count in codes.items()},
         "samples": {"ended_s": took},
     }
@@ -235,7 +245,7 @@ async def engine_kills(subject: Subject, runs: int, folder: Path) -> dict[str, A
             codes.append(await server.end())
     lost = endings["silent"] + endings["broken"] + sum(code != 0 for code in codes)
     return {
-        **counted(endings, orphans, segments() - before, lost),
+        **counted(endings, orphans, left_in_memory(before), lost),
         "samples": {"told_s": told_s, "ready_again_s": back_s},
     }
 
@@ -274,7 +284,7 @@ async def server_kills(subject: Subject, runs: int, folder: Path) -> dict[str, A
                 endings.update(await asyncio.gather(*tasks))
         tell("server kills", run, runs)
     return {
-        **counted(endings, orphans, segments() - before, endings["silent"]),
+        **counted(endings, orphans, left_in_memory(before), endings["silent"]),
         "samples": {"all_gone_s": gone_s},
     }
 

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import importlib.util
 import json
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,15 @@ def test_each_portion_keeps_its_commit(chaos: Any, tmp_path: Path) -> None:
     assert (told["runs"], told["told_s_max"], told["commit"]) == (6, 0.4, later[-1]["commit"])
     chaos.record(argparse.Namespace(output=file, piece="drains", add=False), found)
     assert json.loads(file.read_text(encoding="utf-8"))["drains"]["echo"]["runs"] == 1
+
+
+def test_shared_memory_that_others_use_is_theirs(chaos: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a living process has mapped was not left behind; what nobody has any more was."""
+    monkeypatch.setattr(chaos, "SHARED_MEMORY", tmp_path)
+    (tmp_path / "before").write_bytes(b"x")
+    before = chaos.segments()
+    for name in ("used", "left"):
+        (tmp_path / name).write_bytes(b"x")
+    with (tmp_path / "used").open("rb") as file, mmap.mmap(file.fileno(), 1, prot=mmap.PROT_READ):
+        assert chaos.left_in_memory(before) == {"left"}
+    assert chaos.left_in_memory(before) == {"left", "used"}
