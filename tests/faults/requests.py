@@ -1,6 +1,6 @@
 """Scenarios of hostile requests: JSON that explodes, names that are paths or addresses, labels, log lines and errors.
 
-Their rows are F44, F47, F48 and F82 to F84. Each sends its corpus to a real server and looks at what that did.
+Their rows are F27, F44, F47, F48 and F82 to F84. Each sends its corpus to a real server and looks at what that did.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from urllib.parse import quote
 import httpx
 
 from .audited import audited
-from .inject import gauge
+from .inject import follow, gauge
 from .lab import COMPLETIONS, MODEL, Lab, body, client
 
 CHAT = "/v1/chat/completions"
 TARGETS = ("etc/passwd", "proc/self/environ", "dev/zero", "root/.ssh/id_rsa", "windows/win.ini")
 CLIMBS = ("../", "..\\", "%2e%2e/", "%2e%2e%2f", "..%2f", "..%c0%af", "....//", ".%00./", "\u2025/", "\uff0e\uff0e/")
 PREFIXES = ("", "/", "./", "~/", "//", "file:///", "\\\\host\\share\\", "m/", "base:")
+STOP_TOKENS = 64
 ODD = ("\0", ".", "..", "con", "nul", "m\0", "m\n", "a" * 4096, "m.", "m ", "-rf", "$(id)", "`id`", "{{7*7}}", "%s%n")
 SCHEMES = ("http", "https", "ftp", "file", "gopher", "hf", "s3", "data", "jar:http", "HTTP")
 HOSTS = (
@@ -59,6 +60,24 @@ def refused(answer: httpx.Response, *statuses: int) -> dict[str, Any]:
     error = answer.json()["error"]
     assert set(error) >= {"message", "type", "param", "code"}
     return error
+
+
+async def stop_strings(lab: Lab) -> None:
+    """Whatever part of a model's own text is the stop string, and wherever tokens divide it: the text ends exactly before it,
+    and the stream adds up to the one-shot text."""
+    server = lab.server()
+    async with client(server) as http:
+        words = body("once upon a time", max_tokens=STOP_TOKENS, ignore_eos=True)
+        text = (await http.post(COMPLETIONS, json=words)).json()["choices"][0]["text"]
+        parts = {text[at : at + size] for at in range(0, len(text) - 4, 7) for size in (1, 2, 4)}
+        stops = sorted(part for part in parts if part.strip() and "\ufffd" not in part)
+        assert len(stops) >= 10, text
+        for stop in stops:
+            expected = text[: text.index(stop)]
+            whole = (await http.post(COMPLETIONS, json=words | {"stop": [stop]})).json()["choices"][0]
+            assert (whole["text"], whole["finish_reason"]) == (expected, "stop"), stop
+            streamed = await follow(http, COMPLETIONS, words | {"stop": [stop], "stream": True})
+            assert streamed.done and streamed.text == expected, (stop, streamed)
 
 
 async def names_open_no_files(lab: Lab) -> None:
