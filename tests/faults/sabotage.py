@@ -7,6 +7,7 @@ touched.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,11 +18,13 @@ from pathlib import Path
 
 import attrs
 import cattrs
+from tests.openllm.backends.vllm.test_lane import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path(__file__).with_name("sabotage.toml")
-LIMIT_S = 60
-"""Seconds one test may take without its guard: what waits for something that no longer comes has failed."""
+LIMIT_S, VLLM_LIMIT_S = 60, 240
+"""Seconds one test may take without its guard: what waits for something that no longer comes has failed. vLLM loads in them, too."""
+VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 
 
 @attrs.frozen(kw_only=True)
@@ -35,6 +38,7 @@ class Guard:
         old, new: its text, which stands there once, and what takes its place.
         tests: node ids of tests, each of which must fail then.
         quick: whether every run of the suite shows it.
+        vllm: whether its tests run inside vLLM: with the Python that has it, in the environment of an engine host.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Guard:
     new: str
     tests: tuple[str, ...]
     quick: bool = False
+    vllm: bool = False
 
 
 @cache
@@ -82,12 +87,16 @@ def still_passing(guard: Guard, folder: Path) -> list[str]:
     """
     path = os.pathsep.join(filter(None, [str(without(guard, folder)), os.environ.get("PYTHONPATH", "")]))
     environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    python, limit_s = sys.executable, LIMIT_S
+    if guard.vllm:
+        python, limit_s = str(VLLM_PYTHON), VLLM_LIMIT_S
+        environment |= json.loads(run([python, "-c", ENVIRONMENT], environment).stdout)
     package = Path(guard.file).parts[2]
-    where = run([sys.executable, "-c", f"import {package}; print({package}.__file__)"], environment).stdout
+    where = run([python, "-c", f"import {package}; print({package}.__file__)"], environment).stdout
     if not Path(where.strip()).is_relative_to(folder):
         raise RuntimeError(f"{package} comes from {where}")
-    plain = ["-q", "-rfE", "-p", "no:cacheprovider", f"--timeout={LIMIT_S}"]
-    done = run([sys.executable, "-m", "pytest", *plain, *guard.tests], environment)
+    plain = ["-q", "-rfE", "-p", "no:cacheprovider", f"--timeout={limit_s}"]
+    done = run([python, "-m", "pytest", *plain, *guard.tests], environment)
     told = done.stdout.rpartition("short test summary info")[2].splitlines()
     if done.returncode not in (0, 1) or any(line.startswith("ERROR ") for line in told):
         raise RuntimeError(f"{guard.name}: pytest ended with {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")

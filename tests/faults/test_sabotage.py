@@ -15,7 +15,7 @@ LANE = os.environ.get("OPENLLM_TEST_FAULTS", "quick")
 GUARDS = sabotage.read()
 SHOWN = [guard for guard in GUARDS if guard.quick or LANE != "quick"]
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300 if LANE == "quick" else 900)
 
 
 @pytest.mark.parametrize("guard", SHOWN, ids=lambda guard: guard.name)
