@@ -218,13 +218,16 @@ def settle(case: Case, store: Store, here: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_kill_at_every_step(tmp_path: Path, base: Path, name: str) -> None:
+def test_kill_at_every_step(
+    tmp_path: Path, base: Path, name: str, record_property: Callable[[str, object], None]
+) -> None:
     """After kill -9 at any step the list is the old one or the new one, whole, and doing it again succeeds."""
     hands = [
         fork(lambda first=first: kill_at_steps(CASES[name], base, tmp_path, range(first, MOST_STEPS, HANDS)))
         for first in range(1, HANDS + 1)
     ]
     assert [joined(hand) for hand in hands] == [0] * HANDS  # what went wrong stands in the captured stderr
+    record_property("steps", min(int(file.name.removeprefix("whole")) for file in tmp_path.glob("whole*")) - 1)
 
 
 def kill_at_steps(case: Case, base: Path, here: Path, steps: Iterable[int]) -> None:
@@ -245,6 +248,7 @@ def kill_at_steps(case: Case, base: Path, here: Path, steps: Iterable[int]) -> N
         shutil.rmtree(home)
         if code == 0:
             assert n > case.least
+            (here / f"whole{n}").touch()
             return
         assert code == -signal.SIGKILL, n
     raise AssertionError("it never came to its end")
@@ -252,7 +256,12 @@ def kill_at_steps(case: Case, base: Path, here: Path, steps: Iterable[int]) -> N
 
 @pytest.mark.parametrize(("name", "error"), [(n, e) for n in CASES for e in CASES[n].errors], ids=refusal)
 def test_an_io_error_at_every_step(
-    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: int
+    tmp_path: Path,
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    error: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """A full or broken disk at any step is one error of ours, or harmless; the list stays true; again, it succeeds."""
     case = CASES[name]
@@ -280,6 +289,7 @@ def test_an_io_error_at_every_step(
         shutil.rmtree(home)
         if len(seen) < n:
             assert failures > case.least // 2
+            record_property("steps", n - 1)
             return
     raise AssertionError("it never came to its end")
 
