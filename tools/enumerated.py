@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Run the enumerators of tests/enumerate at full size and publish what they went through.
+"""Run the enumerators of the tests at full size and publish what they went through.
 
-    python tools/enumerated.py [history | stops | cuts | cancels | schemathesis ...] [-k EXPRESSION] [--size N]
+    python tools/enumerated.py [history | stops | cuts | cancels | store | schemathesis ...] [-k EXPRESSION] [--size N]
 
 Each of them is a test file that counts what it does (`record_property`) and takes its size from a variable: seconds of the
 history, cases of the stop strings, bytes between two cuts, examples of each operation. Writes docs/figures/enumerated.json, test
@@ -25,29 +25,22 @@ from openllm.bench.surroundings import surroundings
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docs" / "figures" / "enumerated.json"
-SIZES = {
-    "history": ("OPENLLM_TEST_HISTORY_S", 600),
-    "stops": ("OPENLLM_TEST_STOPS", 10_000),
-    "cuts": ("OPENLLM_TEST_CUTS_EVERY", 1),
-    "cancels": ("", 1),  # stands at every await in any case
-    "schemathesis": ("OPENLLM_TEST_SCHEMATHESIS", 60),
+STORE = "tests/openllm/serialisation/faults/test_publishing.py"
+ENUMERATORS = {  # name: file, variable, size
+    "history": ("tests/enumerate/test_history.py", "OPENLLM_TEST_HISTORY_S", 600),
+    "stops": ("tests/enumerate/test_stops.py", "OPENLLM_TEST_STOPS", 10_000),
+    "cuts": ("tests/enumerate/test_cuts.py", "OPENLLM_TEST_CUTS_EVERY", 1),
+    "cancels": ("tests/enumerate/test_cancels.py", "", 1),  # these two stand at every place in any case
+    "store": (STORE, "", 1),
+    "schemathesis": ("tests/enumerate/test_schemathesis.py", "OPENLLM_TEST_SCHEMATHESIS", 60),
 }
 
 
 def run(what: str, words: list[str], size: int, report: Path) -> int:
     """Run one enumerator; `report` then holds what its tests counted, as JUnit's XML."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        f"tests/enumerate/test_{what}.py",
-        *words,
-    ]
+    file, variable, _ = ENUMERATORS[what]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file, *words]
     command += [f"--junitxml={report}", "-o", "junit_family=xunit1"]
-    variable, _ = SIZES[what]
     environment = os.environ | ({variable: str(size)} if variable else {})
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
@@ -80,15 +73,15 @@ def totals(tests: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     """Run, read, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", metavar="ENUMERATOR", help=f"of {', '.join(SIZES)}; default: all")
+    parser.add_argument("what", nargs="*", metavar="ENUMERATOR", help=f"of {', '.join(ENUMERATORS)}; default: all")
     parser.add_argument("-k", help="which tests of it, as pytest's -k")
     parser.add_argument("--size", type=int, help="in place of the usual one")
     asked = parser.parse_args()
-    if unknown := sorted(set(asked.what) - set(SIZES)):
-        parser.error(f"there is no enumerator {unknown[0]!r}: {', '.join(SIZES)}")
+    if unknown := sorted(set(asked.what) - set(ENUMERATORS)):
+        parser.error(f"there is no enumerator {unknown[0]!r}: {', '.join(ENUMERATORS)}")
     codes: list[int] = []
-    for what in asked.what or SIZES:
-        about, size = surroundings(["tools/enumerated.py", *sys.argv[1:]]), asked.size or SIZES[what][1]
+    for what in asked.what or ENUMERATORS:
+        about, size = surroundings(["tools/enumerated.py", *sys.argv[1:]]), asked.size or ENUMERATORS[what][2]
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.xml"
             codes.append(run(what, ["-k", asked.k] if asked.k else [], size, report))
