@@ -1,6 +1,7 @@
 """How tests elsewhere in the suite went: in this run, or run again and again in a process of their own.
 
-`test_table.py` calls `of_this_run` and `repeat`; as a pytest plugin (`-p tests.faults.rounds`) this module runs each test of a
+`test_table.py` calls `of_this_run` and `repeat`. Tests inside vLLM run with the Python that has it; in the suite one test runs
+them all, and stands for them. As a pytest plugin (`-p tests.faults.rounds`) this module runs each test of a
 process `OPENLLM_TEST_ROUNDS` times and writes down how each time ended. Knows nothing of faults.
 """
 
@@ -12,12 +13,15 @@ import subprocess
 import sys
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
+INSIDE_VLLM = "tests/openllm/backends/vllm/engine/"
+STANDS_FOR_THEM = "tests/openllm/backends/vllm/test_lane.py::test_engine_tests"
 ROUND = "fault_round"
 TIMES, REPORT = "OPENLLM_TEST_ROUNDS", "OPENLLM_TEST_ROUNDS_REPORT"
 
@@ -30,18 +34,29 @@ def of_this_run(nodes: Iterable[str], outcomes: Mapping[str, str]) -> tuple[int,
         outcomes: how each test of this run ended.
     """
     ended: list[str] = []
-    for node in nodes:
+    for named in nodes:
+        node = STANDS_FOR_THEM if named.startswith(INSIDE_VLLM) else named
         wanted = (node, node + "[")
         ended += [how for ran, how in outcomes.items() if ran == wanted[0] or ran.startswith(wanted[1])]
     counted = [how for how in ended if how != "skipped"]
     return int(bool(counted) and "failed" not in counted), int(bool(counted))
 
 
-def repeat(nodes: Iterable[str], times: int, folder: Path) -> tuple[int, int]:
+def inside_vllm() -> tuple[str, dict[str, str]]:
+    """The Python that has vLLM, and the environment that an engine host of it would have."""
+    from tests.openllm.backends.vllm.test_lane import ENVIRONMENT  # only here: it brings torch, and this is a plugin
+
+    found = subprocess.run([VLLM_PYTHON, "-c", ENVIRONMENT], capture_output=True, text=True, check=True)
+    return str(VLLM_PYTHON), json.loads(found.stdout)
+
+
+def repeat(nodes: Sequence[str], times: int, folder: Path) -> tuple[int, int]:
     """Run tests so many times in one process; (rounds in which all passed, rounds)."""
     report = folder / f"rounds-{uuid.uuid4().hex[:8]}.jsonl"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.faults.rounds", *nodes]
-    environment = os.environ | {TIMES: str(times), REPORT: str(report)}
+    inside = nodes[0].startswith(INSIDE_VLLM)
+    python, more = inside_vllm() if inside else (sys.executable, dict[str, str]())
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.faults.rounds", *nodes]
+    environment = os.environ | more | {TIMES: str(times), REPORT: str(report)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if not report.exists():
         raise AssertionError(f"nothing ran: {(done.stdout + done.stderr)[-1500:]}")

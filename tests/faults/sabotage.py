@@ -7,7 +7,6 @@ touched.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,13 +17,13 @@ from pathlib import Path
 
 import attrs
 import cattrs
-from tests.openllm.backends.vllm.test_lane import ENVIRONMENT
+
+from .rounds import inside_vllm
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path(__file__).with_name("sabotage.toml")
 LIMIT_S, VLLM_LIMIT_S = 60, 240
 """Seconds one test may take without its guard: what waits for something that no longer comes has failed. vLLM loads in them, too."""
-VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 
 
 @attrs.frozen(kw_only=True)
@@ -89,8 +88,8 @@ def still_passing(guard: Guard, folder: Path) -> list[str]:
     environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     python, limit_s = sys.executable, LIMIT_S
     if guard.vllm:
-        python, limit_s = str(VLLM_PYTHON), VLLM_LIMIT_S
-        environment |= json.loads(run([python, "-c", ENVIRONMENT], environment).stdout)
+        (python, more), limit_s = inside_vllm(), VLLM_LIMIT_S
+        environment |= more
     package = Path(guard.file).parts[2]
     where = run([python, "-c", f"import {package}; print({package}.__file__)"], environment).stdout
     if not Path(where.strip()).is_relative_to(folder):

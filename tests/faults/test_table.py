@@ -142,6 +142,20 @@ def test_looking_up_what_ran(ran: dict[str, str], expected: tuple[int, int]) -> 
     assert rounds.of_this_run(("tests/a.py::test_b",), ran) == expected
 
 
+def test_tests_inside_vllm_are_stood_for() -> None:
+    """Those that the suite runs in one child process are as that one test was."""
+    nodes = (f"{rounds.INSIDE_VLLM}test_engine.py::test_a", f"{rounds.INSIDE_VLLM}test_engine.py::test_b")
+    assert rounds.of_this_run(nodes, {}) == (0, 0)
+    assert rounds.of_this_run(nodes, {rounds.STANDS_FOR_THEM: "passed"}) == (1, 1)
+    assert rounds.of_this_run(nodes, {rounds.STANDS_FOR_THEM: "failed"}) == (0, 1)
+    file, name = file_and_name(rounds.STANDS_FOR_THEM)
+    assert name in names_in(file) and Path(rounds.ROOT, rounds.INSIDE_VLLM).is_dir()
+    inside = [node for cell in table.cells(TABLE) for node in cell.spec.tests if node.startswith(rounds.INSIDE_VLLM)]
+    assert inside
+    for cell in table.cells(TABLE):  # one process runs them, with one Python
+        assert len({node.startswith(rounds.INSIDE_VLLM) for node in cell.spec.tests}) <= 1, cell.name
+
+
 def test_running_again_and_again(tmp_path: Path) -> None:
     """Tests elsewhere are run so many rounds in one process; a round in which one of them fails was not survived."""
     file = tmp_path / "test_sometimes.py"
