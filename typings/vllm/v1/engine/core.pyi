@@ -1,18 +1,21 @@
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from vllm.config import VllmConfig
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.executor import Executor
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
-
-class Request: ...
-
-class Scheduler:
-    def has_requests(self) -> bool: ...
 
 class EngineCore:
     scheduler: Scheduler
+    model_executor: Executor
+    batch_queue: deque[tuple[Future[ModelRunnerOutput], SchedulerOutput, Future[object]]] | None
     structured_output_manager: StructuredOutputManager
     step_fn: Callable[[], tuple[dict[int, EngineCoreOutputs] | None, bool]]
     def __init__(self, vllm_config: VllmConfig, executor_class: type[Executor], log_stats: bool) -> None: ...

@@ -11,22 +11,19 @@ from collections.abc import Callable
 
 import torch
 
-from openllm_core.errors import EngineError, OpenLLMError, OutOfMemoryInStep
+from openllm_core.errors import OpenLLMError
 
+from .. import failed_step
 from ..base import SequenceDelta
+from ..failed_step import as_engine_error
 from .rows import Row
 
 log = logging.getLogger("openllm.backends.torch")
 
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # of PyTorch's allocators, as RuntimeError
-RETRY_AFTER_S = 5.0
-
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on the device or in main memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, torch.OutOfMemoryError) or failed_step.is_out_of_memory(error)
 
 
 def blamed(count: int, error: Exception, attempt: Callable[[slice], object]) -> dict[int, Exception]:
@@ -67,12 +64,3 @@ def failed(row: Row, error: Exception) -> SequenceDelta:
     if not isinstance(error, OpenLLMError):
         log.error("request %s failed in a step", row.request_id, exc_info=error)
     return SequenceDelta(row.request_id, [], "error", None, as_engine_error(error).as_dict())
-
-
-def as_engine_error(error: Exception) -> OpenLLMError:
-    """Ours as it is; else what a client may know of it."""
-    if isinstance(error, OpenLLMError):
-        return error
-    if is_out_of_memory(error):
-        return OutOfMemoryInStep("Memory ran out while this request was computed.", retry_after_s=RETRY_AFTER_S)
-    return EngineError("The model could not compute this request; the log of the server names the cause.")

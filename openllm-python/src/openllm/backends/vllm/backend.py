@@ -29,7 +29,6 @@ from vllm.v1.engine.input_processor import InputProcessor
 from openllm_core.errors import (
     AdapterIncompatible,
     AdapterNotFound,
-    EngineError,
     EngineUnavailable,
     OpenLLMError,
     UnsupportedFeature,
@@ -50,6 +49,7 @@ from ..base import (
     TokenGuide,
     TokenSampling,
 )
+from ..failed_step import as_engine_error
 from ..guides import GuideCompiler, guide_refusal
 from . import guards, launch, plan, threads
 from . import lora as mixed_lora
@@ -122,7 +122,7 @@ class VllmBackend:
         self._closed = False
         self._counts = CoreCounts()
         self._stats_clock = StatsClock()
-        core.start(self._on_outputs, self._on_refused, self._on_end)
+        core.start(self._on_outputs, self._on_failed, self._on_end)
 
     @classmethod
     def load(cls, options: EngineOptions, progress: Progress) -> VllmBackend:
@@ -297,9 +297,9 @@ class VllmBackend:
         self._steps.append(StepOutput(deltas, running, waiting, took_s, told))
         self._signal()
 
-    def _on_refused(self, request_id: str, error: Exception) -> None:
-        log.error("request %s could not be begun", request_id, exc_info=error)
-        told = EngineError("The model could not compute this request; the log of the server names the cause.")
+    def _on_failed(self, request_id: str, error: Exception) -> None:
+        log.error("request %s could not be computed", request_id, exc_info=error)
+        told = as_engine_error(error)
         self._steps.append(StepOutput([SequenceDelta(request_id, [], "error", error=told.as_dict())]))
         self._signal()
 

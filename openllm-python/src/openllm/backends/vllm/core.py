@@ -20,12 +20,14 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
 from vllm.v1.structured_output.request import get_structured_output_key
 
+from .quarantine import Quarantine
+
 NOTHING_RAN_S = 0.001  # pause after a step in which no sequence could run: a grammar is still being compiled
 
 OnOutputs = Callable[[EngineCoreOutputs, float], None]
 """Gets each step's outputs and the seconds it took, in the core's thread."""
-OnRefused = Callable[[str, Exception], None]
-"""Gets the id of a sequence that could not be begun, and why, in the core's thread; the others go on."""
+OnFailed = Callable[[str, Exception], None]
+"""Gets the id of a sequence that could not be begun or computed, and why, in the core's thread; the others go on."""
 OnEnd = Callable[[BaseException | None], None]
 """Called once, in the core's thread: None after `close`, else what ended it."""
 
@@ -39,17 +41,18 @@ class Core:
 
     def __init__(self, config: VllmConfig) -> None:
         self._engine = EngineCore(config, Executor.get_class(config), log_stats=True)
+        self._quarantine = Quarantine(self._engine)
         self._inbox: queue.SimpleQueue[EngineCoreRequest | list[str] | _Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._step_began: float | None = None
         self._num_steps = 0
-        self._on_refused: OnRefused = lambda request_id, error: None
+        self._on_failed: OnFailed = lambda request_id, error: None
         gc.collect()
         gc.freeze()  # what loading made stays; looking through it again at every collection costs steps
 
-    def start(self, on_outputs: OnOutputs, on_refused: OnRefused, on_end: OnEnd) -> None:
+    def start(self, on_outputs: OnOutputs, on_failed: OnFailed, on_end: OnEnd) -> None:
         """Begin to turn."""
-        self._on_refused = on_refused
+        self._on_failed = on_failed
         self._thread = threading.Thread(target=self._run, args=(on_outputs, on_end), name="openllm-step", daemon=True)
         self._thread.start()
 
@@ -115,8 +118,7 @@ class Core:
         try:
             while self._take_notes():
                 began = self._step_began = time.monotonic()
-                outputs, ran = self._engine.step_fn()
-                self._engine.post_step(model_executed=ran)
+                outputs, ran = self._step()
                 self._step_began = None
                 self._num_steps += 1
                 found = outputs.get(0) if outputs else None
@@ -128,12 +130,24 @@ class Core:
             error = raised
         on_end(error)
 
+    def _step(self) -> tuple[dict[int, EngineCoreOutputs] | None, bool]:
+        """One step; where it raises, those of its sequences that are known to be to blame end."""
+        try:
+            outputs, ran = self._engine.step_fn()
+            self._engine.post_step(model_executed=ran)
+        except Exception as error:
+            for request_id, own in self._quarantine.failed(error).items():
+                self._on_failed(request_id, own)
+            return None, True
+        self._quarantine.advance()
+        return outputs, ran
+
     def _take_notes(self) -> bool:
         """Do what stands in the inbox; wait there while no sequence runs. False when closed."""
         engine = self._engine
         while True:
             try:
-                note = self._inbox.get(block=not engine.scheduler.has_requests())
+                note = self._inbox.get(block=not (engine.scheduler.has_requests() or self._quarantine.active))
             except queue.Empty:
                 return True
             if note is None:
@@ -149,9 +163,10 @@ class Core:
         engine = self._engine
         try:
             engine.add_request(*engine.preprocess_add_request(request))
+            self._quarantine.hold_newcomers()
         except Exception as error:
             engine.abort_requests([request.request_id])
-            self._on_refused(request.request_id, error)
+            self._on_failed(request.request_id, error)
 
 
 class _Call:

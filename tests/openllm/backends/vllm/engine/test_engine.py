@@ -360,3 +360,68 @@ def test_a_sequence_that_cannot_be_begun_fails_alone(lender: VllmBackend, monkey
     tokens, codes = said(lender, bad, mate)
     assert codes == {bad.request_id: "internal_error", mate.request_id: None}
     assert [tokens[mate.request_id]] == list(alone.values())
+
+
+class Fault:
+    """Raises in the model's forward pass whenever one of some sequences is in the batch, from its `after`-th step on."""
+
+    def __init__(self, lender: VllmBackend, bad: list[str], error: Exception, after: int = 1) -> None:
+        self._runner: Any = lender._core._engine.model_executor.driver_worker.worker.model_runner
+        self._forward, self._bad, self._error, self._after = self._runner._model_forward, bad, error, after
+        self.raised = self.steps = 0
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        """In place of the runner's own."""
+        batch = list(self._runner.input_batch.req_id_to_index)
+        if not self._bad or any(name.startswith(bad) for bad in self._bad for name in batch):
+            self.steps += 1
+            if self.steps >= self._after:
+                self.raised += 1
+                raise self._error
+        return self._forward(*arguments, **named)
+
+    def set(self, monkeypatch: pytest.MonkeyPatch) -> Fault:
+        """Break the runner until the test ends."""
+        monkeypatch.setattr(self._runner, "_model_forward", self.forward)
+        return self
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 3, "top_p": 0.9, "repetition_penalty": 1.2}])
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_sequence_whose_step_raises_fails_alone(
+    lender: VllmBackend, monkeypatch: pytest.MonkeyPatch, after: int, sampling: dict[str, Any]
+) -> None:
+    """Two of six break vLLM's forward pass, with their prompt or later: the mates, greedy or seeded, guided or not, say what
+    they say alone, nothing is held back afterwards and nothing that was half computed is taken from the cache."""
+    params = msgspec.structs.replace(GREEDY, **sampling)
+    mates = [BackendRequest(new_request_id(), [5, 6, 7, at] * 40, params) for at in range(3)]
+    mates.append(BackendRequest(new_request_id(), [1, 2, 3], guided("regex", "[0-9]{20}")))
+    bad = [BackendRequest(new_request_id(), [9, 8, 7, at] * 40, GREEDY) for at in range(2)]
+    alone = {one.request_id: by_itself(lender, one) for one in [*mates, *bad]}
+    fault = Fault(lender, [one.request_id for one in bad], RuntimeError("shapes differ"), after).set(monkeypatch)
+    tokens, codes = said(lender, mates[0], bad[0], *mates[1:], bad[1])
+    names = [one.request_id for one in mates]
+    assert codes == dict.fromkeys((one.request_id for one in bad), "internal_error") | dict.fromkeys(names)
+    assert [tokens[name] for name in names] == [alone[name] for name in names]
+    assert fault.raised >= 3
+    monkeypatch.undo()
+    assert [by_itself(lender, one) for one in bad] == [alone[one.request_id] for one in bad]
+    assert not lender._core._engine.scheduler.has_unfinished_requests()
+    assert not lender._core._quarantine.active
+
+
+def by_itself(lender: VllmBackend, request: BackendRequest) -> list[int]:
+    """Tokens of such a request without mates."""
+    tokens, _ = said(lender, msgspec.structs.replace(request, request_id=new_request_id()))
+    return next(iter(tokens.values()))
+
+
+def test_memory_that_runs_out_in_a_step_ends_the_newest(lender: VllmBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest is told to come again, whoever the step was computed for; the others go on."""
+    old, new = (BackendRequest(new_request_id(), prompt, GREEDY) for prompt in ([5, 6, 7], [9, 8, 7]))
+    alone = said(lender, BackendRequest(new_request_id(), [5, 6, 7], GREEDY))[0]
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+    Fault(lender, [new.request_id], error, 2).set(monkeypatch)
+    tokens, codes = said(lender, old, new)
+    assert codes == {old.request_id: None, new.request_id: "engine_out_of_memory"}
+    assert [tokens[old.request_id]] == list(alone.values())

@@ -50,14 +50,15 @@ def test_an_architecture_it_lacks(checkpoints: Path) -> None:
 
 
 def test_a_core_that_dies_is_told_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`steps` raises with the root cause, and the health check says the same."""
+    """Nothing can be computed any more, whoever asks: `steps` raises with the root cause, and the health check says the same."""
     backend = engine(folder)
 
-    def broken() -> Any:
+    def broken(*arguments: Any, **named: Any) -> Any:
         raise RuntimeError("the cable was pulled")
 
     async def test() -> None:
-        monkeypatch.setattr(backend._core._engine, "step_fn", broken)
+        runner: Any = backend._core._engine.model_executor.driver_worker.worker.model_runner
+        monkeypatch.setattr(runner, "_model_forward", broken)
         backend.submit(BackendRequest(new_request_id(), PROMPT, GREEDY))
         with pytest.raises(EngineUnavailable, match="the cable was pulled"):
             async for _ in backend.steps():
