@@ -11,6 +11,10 @@ import attrs
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.any_pb2 import Any as Any_
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from tests.contract.test_grpc_clients import KINDS, Caller
 
 from openllm_core.errors import (
@@ -36,7 +40,8 @@ class Script:
     """What a server does with one call after another; the last entry goes on for ever.
 
     Attributes:
-        steps: a code to refuse with, an `Error` to refuse with as our server does, or bytes to answer.
+        steps: a code to refuse with, an `Error` to refuse with as our server does, a google.rpc.Status as others do, or
+            bytes to answer.
         calls: how many came.
     """
 
@@ -52,6 +57,9 @@ class Script:
         if isinstance(step, Code):
             await context.abort(step, "not now")
         told, code = step
+        if isinstance(told, Status):
+            context.set_trailing_metadata((("grpc-status-details-bin", told.SerializeToString()),))
+            await context.abort(code, told.message)
         context.set_trailing_metadata((("openllm-error-bin", told.SerializeToString()),))
         await context.abort(code, told.message)
         raise AssertionError("unreachable")
@@ -117,6 +125,29 @@ async def test_work_that_was_refused_is_asked_again(kind: str, code: grpc.Status
         with pytest.raises((RateLimited, ServerError)) as refused:
             await client(kind, max_retries=1).take(call, "Hi")
         assert script.calls == 2 and refused.value.retry_after_s == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED])
+async def test_a_time_named_by_somebody_between_is_kept(kind: str, code: grpc.StatusCode) -> None:
+    """A proxy or a mesh that refuses in gRPC's own terms, a RetryInfo among the details of the status: asked again, then."""
+    details = [Any_(), Any_()]
+    details[0].Pack(pb.Error(message="of some other kind"))
+    details[1].Pack(RetryInfo(retry_delay=Duration(nanos=200_000_000)))
+    busy = Status(code=code.value[0], message="too many of you", details=details), code
+    async with foreign(busy, busy, ANSWER.SerializeToString()) as (script, client):
+        began = time.monotonic()
+        await client(kind).take("generate", "Hi")
+        assert script.calls == 3 and time.monotonic() - began >= 0.4
+    async with foreign(busy) as (script, client):
+        with pytest.raises((RateLimited, ServerError), match="too many of you") as refused:
+            await client(kind, max_retries=0).take("generate", "Hi")
+        assert refused.value.retry_after_s == pytest.approx(0.2) and script.calls == 1
+    unreadable = Status(details=[Any_(type_url=details[1].type_url, value=b"\xff")]), code
+    async with foreign(unreadable) as (script, client):
+        with pytest.raises(ClientError) as refused:
+            await client(kind, max_retries=0).take("generate", "Hi")
+        assert refused.value.retry_after_s is None
 
 
 @pytest.mark.parametrize("kind", CLIENTS)

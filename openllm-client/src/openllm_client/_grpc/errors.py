@@ -1,7 +1,7 @@
 """From a status of gRPC to one of the typed errors of `openllm_core.errors`: the same as over HTTP. Pure.
 
 A refusal of our server brings an `Error` message; a status without one comes from the library, from something between, or
-from a server that is none of ours.
+from a server that is none of ours. Such ones may name a time to come back at, in gRPC's own details.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import attrs
 import grpc
 from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 
 from openllm_core.errors import ClientError, ConnectionFailed, NotFound, StreamInterrupted, TimedOut
 from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
@@ -19,6 +21,8 @@ from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
 from .._errors import IS_IT_RUNNING, closed_hint, malformed, shown, status_class, tls_hint
 
 ERROR_KEY = "openllm-error-bin"
+DETAILS_KEY = "grpc-status-details-bin"
+"""Trailing metadata with a google.rpc.Status, by gRPC's convention."""
 
 _Code = grpc.StatusCode
 STATUS = {
@@ -81,7 +85,10 @@ def failure(error: Any, address: str, timeout_s: float, *, begun: bool = False, 
     why = _last_step(details)
     if begun:
         return Failure(error=StreamInterrupted(f"The stream from {address} ended before the answer did: {why}."))
-    return _without_details(code, details, why, address)
+    wait_s = _wait_of(call)
+    if wait_s is not None:
+        return _foreign_refusal(code, why, address, wait_s)
+    return _without_error(code, details, why, address)
 
 
 def _last_step(details: str) -> str:
@@ -98,7 +105,7 @@ def _too_late(address: str, timeout_s: float, *, begun: bool) -> Failure:
     return Failure(error=TimedOut(f"{address} did not answer within {timeout_s:g} s.", hint=hint))
 
 
-def _without_details(code: grpc.StatusCode, details: str, why: str, address: str) -> Failure:
+def _without_error(code: grpc.StatusCode, details: str, why: str, address: str) -> Failure:
     if code in (_Code.UNAVAILABLE, _Code.CANCELLED):
         unsent = "failed to connect" in details
         if "http1" in why.lower() or "HTTP/1" in why:
@@ -117,10 +124,15 @@ def _without_details(code: grpc.StatusCode, details: str, why: str, address: str
             return Failure(error=too_large(f"{address}: the answer is too large: {why}."), final=True)
         found = status_class(413, None)(f"{address} answered: {why}", status=413)
         return Failure(error=found, refused=True, final=True)
+    return _foreign_refusal(code, why, address)
+
+
+def _foreign_refusal(code: grpc.StatusCode, why: str, address: str, wait_s: float | None = None) -> Failure:
+    """The call reached somebody who is not our server, and who refused it; perhaps for `wait_s` seconds only."""
     status = STATUS.get(code, 500)
     hint = "Set OPENLLM_API_KEY or pass api_key=." if status == 401 else None
-    found = status_class(status, None)(f"{address} answered {code.name}: {why}", status=status, hint=hint)
-    return Failure(error=found, refused=True)
+    text = f"{address} answered {code.name}: {why}"
+    return Failure(error=status_class(status, None)(text, status=status, hint=hint, retry_after_s=wait_s), refused=True)
 
 
 def _refusal(said: pb.Error, code: grpc.StatusCode, address: str, *, begun: bool) -> Failure:
@@ -140,11 +152,29 @@ def _refusal(said: pb.Error, code: grpc.StatusCode, address: str, *, begun: bool
     return Failure(error=error, refused=not begun, final=not said.retry)
 
 
+def _trailing(call: Any, key: str) -> bytes | None:
+    found = (value for name, value in call.trailing_metadata() or () if name == key)
+    value: Any = next(found, None)
+    return value if isinstance(value, bytes) else None
+
+
 def _error_of(call: Any) -> pb.Error | None:
-    for key, value in call.trailing_metadata() or ():
-        if key == ERROR_KEY and isinstance(value, bytes):
-            try:
-                return pb.Error.FromString(value)
-            except DecodeError:
-                return None
-    return None
+    sent = _trailing(call, ERROR_KEY)
+    try:
+        return pb.Error.FromString(sent) if sent is not None else None
+    except DecodeError:
+        return None
+
+
+def _wait_of(call: Any) -> float | None:
+    """Seconds that a google.rpc.RetryInfo among a status's details names; None without one that can be read."""
+    sent = _trailing(call, DETAILS_KEY)
+    if sent is None:
+        return None
+    info = RetryInfo()
+    try:
+        if not any(detail.Unpack(info) for detail in Status.FromString(sent).details):
+            return None
+    except DecodeError:
+        return None
+    return max(0.0, info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
