@@ -28,6 +28,7 @@ from ._wire import Outcome, Reply
 
 MAX_SHOWN = 500
 IS_IT_RUNNING = "Is the server running? `openllm start` starts one here."
+_NO_HTTP = "If a gRPC server listens there, ask it over gRPC; HTTP has a port of its own."
 _HANDSHAKE = (
     (
         ("mismatch", "hostname verification", "not in peer certificate"),
@@ -81,6 +82,8 @@ def refusal(reply: Reply, address: str) -> StatusError:
         hint = "Set OPENLLM_API_KEY or pass api_key=." if status == 401 else None
     elif status == 404 and detail.get("code") in (None, "unknown_url"):
         hint = "Is an OpenLLM server behind this address?"
+        if address.endswith("/v1"):
+            hint = "Leave /v1 out of the address: it is put before each route."
     return status_class(status, detail.get("code"))(
         f"{address} answered {status}: {message}",
         status=status,
@@ -143,7 +146,7 @@ def broken(error: httpx.RequestError, address: str, timeout_s: float) -> ClientE
     if isinstance(error, httpx.ProxyError):
         return ConnectionFailed(f"The proxy made no connection to {address}: {why}.")
     if isinstance(error, httpx.RemoteProtocolError):
-        hint = closed_hint(address) if "without sending a response" in why else tls_hint(why)
+        hint = closed_hint(address) if "without sending a response" in why else tls_hint(why) or _NO_HTTP
         return ConnectionFailed(f"{address} closed the connection or does not speak HTTP: {why}.", hint=hint)
     if isinstance(error, httpx.DecodingError):
         return malformed(f"{address}: the answer cannot be decompressed: {why}.")

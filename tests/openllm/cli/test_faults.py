@@ -83,19 +83,31 @@ def test_an_address_that_is_none(run: Run, scheme: str) -> None:
     ("answer", "code", "text"),
     [
         (b"SSH-2.0-OpenSSH_9.6\r\n", 69, "does not speak HTTP"),
+        (b"\0\0\x12\4\0\0\0\0\0", 69, "If a gRPC server listens there"),
         (b"", 69, "127.0.0.1"),
         (WEB_SERVER, 1, "Is an OpenLLM server of this version behind it?"),
         (NOT_TEXT, 1, "Is an OpenLLM server of this version behind it?"),
         (b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", 1, "Is an OpenLLM server behind this address?"),
         (b"HTTP/1.1 301 Moved\r\nlocation: https://elsewhere/\r\ncontent-length: 0\r\n\r\n", 1, "https://elsewhere/"),
     ],
-    ids=["ssh", "silence", "web server", "not UTF-8", "404", "redirect"],
+    ids=["ssh", "gRPC", "silence", "web server", "not UTF-8", "404", "redirect"],
 )
 def test_a_server_that_is_no_openllm(run: Run, answer: bytes, code: int, text: str) -> None:
     """What listens there is something else: that is said."""
     with saying(answer) as address:
         result = failed(run, address)
     assert (result.exit_code, text in result.stderr) == (code, True), result.stderr
+
+
+def test_a_path_of_openais_address(run: Run) -> None:
+    """An address that ends with /v1, as other clients want it, is told from a server that is none."""
+    with saying(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n") as address:
+        assert "Leave /v1 out" in failed(run, f"{address}/v1").stderr
+
+
+def test_nobody_listens_over_grpc(run: Run) -> None:
+    """The hint names what gives a server a port for gRPC: often the address is that of its other port."""
+    assert "--grpc-port" in failed(run, "127.0.0.1:9", "--server-type", "grpc").stderr
 
 
 def test_https_where_http_is_spoken(run: Run, server: ScriptedServer) -> None:

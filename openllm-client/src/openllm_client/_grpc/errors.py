@@ -18,8 +18,9 @@ from google.rpc.status_pb2 import Status
 from openllm_core.errors import ClientError, ConnectionFailed, NotFound, StreamInterrupted, TimedOut
 from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
 
-from .._errors import IS_IT_RUNNING, closed_hint, malformed, shown, status_class, tls_hint
+from .._errors import closed_hint, malformed, shown, status_class, tls_hint
 
+_REFUSED = "Is the server running? gRPC has a port of its own: openllm start --grpc-port, or openllm start-grpc."
 ERROR_KEY = "openllm-error-bin"
 DETAILS_KEY = "grpc-status-details-bin"
 """Trailing metadata with a google.rpc.Status, by gRPC's convention."""
@@ -113,7 +114,7 @@ def _without_error(code: grpc.StatusCode, details: str, why: str, address: str) 
         elif "ALPN" in why:
             hint = "An HTTP server may listen there; gRPC has a port of its own (openllm start --grpc-port)."
         else:
-            hint = tls_hint(why) or (closed_hint(address) if "Socket closed" in why else None) or IS_IT_RUNNING
+            hint = tls_hint(why) or (closed_hint(address) if "Socket closed" in why else None) or _REFUSED
         return Failure(error=ConnectionFailed(f"No connection to {address}: {why}.", hint=hint), unsent=unsent)
     if code is _Code.UNIMPLEMENTED:
         hint = "Is an OpenLLM server behind this address?"
