@@ -305,6 +305,37 @@ async def test_a_client_that_leaves_frees_its_sequence(vllm_server, model):
         await idle(vllm_server)
 
 
+async def test_the_cores_own_numbers_are_told(vllm_server, model):
+    """/metrics has vLLM's own counts: of the prefix cache with each prompt, of the cache in use while one streams and after."""
+    body = {"model": model, "prompt": "To be or not to be. " * 60, "max_tokens": 1}
+    names = ("openllm_prefix_cache_queries_total", "openllm_prefix_cache_hits_total")
+    async with httpx.AsyncClient(timeout=240) as http:
+        counts, tokens = [], 0
+        for _ in range(3):
+            counts.append([await metric(vllm_server, name) for name in names])
+            answer = (await http.post(vllm_server.url + "/v1/completions", json=body)).json()
+            tokens = answer["usage"]["prompt_tokens"]
+        (first, first_hits), (second, second_hits) = (
+            [new - old for new, old in zip(*pair, strict=True)]
+            for pair in ((counts[1], counts[0]), (counts[2], counts[1]))
+        )
+        assert first == second == tokens > 256
+        assert first_hits == 0 and 128 <= second_hits <= tokens
+        long = body | {"max_tokens": 1500, "stream": True, "ignore_eos": True}
+        async with http.stream("POST", vllm_server.url + "/v1/completions", json=long) as answer:
+            lines = answer.aiter_lines()
+            async for _ in lines:
+                if await metric(vllm_server, "openllm_kv_cache_usage_ratio") > 0:
+                    break
+            assert 0 < await metric(vllm_server, "openllm_kv_cache_usage_ratio") < 1
+    await idle(vllm_server)
+    end = time.monotonic() + 10
+    while await metric(vllm_server, "openllm_kv_cache_usage_ratio"):
+        assert time.monotonic() < end, "what was left is still counted"
+        await asyncio.sleep(0.05)
+    assert await metric(vllm_server, "openllm_preemptions_total") == 0
+
+
 def test_the_same_tokens_as_the_torch_backend(both, capsys):
     """40 prompts of 64 greedy tokens: at least 95 % agree up to the first near-tie (see tools/parity.py)."""
     import parity

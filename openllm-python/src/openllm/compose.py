@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from openllm.engine.supervisor import Launcher
     from openllm.rpc.server import RpcServer
     from openllm.serialisation import ResolvedModel
+    from openllm.server.middleware import Application
     from openllm.telemetry.otel import Telemetry
 
 ECHO = "echo"
@@ -66,7 +67,7 @@ class Composed:
 
     engine: AnyEngine
     service: Service
-    app: ASGIApp
+    app: Application
     metrics_app: ASGIApp
     rpc: RpcServer | None = None
     telemetry: Telemetry | None = None

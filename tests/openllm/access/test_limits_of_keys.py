@@ -167,6 +167,41 @@ async def test_the_engine_hears_whose_a_request_is(called: Called, monkeypatch: 
     assert [request.priority for request in added] == ["interactive"] * 2 + ["background"] * 2 + ["interactive"] * 2
 
 
+async def test_a_request_may_step_back_and_never_forward(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`X-OpenLLM-Priority` over HTTP and gRPC: background waits behind others, interactive is no more than the key allows."""
+    added: list[Any] = []
+    engine = called.served.composed.engine
+    add_all = engine.add_all
+
+    async def watched(requests: Any) -> Any:
+        added.extend(requests)
+        return await add_all(requests)
+
+    monkeypatch.setattr(engine, "add_all", watched)
+    for name in ("free", "late"):
+        for said in ("background", "Interactive"):
+            headers = bearer(name) | {"x-openllm-priority": said}
+            assert (
+                await called.served.http.post("/v1/completions", json=text_body(), headers=headers)
+            ).status_code == 200
+            await called.stub.Generate(HI, metadata=tuple(headers.items()))
+    assert [one.priority for one in added] == ["background"] * 2 + ["interactive"] * 2 + ["background"] * 4
+
+
+async def test_another_word_for_a_priority_is_refused(called: Called) -> None:
+    """So is more than one; the header is named, over gRPC too."""
+    key = list(bearer("free").items())
+    wrong = [*key, ("x-openllm-priority", "urgent")]
+    two = [*key, ("x-openllm-priority", "background"), ("x-openllm-priority", "interactive")]
+    for headers in (wrong, two):
+        refused = await called.served.http.post("/v1/completions", json=text_body(), headers=headers)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "x-openllm-priority"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await called.stub.Generate(HI, metadata=tuple(headers))
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_streams_count_until_they_end_or_are_cut(tmp_path: Path) -> None:
     """A place is taken as long as a stream runs; one whose client leaves gives it back, and its tokens are counted."""
     path = write(tmp_path / "keys", key_of("single", concurrency=1), key_of("free"))

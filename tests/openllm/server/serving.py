@@ -67,7 +67,7 @@ async def serving(
 async def listening(served: Served) -> AsyncIterator[int]:
     """The same app behind a loopback socket; yields the port."""
     loop = asyncio.get_running_loop()
-    state, config = ServerState(), configure(served.composed.app, served.options)
+    state, config = ServerState(), configure(served.composed.app, served.options, served.composed.app.refused)
     listener = await loop.create_server(lambda: LimitedProtocol(config, state, {}, loop), "127.0.0.1", 0)
     try:
         yield listener.sockets[0].getsockname()[1]

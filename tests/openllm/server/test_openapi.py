@@ -59,6 +59,31 @@ async def test_the_document_says_where_unknown_fields_are_refused() -> None:
     assert told == {name: [name in openai, False] for name in own + openai}
 
 
+async def test_a_key_is_asked_for_where_there_is_one() -> None:
+    """With keys every route but the open ones names the scheme and its 401; without one, none does."""
+    async with serving(ready=False) as bare, serving(ready=False, options={"api_key": ("k",)}) as locked:
+        without = (await bare.http.get("/openapi.json")).json()
+        needed = (await locked.http.get("/openapi.json", headers={"authorization": "Bearer k"})).json()
+    assert "security" not in without and "securitySchemes" not in without["components"]
+    assert not any("401" in told["responses"] or "security" in told for told in operations_of(without))
+    assert needed["security"] == [{"key": []}] and "key" in needed["components"]["securitySchemes"]
+    told = operations_of(needed)
+    assert {("401" in one["responses"], one.get("security") == []) for one in told} == {(True, False), (False, True)}
+
+
+async def test_the_priority_is_a_header_of_routes_that_wait_for_the_engine() -> None:
+    """And of no other."""
+    described = await document()
+    told = {path: item.get("post", {}).get("parameters", []) for path, item in described["paths"].items()}
+    assert [one["schema"]["enum"] for one in told["/v1/chat/completions"]] == [["interactive", "background"]]
+    assert told["/v1/metadata"] == []
+
+
+def operations_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every operation of every path."""
+    return [operation for item in document["paths"].values() for operation in item.values()]
+
+
 async def test_every_route_is_described_and_every_description_is_a_route() -> None:
     """The routes the app answers are exactly those of the document, method by method, and no operation id repeats."""
     described = await document()
@@ -96,13 +121,12 @@ async def test_requests_answers_and_errors_are_described() -> None:
         content = operation["requestBody"]["content"]["application/json"]
         assert content["schema"]["$ref"].endswith("/" + cls.__name__)
         structure(content["example"], cls)
-        for status in ("400", "401", "413", "415", "503", "504"):
+        for status in ("400", "413", "415", "503", "504"):
             error = operation["responses"][status]["content"]["application/json"]["schema"]
             assert error["$ref"].endswith("/ErrorBody")
     assert schemas["ChatCompletionRequest"]["properties"]["temperature"]["maximum"] == 2
     stream = described["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]["text/event-stream"]
     assert stream["x-event"]["$ref"].endswith("/ChatCompletionChunk")
-    assert "401" not in described["paths"]["/livez"]["get"]["responses"]
 
 
 async def test_examples_work() -> None:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
-from tests.openllm.server.serving import chat_body, exchange, listening, serving
+from tests.openllm.server.serving import Served, chat_body, exchange, listening, serving
+from uvicorn.server import ServerState
+
+from openllm.server.protocol import LimitedProtocol, configure
 
 HOST = b"Host: 127.0.0.1\r\n"
 GET = b"GET /livez HTTP/1.1\r\n" + HOST
@@ -23,6 +30,25 @@ def error_of(answer: bytes) -> dict[str, str]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"content-type: application/json" in head.lower() and b"x-request-id: " in head.lower()
     return json.loads(body)["error"]
+
+
+def id_of(answer: bytes) -> str:
+    """The id of the request that the client was told."""
+    return next(line[14:].decode() for line in answer.split(b"\r\n") if line.startswith(b"x-request-id: "))
+
+
+@asynccontextmanager
+async def connected(
+    served: Served,
+) -> AsyncIterator[tuple[LimitedProtocol, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """One connection from both its ends."""
+    loop = asyncio.get_running_loop()
+    here, there = socket.socketpair()
+    config = configure(served.composed.app, served.options, served.composed.app.refused)
+    _, protocol = await loop.connect_accepted_socket(lambda: LimitedProtocol(config, ServerState(), {}, loop), there)
+    reader, writer = await asyncio.open_connection(sock=here)
+    yield protocol, reader, writer
+    writer.close()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +107,41 @@ async def test_headers_that_do_not_arrive() -> None:
         slow, silent = await asyncio.gather(exchange(port, GET + b"X: a"), exchange(port, b""))
     assert status_of(slow) == 408 and error_of(slow)["code"] == "request_timeout"
     assert silent == b""
+
+
+async def test_a_request_that_meets_the_end_of_the_header_timer_is_served() -> None:
+    """It is in the socket when the time is up, of which a busy server hears late: it is read first, and has its own time."""
+    async with serving(ready=False) as served, connected(served) as (protocol, reader, writer):
+        writer.write(GET + b"X: ")
+        protocol._on_header_timeout()
+        await asyncio.sleep(0.05)
+        writer.write(b"a\r\nConnection: close\r\n\r\n")
+        assert status_of(await reader.read()) == 200
+
+
+async def test_what_never_became_a_request_is_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """One line with status, code and the id that the client was told, and one more of a status for /metrics."""
+    caplog.set_level(logging.INFO, "openllm.server")
+    late = {"header_timeout": 0.2, "max_body": 4096}
+    async with serving(ready=False, options=late) as served, listening(served) as port:
+        head = b"POST /v1/completions HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+        answers = [
+            await exchange(port, b"NONSENSE\r\n\r\n"),
+            await exchange(port, b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n" + HOST + b"\r\n"),
+            await exchange(port, GET + b"X: " + b"a" * 40000 + b"\r\n\r\n"),
+            await exchange(port, GET + b"X: a"),
+        ]
+        broken = await exchange(port, head + b"2\r\n{}nonsense")
+        text = (await served.http.get("/metrics")).text
+    told = [(status_of(answer), error_of(answer)["code"], id_of(answer)) for answer in answers]
+    assert [status for status, *_ in told] == [400, 414, 431, 408]
+    lines = [record.getMessage() for record in caplog.records if record.name == "openllm.server"]
+    for status, code, request_id in told:
+        (line,) = [line for line in lines if request_id in line]
+        assert line.startswith(f"other: {status} ") and code in line
+        assert f'openllm_http_requests_total{{route="other",status="{status}"}} 1.0' in text
+    (line,) = [line for line in lines if id_of(broken) in line]
+    assert line.startswith("POST /v1/completions: 400 ") and error_of(broken)["code"] in line
 
 
 async def test_slow_headers_within_the_limit_are_served() -> None:

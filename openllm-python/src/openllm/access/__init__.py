@@ -7,12 +7,15 @@ asks `caller()`. Headers are read by those two, each in its own way; nothing her
 from __future__ import annotations
 
 from .access import Access, check_access, has_keys
-from .accounts import Account, caller, require_admin, require_loading
+from .accounts import Account, caller, in_background, require_admin, require_loading
 from .addresses import ANY_ORIGIN, allowed_origins, is_loopback
 from .certificates import demand_of
+from .priority import PRIORITIES, PRIORITY_HEADER
 
 __all__ = [
     "ANY_ORIGIN",
+    "PRIORITIES",
+    "PRIORITY_HEADER",
     "Access",
     "Account",
     "allowed_origins",
@@ -20,6 +23,7 @@ __all__ = [
     "check_access",
     "demand_of",
     "has_keys",
+    "in_background",
     "is_loopback",
     "require_admin",
     "require_loading",

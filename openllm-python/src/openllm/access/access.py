@@ -24,6 +24,7 @@ from .accounts import Account, asking
 from .addresses import allowed_origins, is_loopback
 from .keys import ADMIN, UNNAMED, Key, digest_of
 from .metrics import KeyMetrics
+from .priority import steps_back
 
 LOOK_S = 1.0
 _log = logging.getLogger("openllm.access")
@@ -88,21 +89,22 @@ class Access:
     # -- for each request ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def passing(self, given: Sequence[str], *, counts: bool) -> Generator[Account]:
+    def passing(self, given: Sequence[str], *, counts: bool, priority: Sequence[str] = ()) -> Generator[Account]:
         """Around one request: whose it is, until it has ended.
 
         Args:
             given: every `authorization` header it has.
             counts: against the key's limits; what only reads does not.
+            priority: every header it has by which it may step back; see `steps_back`.
 
         Raises:
-            InvalidRequest: `invalid_api_key`.
+            InvalidRequest: `invalid_api_key`; `invalid_value` of the priority.
             RateLimitExceeded: the key has had what it may have.
         """
         account = self.identify(given)
         if (seen := current()) is not None:
             seen.key = account.name
-        with asking(account):
+        with asking(account, steps_back=steps_back(priority)):
             if counts:
                 with account.working():
                     yield account

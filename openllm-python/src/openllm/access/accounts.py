@@ -158,6 +158,7 @@ def _rated(old: Bucket | None, per_minute: int | None) -> Bucket | None:
 # -- who asks ---------------------------------------------------------------------------------------------------------
 
 _caller: ContextVar[Account] = ContextVar("openllm caller")
+_steps_back: ContextVar[bool] = ContextVar("openllm steps back", default=False)
 _ourselves = Account(Key(name="", sha256=""), admin=True)
 
 
@@ -166,14 +167,20 @@ def caller() -> Account:
     return _caller.get(_ourselves)
 
 
+def in_background() -> bool:
+    """Whether the request that runs here waits behind others, by its key or by its own word."""
+    return _steps_back.get() or caller().key.priority == "background"
+
+
 @contextmanager
-def asking(account: Account) -> Generator[None]:
-    """Around one request: it is this one's."""
-    token = _caller.set(account)
+def asking(account: Account, *, steps_back: bool = False) -> Generator[None]:
+    """Around one request: it is this one's, and lets others go first if it says so."""
+    token, said = _caller.set(account), _steps_back.set(steps_back)
     try:
         yield
     finally:
         _caller.reset(token)
+        _steps_back.reset(said)
 
 
 def require_admin(options: ServerOptions) -> None:

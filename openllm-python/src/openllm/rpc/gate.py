@@ -19,7 +19,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from openllm.access import Access
+from openllm.access import PRIORITY_HEADER, Access
 from openllm.observation import NOBODY, Observation, Observers, failed
 from openllm_core.errors import InvalidRequest, OpenLLMError
 
@@ -130,7 +130,8 @@ class Gate(grpc.aio.ServerInterceptor):
         status = grpc.StatusCode.OK
         try:
             keys = [value for name, value in metadata if name == "authorization"]
-            with self._access.passing(keys, counts=method not in READING):
+            priority = [value for name, value in metadata if name == PRIORITY_HEADER]
+            with self._access.passing(keys, counts=method not in READING, priority=priority):
                 yield
         except asyncio.CancelledError:
             status = grpc.StatusCode.CANCELLED

@@ -19,7 +19,7 @@ from openllm_core.options import ServerOptions
 
 from .body import drop_body
 from .metrics import RequestMetrics
-from .middleware import wrap, wrap_open
+from .middleware import Application, wrap, wrap_open
 from .operation import Endpoint, Operation
 from .routes import (
     adapters,
@@ -56,7 +56,7 @@ def all_operations(
         *usage.operations(access),
     ]
     described = [*described, *descriptors.operations(service, described)]
-    return [*described, *openapi.operations(described)]
+    return [*described, *openapi.operations(described, access)]
 
 
 def create_app(
@@ -67,7 +67,7 @@ def create_app(
     *,
     loopback_only: bool = False,
     observers: Observers = NOBODY,
-) -> ASGIApp:
+) -> Application:
     """The ASGI application.
 
     Args:

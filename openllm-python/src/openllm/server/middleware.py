@@ -17,15 +17,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openllm.access import ANY_ORIGIN, Access, allowed_origins, is_loopback
+from openllm.access import ANY_ORIGIN, PRIORITY_HEADER, Access, allowed_origins, is_loopback
 from openllm.observation import NOBODY, Observation, Observers, failed
 from openllm_core.errors import InvalidRequest, OpenLLMError
 from openllm_core.options import ServerOptions
 
-from .errors import CLIENT_LEFT, ClientLeft, response_of
+from .errors import CLIENT_LEFT, ClientLeft, response_of, status_of
 from .frames import Cut
-from .metrics import RequestMetrics
-from .protocol import EXTENSION, StreamWriter
+from .metrics import OTHER, RequestMetrics
+from .protocol import EXTENSION, REFUSED, REQUEST_ID, OnRefused, StreamWriter
 
 _log = logging.getLogger("openllm.server")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -57,14 +57,17 @@ class Identity:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        request_id = given if _ID.fullmatch(given) else secrets.token_hex(16)
-        scope["openllm.request_id"] = request_id
+        request_id = scope.get(REQUEST_ID) or (given if _ID.fullmatch(given) else secrets.token_hex(16))
+        scope[REQUEST_ID] = request_id
         method, route = self._metrics.named(scope["method"], scope["path"])
         seen = Observation(request_id=request_id, protocol="http", method=method, route=route)
         with self._observers.watch(seen, headers):
             try:
                 await self._serve(scope, receive, send, headers, seen)
             finally:
+                if refused := scope.get(REFUSED):  # what the client read, whatever became of the request here
+                    seen.status = str(self._status_of(refused))
+                    failed(refused)
                 self._metrics.count(scope["path"], int(seen.status or 0), time.monotonic() - seen.began)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: Headers, seen: Observation) -> None:
@@ -105,6 +108,17 @@ class Identity:
             if seen.status:
                 raise
             await self._answer(error, request_id)(scope, watched_receive, marked_send)
+
+    def refused(self, request_id: str, error: OpenLLMError) -> None:
+        """Count and log what a connection refused before it became a request."""
+        seen = Observation(request_id=request_id, protocol="http", method="", route=OTHER)
+        with self._observers.watch(seen, {}):
+            seen.status = str(self._status_of(error))
+            failed(error)
+        self._metrics.count(OTHER, int(seen.status), 0.0)
+
+    def _status_of(self, error: OpenLLMError) -> int:
+        return status_of(error, self._overload_status)[0]
 
     def _answer(self, error: Exception, request_id: str) -> Response:
         if isinstance(error, HTTPException):
@@ -237,9 +251,26 @@ class KeyCheck:
         if scope["path"] in self._open:
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).getlist("authorization")
-        with self._access.passing(given, counts=scope["method"] not in READING):
+        headers = Headers(scope=scope)
+        given, priority = headers.getlist("authorization"), headers.getlist(PRIORITY_HEADER)
+        with self._access.passing(given, counts=scope["method"] not in READING, priority=priority):
             await self._app(scope, receive, send)
+
+
+class Application:
+    """The router behind its middleware: an ASGI application that also hears of what never became a request.
+
+    Attributes:
+        refused: counts and logs one of those.
+    """
+
+    def __init__(self, app: ASGIApp, refused: OnRefused) -> None:
+        self._app = app
+        self.refused = refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await self._app(scope, receive, send)
 
 
 def wrap(
@@ -251,7 +282,7 @@ def wrap(
     open_paths: Collection[str],
     loopback_only: bool = False,
     observers: Observers = NOBODY,
-) -> ASGIApp:
+) -> Application:
     """Put the middleware around a router.
 
     Args:
@@ -266,8 +297,8 @@ def wrap(
         app = PeerCheck(app, open_paths=open_paths)
     elif is_loopback(options.host):
         app = HostCheck(app)
-    app = Identity(app, metrics=metrics, overload_status=options.overload_status, observers=observers)
-    return Cors(app, origins) if origins else app
+    identity = Identity(app, metrics=metrics, overload_status=options.overload_status, observers=observers)
+    return Application(Cors(identity, origins) if origins else identity, identity.refused)
 
 
 def wrap_open(app: ASGIApp, *, metrics: RequestMetrics) -> ASGIApp:

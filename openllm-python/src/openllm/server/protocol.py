@@ -36,15 +36,22 @@ REASONS = {
 }
 VERSIONS = frozenset({"1.0", "1.1"})
 DEFAULTS = Limits()
+REQUEST_ID = "openllm.request_id"
+REFUSED = "openllm.refused"
+"""In a request's scope: its id; the error that it was refused with while the application waited for its body."""
+
+OnRefused = Callable[[str, OpenLLMError], None]
+"""Gets the id and the error of what was refused before it became a request."""
 
 
 class LimitedConfig(Config):
-    """What uvicorn's protocol wants to know, and the limits it does not have."""
+    """What uvicorn's protocol wants to know, the limits it does not have, and who hears of refusals."""
 
     limits = DEFAULTS
+    on_refused: OnRefused | None = None
 
 
-def configure(app: Any, limits: Limits = DEFAULTS) -> LimitedConfig:
+def configure(app: Any, limits: Limits = DEFAULTS, on_refused: OnRefused | None = None) -> LimitedConfig:
     """The configuration of every connection."""
     config = LimitedConfig(
         app,
@@ -60,6 +67,7 @@ def configure(app: Any, limits: Limits = DEFAULTS) -> LimitedConfig:
         timeout_keep_alive=limits.keep_alive,
     )
     config.limits = limits
+    config.on_refused = on_refused
     config.load()
     return config
 
@@ -119,6 +127,7 @@ class LimitedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
+        self._on_refused = config.on_refused
         self.timeout_keep_alive = config.limits.keep_alive + KEEP_ALIVE_SLACK_S
         self._header_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -144,7 +153,7 @@ class LimitedProtocol(HttpToolsProtocol):
             # Else the kernel would keep megabytes for a client that does not read, and we would not know it stalled.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if len(self.connections) > self._limits.max_connections:
-            transport.write(_answer(Overloaded("This server has as many connections as it takes."), self._limits))
+            self._tell(Overloaded("This server has as many connections as it takes."))
             transport.close()
             return
         self._arm_header_timer()
@@ -182,9 +191,15 @@ class LimitedProtocol(HttpToolsProtocol):
         self._header_timer = self.loop.call_later(self._limits.header_timeout, self._on_header_timeout)
 
     def _on_header_timeout(self) -> None:
+        """As with an idle connection: look again on the loop's next turn, when what is in the socket has been read."""
+        self._header_timer = self.loop.call_later(0, self._end_headers, self._head_bytes)
+
+    def _end_headers(self, had_bytes: int) -> None:
         self._header_timer = None
         if self._head_bytes == 0:
             self.transport.close()
+        elif had_bytes == 0:
+            self._arm_header_timer()  # it begins only now
         elif not self.transport.is_closing():
             late = InvalidRequest("The request's headers did not arrive in time.", code="request_timeout")
             self._refuse(late)
@@ -268,16 +283,26 @@ class LimitedProtocol(HttpToolsProtocol):
             self._header_timer = None
         cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is None or cycle.response_complete:
-            self.transport.write(_answer(error, self._limits))
+            self._tell(error)
             self._linger()
         elif not cycle.response_started and not self._in_headers and not self.pipeline:
-            # The body that the app waits for is broken: the app hears that its client has left.
-            self.transport.write(_answer(error, self._limits))
+            # The body that the app waits for is broken: the app hears that its client has left, and why.
+            scope = cast("dict[str, Any]", cycle.scope)
+            scope[REFUSED] = error
+            request_id = scope.setdefault(REQUEST_ID, secrets.token_hex(16))
+            self.transport.write(_answer(error, self._limits, request_id))
             cycle.disconnected = True
             cycle.message_event.set()
             self._linger()
         else:  # an answer is under way: nothing may be put between its bytes
             self.transport.close()
+
+    def _tell(self, error: OpenLLMError) -> None:
+        """Answer what is no request, and say so to whoever counts."""
+        request_id = secrets.token_hex(16)
+        self.transport.write(_answer(error, self._limits, request_id))
+        if self._on_refused is not None:
+            self._on_refused(request_id, error)
 
     def _linger(self) -> None:
         """Say that nothing more comes, throw away what still arrives for a moment, then close."""
@@ -292,14 +317,14 @@ class LimitedProtocol(HttpToolsProtocol):
         """The client will send nothing more; the transport closes itself."""
 
 
-def _answer(error: OpenLLMError, limits: Limits) -> bytes:
+def _answer(error: OpenLLMError, limits: Limits, request_id: str) -> bytes:
     """A whole refusal of what never became a request; it says that the connection ends."""
     status, _ = status_of(error, limits.overload_status)
     body = dumps(body_of(error, overload_status=limits.overload_status))
     headers = headers_of(error, status) | {
         "content-type": "application/json",
         "content-length": str(len(body)),
-        "x-request-id": secrets.token_hex(16),
+        "x-request-id": request_id,
         "connection": "close",
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

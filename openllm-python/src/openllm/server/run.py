@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from openllm.service import Service
 
+    from .middleware import Application
+
 BACKLOG = 1024
 FLUSH_S = 1.0  # for the last bytes of told streams to leave
 EXIT_FORCED = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -49,7 +51,7 @@ class Composed(Protocol):
         ...
 
     @property
-    def app(self) -> ASGIApp:
+    def app(self) -> Application:
         """The application."""
         ...
 
@@ -249,7 +251,7 @@ class _Server:
             loop.add_signal_handler(number, self._on_signal, number)
         most = connections_within(self._options, listeners_of(self._options))
         limits = attrs.evolve(self._options, max_connections=most)
-        state, config = ServerState(), configure(self._app, limits)
+        state, config = ServerState(), configure(self._app, limits, self._app.refused)
         listener = None
         if self._sock is not None:
             tls = context_of(self._options)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from openllm.access import caller
+from openllm.access import caller, in_background
 from openllm.engine.request import EngineRequest
 from openllm.observation import Operation, Transcript, current, note
 from openllm.tools import TOOL_FORMATS, ChatForm
@@ -424,11 +424,10 @@ class Service:
 
 
 def _as_callers(request: EngineRequest) -> EngineRequest:
-    """A request as that of whoever calls: with the key's name and priority, and observed as the call is."""
+    """A request as that of whoever calls: with the key's name, as urgent as key and caller say, and observed as the call is."""
     who, seen = caller(), current()
-    request = attrs.evolve(request, tenant=who.tenant, on_end=who.count)
-    if who.key.priority == "background":
-        request = attrs.evolve(request, priority="background")
+    priority = "background" if in_background() else "interactive"
+    request = attrs.evolve(request, tenant=who.tenant, on_end=who.count, priority=priority)
     if seen is not None:
         seen.sampling = request.sampling
         if seen.transcripts is not None:

@@ -63,7 +63,8 @@ log = logging.getLogger("openllm.backends.vllm")
 
 CHECKED = "guide"  # name of a request that is made for its grammar and never run
 STEP_STALL_S = 60.0
-"""A step of the core that lasts longer stands still. Not the first one, in which what was left uncompiled may be compiled."""
+"""A step of the core, or the loading of an adapter, that lasts longer stands still. Not the first step, in which what was left
+uncompiled may be compiled."""
 SLOWEST_FLOPS = 3e10  # operations a second of the slowest CPU whose steps are waited for
 UNLOAD_POLL_S = 0.02  # how often it is looked whether an adapter's last sequence has ended
 
@@ -234,13 +235,13 @@ class VllmBackend:
         await self._guides.check(guide)
 
     async def check_health(self) -> None:
-        """Raises EngineUnavailable when the core turns no more, or stands still within a step."""
+        """Raises EngineUnavailable when the core turns no more, or stands still within a step or over an adapter."""
         if self._failure is not None:
             raise self._failure
         if self._closed or not self._core.alive:
             raise EngineUnavailable("vLLM's engine core has ended.")
-        if self._core.step_s > self.stall_s:
-            raise EngineUnavailable(f"vLLM's engine core has been in one step for {self._core.step_s:.0f} s.")
+        if self._core.busy_s > self.stall_s:
+            raise EngineUnavailable(f"vLLM's engine core has stood still for {self._core.busy_s:.0f} s.")
 
     async def aclose(self) -> None:
         """Stop after the running step and free the model."""
@@ -293,7 +294,7 @@ class VllmBackend:
         self._counts.add(outputs)
         stats = outputs.scheduler_stats
         running, waiting = (stats.num_running_reqs, stats.num_waiting_reqs) if stats else (len(deltas), 0)
-        told = self._counts.as_stats() if self._stats_clock.due(deltas) else None
+        told = self._counts.as_stats() if self._stats_clock.due(deltas) or not deltas else None
         self._steps.append(StepOutput(deltas, running, waiting, took_s, told))
         self._signal()
 

@@ -44,7 +44,7 @@ class Core:
         self._quarantine = Quarantine(self._engine)
         self._inbox: queue.SimpleQueue[EngineCoreRequest | list[str] | _Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._step_began: float | None = None
+        self._busy_since: float | None = None
         self._num_steps = 0
         self._on_failed: OnFailed = lambda request_id, error: None
         gc.collect()
@@ -62,10 +62,10 @@ class Core:
         return self._thread is not None and self._thread.is_alive()
 
     @property
-    def step_s(self) -> float:
-        """Seconds the present step has taken so far; 0.0 between steps, and in the first, which may still compile."""
-        began = self._step_began
-        return 0.0 if began is None or not self._num_steps else time.monotonic() - began
+    def busy_s(self) -> float:
+        """Seconds that the present step or call has taken so far; 0.0 between two, and in the first step, which may still compile."""
+        began = self._busy_since
+        return 0.0 if began is None else time.monotonic() - began
 
     def add(self, request: EngineCoreRequest) -> None:
         """Queue a sequence; it joins at the next step."""
@@ -117,12 +117,13 @@ class Core:
         error: BaseException | None = None
         try:
             while self._take_notes():
-                began = self._step_began = time.monotonic()
+                began = time.monotonic()
+                self._busy_since = began if self._num_steps else None
                 outputs, ran = self._step()
-                self._step_began = None
+                self._busy_since = None
                 self._num_steps += 1
                 found = outputs.get(0) if outputs else None
-                if found is not None and found.outputs:
+                if found is not None and (found.outputs or not self._engine.scheduler.has_requests()):
                     on_outputs(found, time.monotonic() - began)
                 elif not ran:
                     time.sleep(NOTHING_RAN_S)
@@ -155,7 +156,9 @@ class Core:
             if isinstance(note, EngineCoreRequest):
                 self._begin(note)
             elif isinstance(note, _Call):
+                self._busy_since = time.monotonic()
                 note.run(engine)
+                self._busy_since = None
             else:
                 engine.abort_requests(note)
 

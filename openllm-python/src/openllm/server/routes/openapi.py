@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from openllm.access import PRIORITIES, PRIORITY_HEADER, Access
 from openllm_core.errors import InvalidRequest
 from openllm_core.schema import ErrorBody
 from openllm_core.serde import dumps, json_schema
@@ -36,20 +37,28 @@ SAFETY = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
+PRIORITY = {
+    "name": PRIORITY_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "`background` lets the requests of others go first. Nothing goes before what the key allows.",
+    "schema": {"type": "string", "enum": list(PRIORITIES)},
+}
 
 
-def operations(described: Sequence[Operation]) -> list[Operation]:
+def operations(described: Sequence[Operation], access: Access) -> list[Operation]:
     """The routes of this file.
 
     Args:
         described: all other routes.
+        access: whether it asks for a key is told.
     """
     made: list[Operation] = []
     document = b""
 
     async def openapi(request: Request) -> ASGIApp:
         nonlocal document
-        document = document or dumps(openapi_document([*described, *made]))
+        document = document or dumps(openapi_document([*described, *made], keys=access.closed))
         return Response(document, media_type="application/json")
 
     made.append(
@@ -87,15 +96,19 @@ def _file(name: str, kind: str) -> Endpoint:
     return serve
 
 
-def openapi_document(described: Sequence[Operation]) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of a list of operations."""
+def openapi_document(described: Sequence[Operation], *, keys: bool) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a list of operations.
+
+    Args:
+        keys: whether the server asks for one.
+    """
     schemas: dict[str, Any] = {}
     paths: dict[str, Any] = {}
     for operation in described:
         item = paths.setdefault(operation.path, {})
         for method in operation.methods:
-            item[method.lower()] = _describe(operation, method, schemas)
-    return {
+            item[method.lower()] = _describe(operation, method, schemas, keys=keys)
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "OpenLLM",
@@ -104,30 +117,26 @@ def openapi_document(described: Sequence[Operation]) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "security": [{"key": []}],
         "paths": paths,
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {
-                "key": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "Only where the server was started with keys.",
-                }
-            },
-        },
+        "components": {"schemas": schemas},
     }
+    if keys:
+        document["security"] = [{"key": []}]
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return document
 
 
-def _describe(operation: Operation, method: str, schemas: dict[str, Any]) -> dict[str, Any]:
+def _describe(operation: Operation, method: str, schemas: dict[str, Any], *, keys: bool) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": f"{method.lower()}_{operation.path.strip('/').replace('/', '_').replace('.', '_')}",
         "summary": operation.summary,
         "tags": [operation.tag],
-        "responses": _responses(operation, schemas),
+        "responses": _responses(operation, schemas, keys=keys),
     }
-    if operation.open:
+    if keys and operation.open:
         described["security"] = []
+    if operation.admits:
+        described["parameters"] = [PRIORITY]
     if operation.request is not None and method == "POST":
         content: dict[str, Any] = {"schema": json_schema(operation.request, schemas)}
         if operation.closed:
@@ -164,7 +173,7 @@ def _event_schema(event: dict[str, Any], schemas: dict[str, Any]) -> dict[str, A
     }
 
 
-def _responses(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+def _responses(operation: Operation, schemas: dict[str, Any], *, keys: bool) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if operation.response is not None:
         content["application/json"] = {"schema": json_schema(operation.response, schemas)}
@@ -177,7 +186,7 @@ def _responses(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     error = {"application/json": {"schema": json_schema(ErrorBody, schemas)}}
     by_status: dict[int, list[str]] = {}
     for code in (*EVERYWHERE, *operation.errors):
-        if operation.open and code == "invalid_api_key":
+        if code == "invalid_api_key" and (operation.open or not keys):
             continue
         status = 500 if code == "internal_error" else status_of(InvalidRequest("", code=code))[0]
         by_status.setdefault(status, []).append(code)

@@ -169,7 +169,8 @@ def test_a_slow_guide_delays_no_good_one(lender: VllmBackend, folder: Path, monk
 
 
 def test_a_core_that_stands_still_is_unhealthy(lender: VllmBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's loop goes on beside a step that never ends; the health check tells it, and only then."""
+    """The host's loop goes on beside a step that never ends, or an adapter that never loads; the health check tells it, and only
+    then."""
     run(lender, GREEDY)
     go_on = threading.Event()
     step = lender._core._engine.step_fn
@@ -184,14 +185,23 @@ def test_a_core_that_stands_still_is_unhealthy(lender: VllmBackend, monkeypatch:
         drive = Drive(loan, 60)
         outcome = drive.submit(PROMPT, GREEDY)[1]
         await lender.check_health()
-        while lender._core.step_s < 0.1:
+        while lender._core.busy_s < 0.1:
             await asyncio.sleep(0.01)
         await lender.check_health()
         monkeypatch.setattr(lender, "stall_s", 0.1)
-        with pytest.raises(EngineUnavailable, match="in one step"):
+        with pytest.raises(EngineUnavailable, match="stood still"):
             await lender.check_health()
         go_on.set()
         await drive.finish(outcome)
+        await lender.check_health()
+        go_on.clear()
+        loading = asyncio.create_task(asyncio.to_thread(lender._core.call, lambda engine: go_on.wait(30)))
+        while lender._core.busy_s < 0.1:
+            await asyncio.sleep(0.01)
+        with pytest.raises(EngineUnavailable, match="stood still"):
+            await lender.check_health()
+        go_on.set()
+        await loading
         await lender.check_health()
         await loan.aclose()
         await drive.ended()
