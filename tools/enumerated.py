@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the enumerators of the tests at full size and publish what they went through.
 
-    python tools/enumerated.py [history | stops | cuts | cancels | store | schemathesis ...] [-k EXPRESSION] [--size N]
+    python tools/enumerated.py [history | stops | cuts | cancels | store | schemathesis | labels ...] [-k EXPRESSION] [--size N]
 
 Each of them is a test file that counts what it does (`record_property`) and takes its size from a variable: seconds of the
 history, cases of the stop strings, bytes between two cuts, examples of each operation. Writes docs/figures/enumerated.json, test
@@ -33,6 +33,7 @@ ENUMERATORS = {  # name: file, variable, size
     "cancels": ("tests/enumerate/test_cancels.py", "", 1),  # these two stand at every place in any case
     "store": (STORE, "", 1),
     "schemathesis": ("tests/enumerate/test_schemathesis.py", "OPENLLM_TEST_SCHEMATHESIS", 60),
+    "labels": ("tests/enumerate/test_labels.py", "OPENLLM_TEST_LABELS", 100_000),
 }
 
 
