@@ -236,6 +236,9 @@ def test_no_answer_by_the_wrong_adapter(
     tokenizer: Any = Tokenizer.from_file(str(model / "tokenizer.json"))
     texts = {token: tokenizer.decode([token]) for token in (*FORCED.values(), RELOADED)}
     tally, wrong = asyncio.run(hammer(server, shelf, adapters, texts))
+    print(
+        f"\n{sum(tally[name] for name in ('base', *FORCED))} answers, {len(wrong)} wrong: {dict(sorted(tally.items()))}"
+    )
     assert wrong == [], (wrong[:5], tally)
     assert min(tally[name] for name in WANTED) >= WANTED_TIMES, tally
 
