@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import random
+import re
 import signal
 import socket
 import struct
@@ -43,6 +44,10 @@ PROMPT = "Tell a long story. "
 KILLS_EACH = 3
 """Kills that one server has to bear: those that it may restart its engine for."""
 SHARED_MEMORY = Path("/dev/shm")
+OF_OPENMP = re.compile(r"__KMP_REGISTERED_LIB_(\d+)_\d+")
+"""Made by whatever process loads OpenMP, by its number, and not mapped for long."""
+OURS: set[int] = set()
+"""Numbers of all processes of our servers that were seen."""
 RUNS = {"drains": 100, "engine-kills": 100, "server-kills": 100, "disconnects": 2000}
 ENDINGS = ("done", "told", "refused", "broken", "silent")
 
@@ -81,7 +86,9 @@ class Server:
     def family(self) -> list[psutil.Process]:
         """The server and all that descends from it."""
         top = psutil.Process(self.process.pid)
-        return [top, *top.children(recursive=True)]
+        found = [top, *top.children(recursive=True)]
+        OURS.update(one.pid for one in found)
+        return found
 
     def host(self) -> psutil.Process:
         """Its engine host."""
@@ -112,7 +119,9 @@ async def serving(subject: Subject, folder: Path, port: int = 0, *more: str) -> 
         url = line.decode().strip()
         async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
             models = (await http.get(f"{url}/v1/models")).json()["data"]
-        yield Server(process, url, models[0]["id"], log)
+        server = Server(process, url, models[0]["id"], log)
+        server.family()
+        yield server
     finally:
         if process.returncode is None:
             process.kill()
@@ -161,13 +170,15 @@ def segments() -> set[str]:
 
 
 def left_in_memory(before: set[str]) -> set[str]:
-    """Shared memory that came since and that no living process has mapped: what others use is theirs."""
+    """Shared memory that came since, that no living process has mapped, and that is not of a process that is none of ours: what
+    others use is theirs."""
     mapped: set[str] = set()
     for file in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
             lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
             mapped |= {line.partition(f"{SHARED_MEMORY}/")[2] for line in lines if f"{SHARED_MEMORY}/" in line}
-    return segments() - before - mapped
+    new = segments() - before - mapped
+    return {name for name in new if not (of := OF_OPENMP.fullmatch(name)) or int(of[1]) in OURS}
 
 
 async def left_of(family: list[psutil.Process], *, zombies: bool = True, limit_s: float = 5.0) -> list[str]:

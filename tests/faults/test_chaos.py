@@ -105,8 +105,10 @@ def test_shared_memory_that_others_use_is_theirs(chaos: Any, tmp_path: Path, mon
     monkeypatch.setattr(chaos, "SHARED_MEMORY", tmp_path)
     (tmp_path / "before").write_bytes(b"x")
     before = chaos.segments()
-    for name in ("used", "left"):
+    foreign, own = "__KMP_REGISTERED_LIB_7_0", "__KMP_REGISTERED_LIB_8_0"
+    monkeypatch.setattr(chaos, "OURS", {8})
+    for name in ("used", "left", foreign, own):
         (tmp_path / name).write_bytes(b"x")
     with (tmp_path / "used").open("rb") as file, mmap.mmap(file.fileno(), 1, prot=mmap.PROT_READ):
-        assert chaos.left_in_memory(before) == {"left"}
-    assert chaos.left_in_memory(before) == {"left", "used"}
+        assert chaos.left_in_memory(before) == {"left", own}
+    assert chaos.left_in_memory(before) == {"left", own, "used"}
