@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,7 @@ def planned(lane: str, at_most: int, before: dict[str, Any]) -> dict[str, int]:
 
 def run(lane: str, words: list[str], tally: Path, plan: dict[str, int], seconds: float) -> int:
     """Run the cells; their counts are in `tally` afterwards, one JSON object a line."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *words]
     environment = os.environ | {"OPENLLM_TEST_FAULTS": lane, "OPENLLM_TEST_FAULTS_TALLY": str(tally)}
     environment |= {"OPENLLM_TEST_FAULTS_PLAN": json.dumps(plan)}
     environment |= {"OPENLLM_TEST_FAULTS_UNTIL": str(time.time() + seconds)}
@@ -120,6 +121,7 @@ def main() -> int:
         print("no cell of this lane lacks a round")
         return 0
     about = surroundings(["tools/faults.py", *sys.argv[1:]])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what ran until then is written all the same
     with tempfile.TemporaryDirectory() as folder:
         tally = Path(folder) / "tally.jsonl"
         try:
