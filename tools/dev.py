@@ -5,8 +5,10 @@
     python3 tools/dev.py test [ARG...]    install into .venv-test, then run every check and test; ARGs go to pytest
     python3 tools/dev.py lint             style and format alone
     python3 tools/dev.py types            strict types alone
-    python3 tools/dev.py docs             the documentation's snippets, links and figures alone
+    python3 tools/dev.py docs             the documentation's snippets, links, figures and site, and the examples alone
     python3 tools/dev.py gptq [ARG...]    the tests of GPTQ and AWQ, in .venv-gptq: minutes, and not part of `test`
+    python3 tools/dev.py binary [ARG...]  make and try the standalone binary of this machine's kind, in .venv-binary
+    python3 tools/dev.py install          install into .venv and stop there
     python3 tools/dev.py bench [ARG...]   measure against the raw loop and `transformers serve`
     python3 tools/dev.py lock             write constraints/dev.txt from a fresh .venv-test
 
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> int:
     """Run one verb; returns the exit code (start, test and bench replace this process instead)."""
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     verbs = {"start": start, "test": test, "lint": lint, "types": types, "docs": docs, "gptq": gptq, "bench": bench}
-    verbs["lock"] = lock
+    verbs |= {"install": install, "binary": binary, "lock": lock}
     if verb not in verbs:
         asked = verb in ("-h", "--help", "help")
         print(
@@ -96,8 +98,8 @@ def types(args: list[str]) -> int:
 
 
 def docs(args: list[str]) -> int:
-    """Snippets, links and figures of the documentation."""
-    return in_test_env("-m", "pytest", "-q", "tests/docs", *args)
+    """Snippets, links and figures of the documentation, its site, and the examples."""
+    return in_test_env("-m", "pytest", "-q", "tests/docs", "tests/examples", *args)
 
 
 def gptq(args: list[str]) -> int:
@@ -105,6 +107,19 @@ def gptq(args: list[str]) -> int:
     installing.install(ROOT / ".venv-test", tools=True)
     installing.install_gptq(ROOT / ".venv-gptq")
     return in_test_env("-m", "pytest", "tests/full/test_gptq.py", *args)
+
+
+def install(_: list[str]) -> int:
+    """Install what the program needs, for others that run it from `.venv`."""
+    installing.install(ROOT / ".venv", tools=False)
+    return 0
+
+
+def binary(args: list[str]) -> int:
+    """The standalone binary: client and command line, frozen with PyInstaller."""
+    venv = ROOT / ".venv-binary"
+    installing.install_binary(venv)
+    return become([str(venv / "bin" / "python"), str(ROOT / "tools" / "binary.py"), "build", *args])
 
 
 def bench(args: list[str]) -> int:

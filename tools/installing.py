@@ -27,6 +27,7 @@ CONSTRAINTS = ROOT / "constraints" / "dev.txt"
 VLLM_CONSTRAINTS = ROOT / "constraints" / "vllm.txt"
 GPTQ_CONSTRAINTS = ROOT / "constraints" / "gptq.txt"
 RECIPES_CONSTRAINTS = ROOT / "constraints" / "recipes.txt"
+BINARY_CONSTRAINTS = ROOT / "constraints" / "binary.txt"
 TEST_TOOLS = ROOT / "tests" / "requirements.txt"
 CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
@@ -80,6 +81,11 @@ def install_gptq(venv: Path) -> None:
 def install_recipes(venv: Path) -> None:
     """The libraries of docs/how-to/recipes.md, some of which want an older openai or rich than the tests."""
     install_listed(venv, RECIPES_CONSTRAINTS, "the libraries of the recipes", "283 MB on the disk", ours=False)
+
+
+def install_binary(venv: Path) -> None:
+    """PyInstaller, and exactly what the standalone binary carries: what is not here cannot get into it."""
+    install_listed(venv, BINARY_CONSTRAINTS, "PyInstaller and the client's packages", "6 MB to download", ours=False)
 
 
 def install_listed(venv: Path, listed: Path, what: str, size: str, *, ours: bool = True) -> None:

@@ -58,3 +58,10 @@ def wheels(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """Import name -> its wheel, built from the archive."""
     output = tmp_path_factory.mktemp("wheels")
     return {name: build(archive / folder, output) for folder, name in PACKAGES.items()}
+
+
+@pytest.fixture(scope="session")
+def sdists(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Import name -> its sdist, built from the archive."""
+    output = tmp_path_factory.mktemp("sdists")
+    return {name: build(archive / folder, output, target="sdist") for folder, name in PACKAGES.items()}

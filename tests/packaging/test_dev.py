@@ -65,7 +65,10 @@ def test_alone_it_prints_help():
     """No verb: the verbs, one line each, on stdout, exit code 0."""
     done = run_dev()
     assert done.returncode == 0
-    assert all(f"dev.py {verb}" in done.stdout for verb in ("start", "test", "lint", "types", "docs", "gptq", "bench"))
+    assert all(
+        f"dev.py {verb}" in done.stdout
+        for verb in ("start", "test", "lint", "types", "docs", "gptq", "binary", "install", "bench")
+    )
 
 
 def test_unknown_verb():
@@ -99,6 +102,15 @@ def test_the_recipes_get_an_environment_of_their_own(dev: ModuleType, tmp_path: 
     listed.write_text("openai==2.54.0\n", encoding="utf-8")
     monkeypatch.setattr(dev, "RECIPES_CONSTRAINTS", listed)
     dev.install_recipes(tmp_path / ".venv-recipes")
+    assert dev.asked == [["--no-deps", "--requirement", str(listed)]]
+
+
+def test_the_binary_is_made_of_what_is_listed(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An environment with exactly the packages of its constraints: what is not listed cannot get into the binary."""
+    listed = tmp_path / "constraints" / "binary.txt"
+    listed.write_text("pyinstaller==6.22.3\n", encoding="utf-8")
+    monkeypatch.setattr(dev, "BINARY_CONSTRAINTS", listed)
+    dev.install_binary(tmp_path / ".venv-binary")
     assert dev.asked == [["--no-deps", "--requirement", str(listed)]]
 
 
