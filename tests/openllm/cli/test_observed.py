@@ -14,8 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import grpc
 import httpx
+from tests.e2e.conftest import free_port
 
+from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
+from openllm_core.proto.openllm.v1 import openllm_pb2_grpc
+
+GRPC = "/openllm.v1.OpenLLM"
 SECRETS = {
     "OPENLLM_API_KEY": "SENTINEL-api-key",
     "OPENLLM_ADMIN_KEY": "SENTINEL-admin-key",
@@ -47,10 +53,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_all_that_a_server_says_is_json_and_no_secret(tmp_path: Path) -> None:
-    """Each line of stderr is an object, the host's own lines and the last error among them; no key, token or prompt anywhere."""
-    said, answers = tmp_path / "said", list[str]()
+    """Each line of stderr is an object, the host's own lines and the last error among them; no key, token or prompt anywhere, over
+    HTTP or gRPC."""
+    said, answers, grpc_port = tmp_path / "said", list[str](), free_port()
+    words = ("--log-format", "json", "--debug", "--grpc-port", str(grpc_port))
 
-    with said.open("w") as sink, started(sink, "--log-format", "json", "--debug", **SECRETS) as (process, url):
+    with said.open("w") as sink, started(sink, *words, **SECRETS) as (process, url):
         for body in (
             {"prompt": "SENTINEL-prompt"},
             {"prompt": "x", "max_tokens": -1},
@@ -60,15 +68,41 @@ def test_all_that_a_server_says_is_json_and_no_secret(tmp_path: Path) -> None:
         answers += [
             httpx.get(url + path, headers=BEARER).text for path in ("/metrics", "/v1/models", "/v1/metadata", "/nix")
         ]
+        refusals = list(call_over_grpc(grpc_port))
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+    assert not any("SENTINEL" in refusal for refusal in refusals) and len(refusals) == 3
     lines = [json.loads(line) for line in said.read_text().splitlines()]
+    assert {line["status"] for line in lines if line.get("route") == f"{GRPC}/Generate"} == {
+        "OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHENTICATED"
+    }  # fmt: skip
     assert {line["logger"] for line in lines} >= {"openllm.start", "openllm.server"}
     assert any(line.get("route") == "/v1/completions" and line["status"] == "200" for line in lines)
     assert lines[-1]["message"] == "Stopped."
     assert "SENTINEL" not in said.read_text()
     assert not any(secret in answer for secret in SECRETS.values() for answer in answers)
     assert not any("SENTINEL" in answer for answer in answers[1:])
+
+
+def call_over_grpc(port: int) -> Iterator[str]:
+    """Calls with marks in prompt, model, key and metadata: one that is answered, and what those that are refused hear."""
+    key = ("authorization", BEARER["authorization"])
+    calls = (
+        ("SENTINEL-prompt", {}, key),
+        ("SENTINEL-prompt", {"sampling": pb.SamplingParams(temperature=9)}, key),
+        ("SENTINEL-prompt", {"adapter_name": "no-such"}, key),
+        ("SENTINEL-prompt", {}, ("authorization", "Bearer SENTINEL-wrong")),
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = openllm_pb2_grpc.OpenLLMStub(channel)
+        for prompt, fields, shown in calls:
+            try:
+                stub.Generate(
+                    pb.GenerateRequest(prompt=prompt, **fields), metadata=(shown, ("x-mark", "SENTINEL-mark"))
+                )
+            except grpc.RpcError as error:
+                assert isinstance(error, grpc.Call)
+                yield f"{error.details()} {error.trailing_metadata()}"
 
 
 def test_why_a_server_ends_is_json_too(tmp_path: Path) -> None:
