@@ -98,6 +98,7 @@ async def engine_killed(lab: Lab) -> None:
         await until(lambda pid=killed: has_other_host(server, pid), "another engine")
         await until(lambda: ready(server), "it is ready again", 120)
         await answers(server)
+    await until(lambda: not zombies(server), "what was killed is reaped")
 
 
 async def engine_stopped(lab: Lab) -> None:
@@ -156,6 +157,11 @@ def processes(server: ServerProcess) -> list[psutil.Process]:
     """The server and all it started."""
     server_process = psutil.Process(server.process.pid)
     return [server_process, *server_process.children(recursive=True)]
+
+
+def zombies(server: ServerProcess) -> list[psutil.Process]:
+    """Dead processes that nobody has asked after."""
+    return [one for one in processes(server) if one.status() == psutil.STATUS_ZOMBIE]
 
 
 async def gone(family: list[psutil.Process]) -> None:
