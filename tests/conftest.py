@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ LANES = [
     Lane("vllm", ("e2e/test_vllm.py",), 4, network=True),
     Lane("enumerate", ("enumerate",), 3),
     Lane("faults", ("faults",), 3.4),  # after the lanes whose tests its table names
-    Lane("docs", ("docs",), 7.5, network=True, beside=True),
+    Lane("docs", ("docs", "examples"), 8, network=True, beside=True),
     Lane(
         "vllm-engine",
         ("openllm/backends/vllm/engine", "openllm/backends/vllm/test_lane.py"),
@@ -200,9 +201,11 @@ class Tally:
     lane: Lane | None = None
     skips: list[tuple[str, str]] = field(default_factory=list)  # (node id, reason) without permission
     outcomes: dict[str, str] = field(default_factory=dict)  # of each test that ran, by node id
+    unproven: list[str] = field(default_factory=list)  # cells of the fault table whose test did not run
 
 
 TALLY = Tally()
+CELL = "tests/faults/test_table.py::test_cell["
 
 
 @pytest.hookimpl(wrapper=True)
@@ -256,9 +259,25 @@ def is_allowed(node_id: str) -> bool:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A skip without permission fails the run."""
-    if TALLY.skips and session.exitstatus == pytest.ExitCode.OK:
+    """A skip without permission fails the run, and so does a fault that was to be proven by a test which no process ran."""
+    if not hasattr(session.config, "workerinput"):  # here the reports of all processes have come together
+        TALLY.unproven = unproven_cells(TALLY.outcomes)
+    if (TALLY.skips or TALLY.unproven) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def unproven_cells(outcomes: Mapping[str, str]) -> list[str]:
+    """Cells of the fault table, of those that this run looked at, that name a test of which nothing was heard.
+
+    One process may run the cell and another its tests, so the cell itself cannot tell. A file of which no test ran at all was not
+    asked for.
+    """
+    if not any(node.startswith(CELL) for node in outcomes):
+        return []
+    from tests.faults import rounds, table  # only here: this file also stands alone, in the tests of the lanes
+
+    named = {cell.name: cell.spec.tests for cell in table.cells(table.read()) if f"{CELL}{cell.name}]" in outcomes}
+    return [f"{cell}: {node}" for cell, nodes in named.items() for node in rounds.never_ran(nodes, outcomes)]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -273,6 +292,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         total_min = (time.monotonic() - TALLY.began) / 60
         late = f"   over the budget of {TOTAL_BUDGET_MIN} min" if total_min > TOTAL_BUDGET_MIN else ""
         write(f"{'all':<13}{sum(lane.tests for lane in ran):>5} tests  {total_min:5.1f} min{late}", yellow=bool(late))
+    if TALLY.unproven:
+        terminalreporter.section("faults whose test did not run", red=True)
+        for line in TALLY.unproven:
+            write(f"FAILED {line}", red=True)
     if TALLY.skips:
         terminalreporter.section("skips that tests/allowed_skips.txt does not allow", red=True)
         for node_id, reason in TALLY.skips:

@@ -42,6 +42,17 @@ def of_this_run(nodes: Iterable[str], outcomes: Mapping[str, str]) -> tuple[int,
     return int(bool(counted) and "failed" not in counted), int(bool(counted))
 
 
+def never_ran(nodes: Iterable[str], outcomes: Mapping[str, str]) -> list[str]:
+    """Those of some tests of which nothing was heard, not even that they were skipped, though others of their files ran."""
+    missing: list[str] = []
+    for named in nodes:
+        node = STANDS_FOR_THEM if named.startswith(INSIDE_VLLM) else named
+        file = node.partition("::")[0] + "::"
+        if any(ran.startswith(file) for ran in outcomes):
+            missing += [] if any(ran == node or ran.startswith(node + "[") for ran in outcomes) else [named]
+    return missing
+
+
 def inside_vllm() -> tuple[str, dict[str, str]]:
     """The Python that has vLLM, and the environment that an engine host of it would have."""
     from tests.openllm.backends.vllm.test_lane import ENVIRONMENT  # only here: it brings torch, and this is a plugin

@@ -142,6 +142,21 @@ def test_looking_up_what_ran(ran: dict[str, str], expected: tuple[int, int]) -> 
     assert rounds.of_this_run(("tests/a.py::test_b",), ran) == expected
 
 
+@pytest.mark.parametrize(
+    ("ran", "missing"),
+    [
+        ([], []),
+        (["tests/other.py::test_c"], []),
+        (["tests/a.py::test_b", "tests/a.py::test_c"], []),
+        (["tests/a.py::test_b[1]"], []),
+        (["tests/a.py::test_bc"], ["tests/a.py::test_b"]),
+    ],
+)
+def test_a_test_that_no_process_ran_is_missed_at_the_end(ran: list[str], missing: list[str]) -> None:
+    """Of a file that was asked for; nothing is missed of one that was not."""
+    assert rounds.never_ran(("tests/a.py::test_b",), dict.fromkeys(ran, "passed")) == missing
+
+
 def test_tests_inside_vllm_are_stood_for() -> None:
     """Those that the suite runs in one child process are as that one test was."""
     nodes = (f"{rounds.INSIDE_VLLM}test_engine.py::test_a", f"{rounds.INSIDE_VLLM}test_engine.py::test_b")
