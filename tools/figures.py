@@ -7,14 +7,17 @@ A figure stands in Markdown between two comments, and only this program writes w
     <!-- figure: serving medians.openllm.32.tokens_per_s / medians.raw.32.tokens_per_s .2f -->1.23<!-- / -->
 
 that is: the file `docs/figures/serving.json`, a path in it (or two, for their ratio) and a format, with `*1000` behind it to
-scale. The rows of a table come from a list of objects, a column from each of their keys that is named:
+scale. The rows below a table's head come from a list of objects, a column from each of their keys that is named:
 
     <!-- rows: faults rows id title echo pt -->
+    | | fault | echo | pt |
+    |---|---|---|---|
     | F01 | A client leaves mid-stream | 20 of 20 | 5 of 5 |
     <!-- / -->
 
 What no file holds yet is written as "not measured", never guessed. A path that a file which is there does not hold is an
-error, unless a `?` stands behind the file's name: some are filled piece by piece.
+error, unless a `?` stands behind the file's name: some are filled piece by piece. No line of a paragraph or table begins with a
+comment: Markdown would end it there.
 """
 
 from __future__ import annotations
@@ -27,7 +30,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURE = re.compile(r"<!-- figure: (?P<file>[\w-]+\??) (?P<what>[^>]+?) -->(?P<text>.*?)<!-- / -->", re.S)
-ROWS = re.compile(r"<!-- rows: (?P<file>[\w-]+) (?P<path>\S+) (?P<columns>[^>]+?) -->\n(?P<text>.*?)<!-- / -->", re.S)
+ROWS = re.compile(
+    r"(?P<begin><!-- rows: (?P<file>[\w-]+) (?P<path>\S+) (?P<columns>[^>]+?) -->\n\|[^\n]*\|\n\|[-:| ]+\|\n)"
+    r"(?P<text>.*?)<!-- / -->",
+    re.S,
+)
 ABSENT = "not measured"
 
 
@@ -104,7 +111,7 @@ def fill(text: str, folder: Path) -> str:
 
     def table(found: re.Match[str]) -> str:
         shown = render_rows(folder, found["file"], found["path"], found["columns"].split())
-        return f"<!-- rows: {found['file']} {found['path']} {found['columns']} -->\n{shown}<!-- / -->"
+        return f"{found['begin']}{shown}<!-- / -->"
 
     return ROWS.sub(table, FIGURE.sub(one, text))
 

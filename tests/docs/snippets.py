@@ -7,6 +7,7 @@
     <!-- chat: Hello! -->               a command that reads a terminal: type this, wait for an answer, leave
     <!-- recipe: prints Paris -->       run by tests/recipes, with packages of other projects and a scripted server
     <!-- recipe of ours: prints … -->   the same with our own packages
+    <!-- example: prints Paris -->      run by tests/examples, in a copy of the page's folder; `server`: what they start
     <!-- not run: why -->               shown only; the reason is for the reader of the source
 
 A block of Python or shell without such a comment is an error: every snippet runs, or says why not.
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RUNNABLE = {"python", "bash", "sh", "console"}
-VERBS = {"run", "serve", "chat", "recipe", "recipe of ours", "not run"}
+VERBS = {"run", "serve", "chat", "recipe", "recipe of ours", "example", "not run"}
 BLOCK = re.compile(
     r"(?:^[ ]*<!-- (?P<how>[^>]*?) -->[ ]*\n)?^(?P<indent>[ ]*)```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^(?P=indent)```[ ]*$",
     re.M | re.S,

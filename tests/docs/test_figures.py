@@ -53,9 +53,10 @@ def test_every_figure_file_says_where_it_comes_from():
         assert {"command", "commit", "cpu", "date", "versions"} <= set(data), path.name
 
 
-def test_performance_page_holds_no_loose_figure():
+@pytest.mark.parametrize("page", ["performance.md", "comparison.md"])
+def test_a_page_of_measurements_holds_no_loose_figure(page: str):
     """A number with a unit of speed, time or size stands in a figure comment, or names a goal."""
-    text = FIGURES.FIGURE.sub("", (ROOT / "docs" / "performance.md").read_text(encoding="utf-8"))
+    text = FIGURES.FIGURE.sub("", (ROOT / "docs" / page).read_text(encoding="utf-8"))
     text = re.sub(r"<!-- goals -->.*?<!-- / -->", "", text, flags=re.S)
     assert re.findall(r"\b\d[\d.,]* ?(?:tok/s|tokens/s|ms|µs|MB|GB)\b", text) == []
 
@@ -107,9 +108,9 @@ def test_rows_of_a_table(site: Path):
         ("faults", "| F01 | a \\| b | 20 of 20 |\n| F02 | c | not run |\n"),
         ("nowhere", "| not measured |  |  |\n"),
     ):
-        begin = f"<!-- rows: {file} rows id title echo -->\n"
-        page.write_text(f"{head}{begin}| stale |\n<!-- / -->\n", encoding="utf-8")
+        begin = f"<!-- rows: {file} rows id title echo -->\n{head}"
+        page.write_text(f"{begin}| stale |\n<!-- / -->\n", encoding="utf-8")
         assert FIGURES.main(["--check"], site) == 1
         assert FIGURES.main([], site) == 0
-        assert page.read_text(encoding="utf-8") == f"{head}{begin}{lines}<!-- / -->\n"
+        assert page.read_text(encoding="utf-8") == f"{begin}{lines}<!-- / -->\n"
         assert FIGURES.main(["--check"], site) == 0
