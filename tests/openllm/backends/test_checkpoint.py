@@ -50,3 +50,12 @@ def test_weights_of_whole_numbers_are_refused(tmp_path: Path, dtype: str) -> Non
 def test_whole_numbers_that_are_explained_pass(tmp_path: Path, tensors: dict[str, str], config: dict[str, Any]) -> None:
     """Quantised weights that say so, masks kept beside the weights; numbers of 64 bits are narrowed."""
     assert checkpoint.read(folder(tmp_path, tensors, **config)).num_parameters == 4 * len(tensors)
+
+
+def test_a_stored_model_goes_by_its_tag(tmp_path: Path) -> None:
+    """Its folder is named after its version, which alone says nothing; any other folder goes by its own name."""
+    stored = tmp_path / "pt-tiny" / "0.1"
+    stored.mkdir(parents=True)
+    assert checkpoint.read(folder(stored, {"a.weight": "F64"})).name == "0.1"
+    (stored / "manifest.json").write_text("{}")
+    assert checkpoint.read(stored).name == "pt-tiny:0.1"

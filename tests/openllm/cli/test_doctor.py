@@ -85,6 +85,14 @@ def test_start_prints_only_the_red_lines(run: Run) -> None:
     assert found.exit_code == 78
 
 
+def test_a_reason_that_two_checks_meet_is_told_once(run: Run, tmp_path: Path) -> None:
+    """What neither the backend nor the estimate of memory can do is one error."""
+    folder = model_folder(tmp_path / "tiny", config=LLAMA)
+    found = run("start", str(folder), "--backend", "pt", "--quantize", "gptq", "--port", "0")
+    assert found.exit_code == 78
+    assert found.stderr.count("Error:") == found.stderr.count("`openllm quantize MODEL --calibration FILE`") == 1
+
+
 def test_start_and_doctor_end_with_one_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packages that break each other are 78, a taken port alone 71; both together 78, whichever is found last."""
     with socket.socket() as taken:

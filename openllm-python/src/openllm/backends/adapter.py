@@ -157,13 +157,13 @@ def check_fits(adapter: AdapterFiles, checkpoint: Checkpoint, max_rank: int) -> 
         if shape is None:
             raise _refused(
                 adapter.path,
-                f"was made for another model: {checkpoint.path.name} has no layer {name[:120]}" + _trained_on(adapter),
+                f"was made for another model: {checkpoint.name} has no layer {name[:120]}" + _trained_on(adapter),
             )
         if len(shape) == 2 and set(shape) != {layer.inputs, layer.outputs}:
             raise _refused(
                 adapter.path,
                 f"was made for another model: its {name} is {layer.outputs} x {layer.inputs}, "
-                f"{checkpoint.path.name} has {shape[0]} x {shape[1]}" + _trained_on(adapter),
+                f"{checkpoint.name} has {shape[0]} x {shape[1]}" + _trained_on(adapter),
             )
 
 
@@ -219,9 +219,9 @@ def _config(folder: Path) -> dict[str, Any]:
             raise ValueError("it is too large")
         data: Any = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise _refused(folder, f"has a {CONFIG_FILE} that cannot be read: {error}") from None
+        raise _refused(folder, f"has an {CONFIG_FILE} that cannot be read: {error}") from None
     if not isinstance(data, dict):
-        raise _refused(folder, f"has a {CONFIG_FILE} that is no JSON object")
+        raise _refused(folder, f"has an {CONFIG_FILE} that is no JSON object")
     return cast("dict[str, Any]", data)
 
 
@@ -272,7 +272,7 @@ def _low_rank(
     if said != rank:
         raise _refused(folder, f"is broken: {layer[:120]} has rank {rank}, its {CONFIG_FILE} says {said}")
     if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not abs(alpha) < MAX_ALPHA:
-        raise _refused(folder, f"has a {CONFIG_FILE} without lora_alpha")
+        raise _refused(folder, f"has an {CONFIG_FILE} without lora_alpha")
     return LowRank(inputs, outputs, rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 

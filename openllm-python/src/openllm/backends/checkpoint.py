@@ -56,6 +56,12 @@ class Checkpoint:
     dtype: str
 
     @property
+    def name(self) -> str:
+        """What people call it: a stored model's tag, NAME:VERSION, as its folder is its version; else the folder's name."""
+        is_stored = (self.path / "manifest.json").is_file()
+        return f"{self.path.parent.name}:{self.path.name}" if is_stored else self.path.name
+
+    @property
     def architecture(self) -> str:
         """First entry of `architectures`; empty when config.json names none."""
         names = self.config.get("architectures") or [""]
@@ -196,7 +202,7 @@ def refuse_untrusted_code(checkpoint: Checkpoint, trusted: bool) -> None:
     modules = checkpoint.config.get("auto_map")
     if modules and not trusted and not is_replaced(checkpoint.config):
         raise UnsafeConfiguration(
-            f"{checkpoint.path.name} carries Python code that would run here (auto_map in config.json).",
+            f"{checkpoint.name} carries Python code that would run here (auto_map in config.json).",
             hint="Add --trust-remote-code if you trust who wrote it.",
             param="--trust-remote-code",
         )

@@ -188,7 +188,7 @@ def scheme_of(
         MissingDependency: a package is missing; the hint names the extra.
     """
     found = stored(checkpoint)
-    name = _asked(options, found, checkpoint.path.name) or (found.method if found else None)
+    name = _asked(options, found, checkpoint.name) or (found.method if found else None)
     if backend == "pt" and options.quantization is not None:
         raise InvalidSetting(
             "--quantization chooses among vLLM's own methods; the pt backend has none of them.",
@@ -220,7 +220,7 @@ def _asked(options: EngineOptions, found: Stored | None, model: str) -> str | No
         )
     if found is None and asked in CALIBRATED:
         made = (
-            f"openllm quantize {model} --calibration FILE makes one"
+            "`openllm quantize MODEL --calibration FILE` makes one"
             if asked == "gptq"
             else "Give a model that was published as AWQ"
         )

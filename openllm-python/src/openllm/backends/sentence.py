@@ -100,7 +100,7 @@ def describe(checkpoint: Checkpoint) -> SentenceEncoder:
             pooling = _pooling(checkpoint.path / str(module.get("path", "")) / "config.json")
         elif kind not in ("Transformer", "Normalize"):
             raise UnsupportedFeature(
-                f"{checkpoint.path.name} makes its embeddings with a layer of the kind {kind[:40]!r}, which is not supported.",
+                f"{checkpoint.name} makes its embeddings with a layer of the kind {kind[:40]!r}, which is not supported.",
                 hint="Name another model by --embedding-model.",
             )
     said = _read_object(checkpoint.path / "sentence_bert_config.json").get("max_seq_length")

@@ -95,8 +95,8 @@ def refuse(situation: Situation, checks: Sequence[Check]) -> None:
     from openllm.doctor import examine, exit_code, reds
 
     found = reds(examine(situation, checks))
-    for finding in found:
-        failures.report(finding.text, finding.fix)
+    for text, fix in dict.fromkeys((finding.text, finding.fix) for finding in found):  # two checks may meet one reason
+        failures.report(text, fix)
     if found:
         raise click.exceptions.Exit(exit_code(found))
 

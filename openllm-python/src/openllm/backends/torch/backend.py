@@ -96,7 +96,7 @@ class TorchBackend:
     def load(cls, options: EngineOptions, progress: Progress) -> TorchBackend:
         """Load the model folder and start stepping; see `openllm.backends.torch.load` for the errors."""
         checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
-        refuse_too_large(launch.estimate(options), checkpoint.path.name)
+        refuse_too_large(launch.estimate(options), checkpoint.name)
         device = loading.choose_device(options)
         choice = tuning.choose(options, checkpoint, device, progress)
         torch.set_num_threads(choice.threads)

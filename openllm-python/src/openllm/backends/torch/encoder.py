@@ -42,7 +42,7 @@ class EncoderBackend:
     def load(cls, options: EngineOptions, progress: Progress) -> EncoderBackend:
         """Load the model folder; see `openllm.backends.torch.load` for the errors."""
         checkpoint = checkpoints.read(options.model_path, allow_pickle=options.allow_pickle_weights)
-        refuse_too_large(launch.estimate(options), checkpoint.path.name)
+        refuse_too_large(launch.estimate(options), checkpoint.name)
         device = loading.choose_device(options)
         described = sentence.describe(checkpoint)
         name = options.dtype if options.dtype != "auto" else "float32" if device.type == "cpu" else checkpoint.dtype
@@ -54,7 +54,7 @@ class EncoderBackend:
         body = embedding.body_of(module, seq2seq=checkpoint.seq2seq)
         if body is None:
             raise UnsupportedFeature(
-                f"{checkpoint.path.name} has no embeddings of its own.", hint="Name a model by --embedding-model."
+                f"{checkpoint.name} has no embeddings of its own.", hint="Name a model by --embedding-model."
             )
         encoder = TextEncoder(body=body, device=device, pooling=described.pooling)
         bounds = [n for n in (options.max_model_len, described.max_tokens) if n is not None]

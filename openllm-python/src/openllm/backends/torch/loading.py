@@ -167,12 +167,12 @@ def _refuse_incomplete(checkpoint: Checkpoint, module: nn.Module, info: dict[str
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CorruptModel(
-            f"{checkpoint.path.name}: no file holds the parameter {missing[0]}{more}.", hint="Import the model again."
+            f"{checkpoint.name}: no file holds the parameter {missing[0]}{more}.", hint="Import the model again."
         )
     odd: Any = next(iter(info.get("mismatched_keys") or ()), None)
     if odd is not None:
         name: Any = odd if isinstance(odd, str) else odd[0]
-        raise CorruptModel(f"{checkpoint.path.name}: {name} has another shape than config.json says.")
+        raise CorruptModel(f"{checkpoint.name}: {name} has another shape than config.json says.")
 
 
 def load(

@@ -276,7 +276,7 @@ def _refuse(
     if fits >= least:
         return
     need = fixed + least * per_token
-    name, share = checkpoint.path.name, options.gpu_memory_utilization
+    name, share = checkpoint.name, options.gpu_memory_utilization
     have = f"{free:,} are free" if share is None else f"{SHARE_FLAG} {share:g} is {free:,}"
     if fits >= min(length, LEAST_CONTEXT):
         raise OutOfMemory(

@@ -67,4 +67,4 @@ def heads_of(checkpoint: Checkpoint) -> str:
     """The model's heads in words."""
     heads, kv_heads = checkpoint.attention_heads, checkpoint.kv_heads
     of_kv = f" ({kv_heads} of keys and values)" if kv_heads != heads else ""
-    return f"the {heads} attention heads of {checkpoint.path.name}{of_kv}"
+    return f"the {heads} attention heads of {checkpoint.name}{of_kv}"
