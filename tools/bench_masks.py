@@ -5,7 +5,8 @@
 
 Starts `openllm start` with the default model and sends it as many requests at once as `--streams` says, of which none, one, a
 quarter and all carry a schema, in turns on the same server. Every answer takes `--tokens` tokens: the schema asks for a list
-that is longer. Tokens per second are completion tokens over the time until the last answer is there; medians over the rounds.
+that is longer. Tokens per second are completion tokens over the time until the last answer is there, the best of the rounds:
+whatever else the machine does only ever takes away.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import argparse
 import asyncio
 import json
 import os
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -81,9 +81,9 @@ def measure(url: str, streams: int, tokens: int, rounds: int) -> dict[str, list[
 def main() -> None:
     """Parse the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--json", type=Path, help="where the samples go")
     args = parser.parse_args()
     options: StoreOptions = read(StoreOptions).options
@@ -92,10 +92,10 @@ def main() -> None:
     flags = ("--backend", "pt", "--max-num-seqs", str(args.streams), "--max-model-len", "1024")
     with running(ours(str(model), *flags)) as server:
         samples = measure(f"http://127.0.0.1:{server.port}", args.streams, args.tokens, args.rounds)
-    medians = {kind: statistics.median(found) for kind, found in samples.items()}
-    result = {"samples": samples, "medians": medians, "streams": args.streams, "tokens": args.tokens}
+    best = {kind: max(found) for kind, found in samples.items()}
+    result = {"samples": samples, "best": best, "streams": args.streams, "tokens": args.tokens}
     result |= {"rounds": args.rounds} | surroundings(["python", "tools/bench_masks.py", *sys.argv[1:]])
-    print(json.dumps(medians, indent=2))
+    print(json.dumps(best, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """A model in each quantised scheme that the pt backend runs on this machine: size, memory, speed, and what quality it costs.
 
-    python tools/bench_quantise.py [MODEL] [--gptq FOLDER] [--rounds N] [--json FILE]
+    python tools/bench_quantise.py [MODEL] [--gptq FOLDER] [--awq FOLDER] [--rounds N] [--json FILE]
 
 MODEL is a folder or id, by default the default model. GPTQ needs a checkpoint, made by `openllm quantize`, and gptqmodel.
+AWQ needs one too: gptqmodel makes it on a GPU alone, `tests/full/awq.py` writes its layout without AWQ's scaling anywhere.
 Each scheme runs in engine hosts of its own, in turns; figures are medians of the rounds:
 
 - on disk: bytes of the weight files that are read;
@@ -93,11 +94,14 @@ def weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in checkpoints.read(folder).files)
 
 
-def measure(folder: Path, gptq: Path | None, rounds: int) -> dict[str, Any]:
-    """All schemes, in turns."""
+def measure(folder: Path, made: dict[str, Path | None], rounds: int) -> dict[str, Any]:
+    """All schemes, in turns.
+
+    Args:
+        made: checkpoints of the same model, by their scheme.
+    """
     subjects = {name: (folder, options) for name, options in SCHEMES.items()}
-    if gptq is not None:
-        subjects["gptq"] = (gptq, {})
+    subjects |= {name: (place, {}) for name, place in made.items() if place is not None}
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in subjects}
     for _ in range(rounds):
         for name, (place, options) in subjects.items():
@@ -119,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?")
     parser.add_argument("--gptq", type=Path, help="folder of a GPTQ checkpoint of the same model")
+    parser.add_argument("--awq", type=Path, help="the same of AWQ")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="where the samples go")
     parser.add_argument("--order", help=argparse.SUPPRESS)
@@ -130,7 +135,7 @@ def main() -> None:
         return
     options: StoreOptions = read(StoreOptions).options
     folder = resolve(args.model, options=options).path
-    result = measure(folder, args.gptq, args.rounds) | surroundings(
+    result = measure(folder, {"gptq": args.gptq, "awq": args.awq}, args.rounds) | surroundings(
         ["python", "tools/bench_quantise.py", *sys.argv[1:]]
     )
     print(json.dumps(result["schemes"], indent=2))
