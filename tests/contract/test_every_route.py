@@ -14,13 +14,14 @@ from typing import Any
 import attrs
 import httpx
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from tests.openllm.server.serving import URL, Served, listening, serving
 from tests.tiny_adapters import blank_adapter
 
 from openllm.compose import build
 from openllm.serialisation.adapters import AdapterStore
 from openllm_client import AsyncHTTPClient, HTTPClient
+from openllm_core.errors import OpenLLMError
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 
 REPLY = "Grüße, world 🙂!"
@@ -217,8 +218,11 @@ CONTRACTS: dict[str, Callable[[Caller], Awaitable[None]]] = {
 class Recorder:
     """An ASGI app that notes which routes were called."""
 
-    app: ASGIApp
+    app: Any
     called: set[str] = attrs.field(factory=set)
+
+    def refused(self, request_id: str, error: OpenLLMError) -> None:
+        self.app.refused(request_id, error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
