@@ -16,7 +16,9 @@ from tests.tiny_models import tiny_checkpoint
 
 from openllm.playground import PARAMETERS, write_notebooks
 
-CELL_LIMIT_S = 240
+LONG = bool(os.environ.get("OPENLLM_TEST_PLAYGROUND"))
+"""`hatch run full`: adapters are trained on the default model, which takes minutes."""
+CELL_LIMIT_S = 900 if LONG else 240
 
 
 def run(name: str, folder: Path, environ: dict[str, str], parameters: dict[str, Any] | None = None) -> str:
@@ -68,10 +70,10 @@ def run_together(names: dict[str, dict[str, Any]], folder: Path) -> dict[str, st
 def on_llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The folder of two notebooks and what each prints on a tiny Llama.
 
-    With OPENLLM_TEST_PLAYGROUND set (`hatch run full`) on the default model, as they stand.
+    With OPENLLM_TEST_PLAYGROUND set on the default model, as they stand.
     """
     folder = tmp_path_factory.mktemp("llama")
-    if os.environ.get("OPENLLM_TEST_PLAYGROUND"):
+    if LONG:
         environ = {**request.getfixturevalue("store"), "IPYTHONDIR": str(folder / "ipython")}
         return folder, {name: run(name, folder / name, environ) for name in ("adapters", "llama2_qlora")}
     model = {"MODEL": str(tiny_checkpoint("llama", folder / "tiny"))}
@@ -82,7 +84,7 @@ def on_llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder, run_together(parameters, folder)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1800 if LONG else 400)
 def test_adapters(on_llama: tuple[Path, dict[str, str]]):
     """Two adapters are trained and served on one model: each gives its own answer, the model another."""
     printed = on_llama[1]["adapters"]
@@ -93,7 +95,7 @@ def test_adapters(on_llama: tuple[Path, dict[str, str]]):
     assert "ended with 0" in printed
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1800 if LONG else 400)
 def test_llama_over_four_bits(on_llama: tuple[Path, dict[str, str]]):
     """The run writes an adapter and a merged model of plain weights, which gives the trained answer when it is served."""
     folder, printed = on_llama
