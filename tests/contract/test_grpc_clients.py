@@ -257,6 +257,19 @@ async def test_an_overloaded_server_is_told_apart() -> None:
         await asyncio.gather(*running, return_exceptions=True)
 
 
+async def test_a_closed_client_says_so() -> None:
+    """None of the four opens a connection behind the back of who closed it, or lets an error of its library through."""
+    async with four(reply="x") as (_, clients):
+        for caller in clients.values():
+            assert (await caller.take("query", "x")) == "x"
+            await caller.aclose()
+            await caller.aclose()
+            for name, given in (("query", ("x",)), ("generate_stream", ("x",)), ("health", ()), ("model_id", ())):
+                with pytest.raises(ClientError, match="has been closed") as refused:
+                    await caller.take(name, *given)
+                assert refused.value.wire_code == "client_closed"
+
+
 @asynccontextmanager
 async def silent() -> AsyncIterator[int]:
     """A port where connections are taken and nothing is ever said."""
@@ -314,10 +327,17 @@ def test_arguments_that_cannot_be(cls: Any, given: dict[str, Any], param: str) -
 def test_values_that_no_field_holds() -> None:
     """A value of the wrong type is refused by name before anything is sent; OpenAI's client is named as HTTP's."""
     with GrpcClient("127.0.0.1:1") as client:
-        for sampling in ({"top_k": "many"}, {"n": True}, {"stop": [1]}, {"logit_bias": {"x": 1}}):
+        for sampling, text in (
+            ({"top_k": "many"}, "top_k must be a whole number, not 'many'."),
+            ({"n": True}, "n must be"),
+            ({"stop": [1]}, "each item of stop must be a string, not [1]."),
+            ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ):
             with pytest.raises(InvalidRequest) as refused:
                 client.generate("x", sampling)
-            assert refused.value.param == next(iter(sampling))
+            assert refused.value.param == next(iter(sampling)) and refused.value.message.startswith(text)
+        with pytest.raises(InvalidRequest, match="prompt must be a string, not None"):
+            client.generate(None)  # type: ignore[arg-type]
         with pytest.raises(InvalidRequest):
             client.embed([1])  # type: ignore[list-item]
         with pytest.raises(InvalidRequest):

@@ -20,6 +20,7 @@ from . import _base, _retry
 from ._async_client import AsyncClient
 from ._async_streaming import AsyncHTTPSource, AsyncStream
 from ._config import Deadline, make, resolve, transport_options
+from ._errors import closed
 from ._replies import Readiness
 from ._streaming import check_stream
 from ._wire import Call, Outcome, Reply, Starting
@@ -149,6 +150,8 @@ class AsyncHTTPClient(AsyncClient):
 
     async def _once(self, call: Call[Any], deadline: Deadline) -> httpx.Response | Outcome:
         """Send a call once: the open response of a stream that begins, else the whole reply or what went wrong."""
+        if self._inner.is_closed:
+            raise closed(self.address)
         try:
             async with asyncio.timeout(max(deadline.left_s(), 0.001)):
                 request = self._inner.build_request(**self._request(call, deadline))

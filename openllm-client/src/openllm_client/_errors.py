@@ -183,6 +183,11 @@ def interrupted(
     return StreamInterrupted(f"The stream from {address} ended before the answer did{request}{why}.")
 
 
+def closed(address: str) -> ClientError:
+    """The error of a call on a client whose connections were closed."""
+    return ClientError(f"This client of {address} has been closed.", code="client_closed", hint="Make a new one.")
+
+
 def malformed(message: str) -> ClientError:
     """The error of an answer that is not what its route answers."""
     return ClientError(message, code="malformed_response", hint="Is an OpenLLM server of this version behind it?")

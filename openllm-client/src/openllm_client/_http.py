@@ -19,6 +19,7 @@ from openllm_core.errors import MissingDependency
 from . import _base, _retry
 from ._client import Client
 from ._config import Deadline, make, resolve, transport_options
+from ._errors import closed
 from ._replies import Readiness
 from ._streaming import HTTPSource, Stream, check_stream
 from ._wire import Call, Outcome, Reply, Starting
@@ -145,6 +146,8 @@ class HTTPClient(Client):
 
     def _once(self, call: Call[Any], deadline: Deadline) -> httpx.Response | Outcome:
         """Send a call once: the open response of a stream that begins, else the whole reply or what went wrong."""
+        if self._inner.is_closed:
+            raise closed(self.address)
         try:
             response = self._inner.send(self._inner.build_request(**self._request(call, deadline)), stream=True)
             if call.stream and response.status_code == 200:

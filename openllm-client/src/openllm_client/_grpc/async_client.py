@@ -17,6 +17,7 @@ from openllm_core.errors import ClientError
 from .._async_client import AsyncClient
 from .._async_streaming import AsyncStream
 from .._config import Deadline
+from .._errors import closed
 from .._replies import Readiness
 from .._wire import Call, Starting
 from .base import GrpcBase, identity, serialised, streaming, unary
@@ -54,12 +55,15 @@ class AsyncGrpcClient(AsyncClient, GrpcBase):
 
     async def aclose(self) -> None:
         """Close all connections. May be called again."""
+        self._closed = True
         if self._open is not None:
             await self._open.close()
             self._open = None
 
     def _channel(self) -> Any:
         """Made when it is first needed, since it belongs to the running event loop."""
+        if self._closed:
+            raise closed(self.address)
         if self._open is None:
             name, credentials, options = self._target.name, self._target.credentials, self._target.options
             if credentials is None:

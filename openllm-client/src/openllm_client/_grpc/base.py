@@ -38,6 +38,7 @@ class GrpcBase(BaseClient):
         self._settings = resolve(address, timeout, api_key=api_key, max_retries=max_retries, headers=headers)
         self._target = target(self._settings, verify=verify, cert=Certificate.of(cert), proxy=proxy)
         self._open: Any = None
+        self._closed = False
 
     def _metadata(self) -> tuple[str, Sequence[tuple[str, str]]]:
         """A new name for a request, by which the server's log knows it too, and what is sent with it."""

@@ -15,6 +15,7 @@ from openllm_core.errors import ClientError
 
 from .._client import Client
 from .._config import Deadline
+from .._errors import closed
 from .._replies import Readiness
 from .._streaming import Stream
 from .._wire import Call, Starting
@@ -53,12 +54,15 @@ class GrpcClient(Client, GrpcBase):
 
     def close(self) -> None:
         """Close all connections. May be called again."""
+        self._closed = True
         if self._open is not None:
             self._open.close()
             self._open = None
 
     def _channel(self) -> Any:
         """Made when it is first needed."""
+        if self._closed:
+            raise closed(self.address)
         if self._open is None:
             name, credentials, options = self._target.name, self._target.credentials, self._target.options
             if credentials is None:

@@ -12,11 +12,23 @@ from typing import Any, cast
 
 import orjson
 from google.protobuf import struct_pb2
+from google.protobuf.descriptor import FieldDescriptor
 
 from openllm_core.errors import InvalidRequest, UnsupportedFeature
 from openllm_core.proto.openllm.v1 import openllm_pb2 as pb
 
 SAMPLING: Mapping[str, Any] = pb.SamplingParams.DESCRIPTOR.fields_by_name
+KINDS: Mapping[int, str] = {
+    FieldDescriptor.CPPTYPE_STRING: "a string",
+    FieldDescriptor.CPPTYPE_BOOL: "true or false",
+    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+    FieldDescriptor.CPPTYPE_FLOAT: "a number",
+    FieldDescriptor.CPPTYPE_INT32: "a whole number",
+    FieldDescriptor.CPPTYPE_INT64: "a whole number",
+    FieldDescriptor.CPPTYPE_UINT32: "a whole number",
+    FieldDescriptor.CPPTYPE_UINT64: "a whole number",
+}
+"""What a person calls the values that a field takes."""
 CHAT_ONLY = frozenset({"model", "messages", "stream", "stream_options", "adapter_name", "tools", "tool_choice"})
 MESSAGE = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content"})
 
@@ -139,9 +151,13 @@ def _put(message: Any, name: str, value: Any) -> None:
         else:
             setattr(message, name, value)
     except (TypeError, ValueError, AttributeError) as error:
-        raise InvalidRequest(
-            f"{name}: {str(value)[:100]!r} does not fit: {error}.", code="invalid_type", param=name
-        ) from None
+        kind = KINDS.get(field.cpp_type)
+        if isinstance(error, TypeError) and kind is not None:
+            what = f"each item of {name}" if field.is_repeated else name
+            text = f"{what} must be {kind}, not {repr(value)[:100]}."
+        else:
+            text = f"{name}: {str(value)[:100]!r} does not fit: {error}."
+        raise InvalidRequest(text, code="invalid_type", param=name) from None
 
 
 def _struct(value: Any, name: str) -> struct_pb2.Struct:
