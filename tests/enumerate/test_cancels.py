@@ -305,6 +305,11 @@ async def test_grpc(here: Site, method: str, record_property: Callable[[str, obj
     assert stood >= 1
 
 
+async def test_every_body_has_a_request():
+    """A route that takes a body has one to be tried with, or fails here; the others need none."""
+    assert [way for way in WAYS if way.startswith("POST ") and way not in BODIES] == []
+
+
 async def test_every_method_has_a_request():
     """A method that is new in the service is enumerated as well, or fails here."""
     methods = {name for name in vars(Servicer) if name[0].isupper()}
