@@ -115,6 +115,7 @@ LANES = [
     Lane("e2e", ("e2e", "openllm/test_chat_golden.py"), 10, network=True),
     Lane("vllm", ("e2e/test_vllm.py",), 4, network=True),
     Lane("enumerate", ("enumerate",), 3),
+    Lane("ui", ("ui",), 1.2, network=True),
     Lane("faults", ("faults",), 3.4),  # after the lanes whose tests its table names
     Lane("docs", ("docs", "examples"), 8, network=True, beside=True),
     Lane(

@@ -187,6 +187,19 @@ async def page(caller: Caller) -> None:
         assert answer.status_code == 200 and answer.headers["content-type"].startswith(kind)
 
 
+async def web_ui(caller: Caller) -> None:
+    """The page people open first, at both its addresses, and its parts."""
+    for path, kind in (
+        ("/", "text/html"),
+        ("/chat", "text/html"),
+        ("/chat/app.js", "text/javascript"),
+        ("/chat/app.css", "text/css"),
+        ("/chat/licences.txt", "text/plain"),
+    ):
+        answer = await caller.http.get(path)
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith(kind)
+
+
 CONTRACTS: dict[str, Callable[[Caller], Awaitable[None]]] = {
     "POST /v1/chat/completions": chat,
     "POST /v1/completions": completions,
@@ -211,6 +224,11 @@ CONTRACTS: dict[str, Callable[[Caller], Awaitable[None]]] = {
     "GET /docs": page,
     "GET /docs/docs.js": page,
     "GET /docs/docs.css": page,
+    "GET /": web_ui,
+    "GET /chat": web_ui,
+    "GET /chat/app.js": web_ui,
+    "GET /chat/app.css": web_ui,
+    "GET /chat/licences.txt": web_ui,
 }
 
 

@@ -27,8 +27,29 @@ async def test_every_route_but_the_open_ones_needs_a_key() -> None:
                     assert answer.json()["error"]["code"] == "invalid_api_key"
                 else:
                     opened.add(path)
-        assert opened == {"/livez", "/readyz", "/docs", "/docs/docs.js", "/docs/docs.css"}
-        for path in ("/", "/nothing", "//livez", "/livez/", "/livez%3f", "/v1/..%2flivez", "/docs/../v1/models"):
+        assert opened == {
+            "/livez",
+            "/readyz",
+            "/",
+            "/chat",
+            "/chat/app.js",
+            "/chat/app.css",
+            "/chat/licences.txt",
+            "/docs",
+            "/docs/docs.js",
+            "/docs/docs.css",
+        }
+        for path in (
+            "/v1",
+            "/nothing",
+            "//",
+            "/chat/",
+            "//livez",
+            "/livez/",
+            "/livez%3f",
+            "/v1/..%2flivez",
+            "/docs/../v1/models",
+        ):
             assert (await served.http.get(path)).status_code == 401, path
 
 

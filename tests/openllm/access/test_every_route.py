@@ -143,14 +143,37 @@ async def test_no_path_is_a_way_around(closed: Called) -> None:
         for query in (b"/livez", f"api_key={KEY}".encode(), f"key={KEY}&access_token={KEY}".encode()):
             status, _ = await ask(closed, "GET", operation.path, [], query)
             assert status == 401, (operation.path, query)
-    for path in ("/LIVEZ", "/livez/", "//livez", "/livez%2f", "", "*", "/docs/", "/docs/docs.jsx", "/v1"):
+    for path in (
+        "/LIVEZ",
+        "/livez/",
+        "//livez",
+        "/livez%2f",
+        "",
+        "*",
+        "/docs/",
+        "/docs/docs.jsx",
+        "/chat/",
+        "/chat/app.jsx",
+        "/v1",
+    ):
         assert (await ask(closed, "GET", path, []))[0] == 401, path
 
 
 async def test_what_is_open_is_open_and_nothing_else(closed: Called) -> None:
     """Liveness, readiness and the constant files of the page."""
     opened = {operation.path for operation in routes(closed) if operation.open}
-    assert opened == {"/livez", "/readyz", "/docs", "/docs/docs.js", "/docs/docs.css"}
+    assert opened == {
+        "/livez",
+        "/readyz",
+        "/",
+        "/chat",
+        "/chat/app.js",
+        "/chat/app.css",
+        "/chat/licences.txt",
+        "/docs",
+        "/docs/docs.js",
+        "/docs/docs.css",
+    }
     for path in opened:
         for name, headers in WRONG.items():
             status, _ = await ask(closed, "GET", path, headers)

@@ -92,7 +92,7 @@ def test_what_start_prints_works_as_printed(start: Start):
     program = text[text.index("from openllm_client") : text.index("\nAs OpenAI")]
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert "sky" in done.stdout
-    for word in ("Model", "Listening", "Device", "Ready in", "/docs"):
+    for word in ("Model", "Listening", "Device", "Ready in", "In a browser", "/docs"):
         assert word in text
     assert "\x1b" not in text
     assert server.stop(signal.SIGINT) == 0

@@ -64,11 +64,11 @@ async def serving(
 
 
 @asynccontextmanager
-async def listening(served: Served) -> AsyncIterator[int]:
-    """The same app behind a loopback socket; yields the port."""
+async def listening(served: Served, port: int = 0) -> AsyncIterator[int]:
+    """The same app behind a loopback socket; yields the port, which is chosen where it is 0."""
     loop = asyncio.get_running_loop()
     state, config = ServerState(), configure(served.composed.app, served.options, served.composed.app.refused)
-    listener = await loop.create_server(lambda: LimitedProtocol(config, state, {}, loop), "127.0.0.1", 0)
+    listener = await loop.create_server(lambda: LimitedProtocol(config, state, {}, loop), "127.0.0.1", port)
     try:
         yield listener.sockets[0].getsockname()[1]
     finally:

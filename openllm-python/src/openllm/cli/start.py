@@ -367,6 +367,7 @@ class Startup:
 
     def _invite_to_chat(self, ready: Ready) -> None:
         python = python_name()
+        self.out.fact("In a browser", ready.endpoint)
         self.out.say("\nIn a shell:", dim=True)
         self.out.say(curl_line(ready))
         self.out.say("\nIn Python:" if python == "python" else f"\nIn Python ({python}):", dim=True)

@@ -34,6 +34,7 @@ from .routes import (
     metrics,
     models,
     openapi,
+    ui,
     usage,
 )
 
@@ -56,6 +57,7 @@ def all_operations(
         *usage.operations(access),
     ]
     described = [*described, *descriptors.operations(service, described)]
+    described = [*described, *ui.operations()]
     return [*described, *openapi.operations(described, access)]
 
 

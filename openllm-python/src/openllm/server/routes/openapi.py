@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
-from importlib import resources
 from importlib.metadata import version
 from typing import Any
 
@@ -21,21 +20,15 @@ from openllm_core.errors import InvalidRequest
 from openllm_core.schema import ErrorBody
 from openllm_core.serde import dumps, json_schema
 
+from ..constant import constant_file
 from ..errors import status_of
-from ..operation import Endpoint, Operation
+from ..operation import Operation
 
 EVERYWHERE = ("invalid_http", "invalid_api_key", "forbidden_host", "internal_error")
 PAGE = {
     "/docs": ("index.html", "text/html; charset=utf-8"),
     "/docs/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
     "/docs/docs.css": ("docs.css", "text/css; charset=utf-8"),
-}
-SAFETY = {
-    "content-security-policy": "default-src 'none'; img-src data:; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
 }
 PRIORITY = {
     "name": PRIORITY_HEADER,
@@ -75,7 +68,7 @@ def operations(described: Sequence[Operation], access: Access) -> list[Operation
         Operation(
             path=path,
             methods=("GET",),
-            endpoint=_file(name, kind),
+            endpoint=constant_file(name, kind),
             summary="The page that shows all routes and lets you try them."
             if path == "/docs"
             else f"Part of /docs: {name}.",
@@ -86,14 +79,6 @@ def operations(described: Sequence[Operation], access: Access) -> list[Operation
         for path, (name, kind) in PAGE.items()
     )
     return made
-
-
-def _file(name: str, kind: str) -> Endpoint:
-    async def serve(request: Request) -> ASGIApp:
-        content = (resources.files("openllm.server") / "ui" / name).read_bytes()
-        return Response(content, headers=SAFETY | {"content-type": kind})
-
-    return serve
 
 
 def openapi_document(described: Sequence[Operation], *, keys: bool) -> dict[str, Any]:
@@ -128,7 +113,7 @@ def openapi_document(described: Sequence[Operation], *, keys: bool) -> dict[str,
 
 def _describe(operation: Operation, method: str, schemas: dict[str, Any], *, keys: bool) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "operationId": f"{method.lower()}_{operation.path.strip('/').replace('/', '_').replace('.', '_')}",
+        "operationId": f"{method.lower()}_{operation.path.strip('/').replace('/', '_').replace('.', '_') or 'root'}",
         "summary": operation.summary,
         "tags": [operation.tag],
         "responses": _responses(operation, schemas, keys=keys),
