@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ["openllm-core", "openllm-client", "openllm-python", "tests", "tools", "examples"]
+CODE = ["openllm-core", "openllm-client", "openllm-python", "tests", "tools", "examples", "typings"]
 
 
 def ruff(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -4,9 +4,9 @@ from concurrent.futures import Future
 
 from vllm.config import VllmConfig
 from vllm.lora.request import LoRARequest
-from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.executor import Executor
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
