@@ -148,6 +148,19 @@ def test_the_size_of_a_prompt_is_bounded() -> None:
     assert len(render("{{ 'x' * 4000000 }}", [])) == 4_000_000
 
 
+def test_a_prompt_that_grows_too_large_is_given_up_while_it_is_made() -> None:
+    """The rest of it is not even computed."""
+    made: list[int] = []
+
+    def piece() -> str:
+        made.append(1)
+        return "x" * 1_000_000
+
+    with pytest.raises(InvalidRequest, match="4194304 bytes"):
+        render("{% for i in range(50) %}{{ piece() }}{% endfor %}", [], piece=piece)
+    assert len(made) == 5
+
+
 def test_a_model_without_a_template_says_so() -> None:
     """No template and no stand-in: a refusal that names the other route."""
     with pytest.raises(UnsupportedFeature) as refused:

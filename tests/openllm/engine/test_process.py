@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -267,6 +268,28 @@ def test_the_host_dies_with_its_parent() -> None:
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not alive(pid)
+
+
+def test_the_host_dies_though_nobody_watches() -> None:
+    """With its watchdog stopped, and itself, the kernel ends the host with the process that started it."""
+    with serving_process() as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        watchdogs = set(groups.members(pid)) - {pid}
+        assert len(watchdogs) == 1
+        for one in watchdogs:
+            os.kill(one, signal.SIGSTOP)
+        try:
+            os.kill(pid, signal.SIGSTOP)
+            parent.kill()
+            deadline = time.monotonic() + 10
+            while alive(pid) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert not alive(pid)
+        finally:
+            for one in (*watchdogs, pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
 
 
 def test_what_the_host_started_dies_with_the_server() -> None:
