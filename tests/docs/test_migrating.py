@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from tests.openllm.server.serving import serving
 
 from openllm.backends import registry
 from openllm.cli import COMMANDS, former
@@ -77,6 +78,9 @@ FLAGS = {
     "build-base-container": "--container-registry --push --version-strategy",
     "playground": "--port",
 }
+ROUTES = """
+    /healthz /livez /readyz /metrics / /docs.json /v1/generate /v1/generate_stream /v1/metadata /v1/embeddings /v1/adapters /hf/agent
+"""
 # What the second table says, and the test that holds it.
 BEHAVIOURS = {
     "`POST /v1/generate_stream`": "openllm/server/test_routes.py::test_generate_stream_as_plain_text",
@@ -86,6 +90,10 @@ BEHAVIOURS = {
     "`completion_tokens`": "openllm/engine/test_engine.py::test_echoes_with_reasons_and_usage",
     "a variable and a flag that differ": "openllm/cli/test_generation.py::test_typed_beats_environment_beats_file_beats_family",
     "`POST /v1/embeddings` with an array": "openllm/server/test_embeddings.py::test_the_body_decides_the_shape",
+    "`GET /`": "docs/test_migrating.py::test_routes_are_there",
+    "bodies of `/livez`, `/readyz`, `/healthz`": "contract/test_every_route.py::test_route",
+    "names in `/metrics`": "openllm/server/test_metrics.py::test_the_page_and_the_dashboard_are_what_a_server_shows",
+    "the id of a request": "openllm/test_access.py::test_request_ids",
     "`GET /v1/adapters`": "openllm/server/test_adapters.py::test_the_default_is_switched",
     "an adapter of one request": "openllm/server/test_adapters.py::test_each_request_chooses",
     "relative `--model-id`": "openllm/serialisation/test_lookup.py::test_a_text_with_a_separator_is_a_folder",
@@ -152,6 +160,13 @@ def test_flags_are_taken(command: str):
     options = import_module(COMMANDS[command][0]).command.params
     taken = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
     assert {flag for flag in FLAGS[command].split() if flag not in taken} == set()
+
+
+async def test_routes_are_there():
+    """Every path of 0.3.5 answers, and so does the page that describes them."""
+    async with serving() as served:
+        answers = {path: (await served.http.get(path)).status_code for path in (*ROUTES.split(), "/docs", "/chat")}
+    assert {path: status for path, status in answers.items() if status == 404 or status >= 500} == {}
 
 
 def test_flags_without_effect_are_listed():
