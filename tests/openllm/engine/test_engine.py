@@ -278,6 +278,24 @@ async def test_interactive_goes_before_background(make_engine: MakeEngine) -> No
     assert order == ["interactive"] * 3 + ["background"] * 3
 
 
+async def test_background_fills_half_of_the_line(make_engine: MakeEngine) -> None:
+    """What comes in the background beyond that is told to come back; the other half is there for who waits at a keyboard."""
+    engine = await make_engine(slots=1, **SLOW, engine={"max_queue": 4})
+    running = [asyncio.ensure_future(text_of(engine, "abcdef", priority="background")) for _ in range(3)]
+    await eventually(lambda: engine.num_running == 1 and engine.queue_depth == 2)
+    with pytest.raises(Overloaded, match="background's half") as caught:
+        await engine.add(attrs.evolve(request(), priority="background"))
+    assert caught.value.retry_after_s is not None
+    with pytest.raises(Overloaded):
+        engine.check_room("", "background")
+    engine.check_room("", "interactive")
+    running += [asyncio.ensure_future(text_of(engine, "abcdef")) for _ in range(2)]
+    await eventually(lambda: engine.queue_depth == 4)
+    with pytest.raises(Overloaded, match="The waiting line"):
+        await engine.add(request())
+    assert await asyncio.gather(*running) == ["abcdef"] * 5
+
+
 async def test_a_full_line_refuses_at_once(make_engine: MakeEngine) -> None:
     """Beyond slots and line a request is refused immediately, with a time to come back, and others go on."""
     engine = await make_engine(slots=2, **SLOW, engine={"max_queue": 3})

@@ -7,7 +7,7 @@ asks `caller()`. Headers are read by those two, each in its own way; nothing her
 from __future__ import annotations
 
 from .access import Access, check_access, has_keys
-from .accounts import Account, caller, in_background, require_admin, require_loading
+from .accounts import Account, caller, require_admin, require_loading, urgency
 from .addresses import ANY_ORIGIN, allowed_origins, is_loopback
 from .certificates import demand_of
 from .priority import PRIORITIES, PRIORITY_HEADER
@@ -23,8 +23,8 @@ __all__ = [
     "check_access",
     "demand_of",
     "has_keys",
-    "in_background",
     "is_loopback",
     "require_admin",
     "require_loading",
+    "urgency",
 ]

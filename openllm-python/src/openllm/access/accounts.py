@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
@@ -167,9 +167,9 @@ def caller() -> Account:
     return _caller.get(_ourselves)
 
 
-def in_background() -> bool:
-    """Whether the request that runs here waits behind others, by its key or by its own word."""
-    return _steps_back.get() or caller().key.priority == "background"
+def urgency() -> Literal["interactive", "background"]:
+    """How urgent the request that runs here is, by its key and by its own word: whichever asks for less."""
+    return "background" if _steps_back.get() else caller().key.priority
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from .admission import seed_of
 from .channel import Abort, Submit
 from .line import Line, requests_of
 from .metrics import EngineMetrics
-from .request import new_request_id
+from .request import Priority, new_request_id
 from .stream import RequestStream, Sequence, error_of
 
 log = logging.getLogger("openllm.engine")
@@ -127,11 +127,15 @@ class Dispatcher:
         """Whether a sequence under way has this adapter."""
         return any(sequence.backend_request.adapter == adapter for sequence in self.sequences.values())
 
-    def fits(self, count: int) -> bool:
+    def fits(self, count: int, priority: Priority = "interactive") -> bool:
         """Whether so many more sequences may come in."""
-        return len(self.sequences) + self._reserved + count <= self.slots + self.max_queue
+        return len(self.sequences) + self._reserved + count <= self.capacity(priority)
 
-    def check_room(self, count: int, tenant: str) -> None:
+    def capacity(self, priority: Priority) -> int:
+        """Sequences there may be when one comes in: in the background while half of the line stays free for the others."""
+        return self.slots + (self.max_queue if priority == "interactive" else self.max_queue // 2)
+
+    def check_room(self, count: int, tenant: str, priority: Priority) -> None:
         """Refuse what does not fit now; costs nothing but looking.
 
         Raises:
@@ -139,7 +143,7 @@ class Dispatcher:
             Overloaded: the line is full.
             RateLimitExceeded: this tenant has its share under way.
         """
-        capacity = self.slots + self.max_queue
+        capacity = self.capacity(priority)
         if count > capacity:
             raise InvalidRequest(f"n must be <= {capacity} here.", param="n", code="integer_above_max_value")
         own, most = self._under_way[tenant], max(self.slots, self.max_queue // 2)
@@ -148,16 +152,17 @@ class Dispatcher:
                 f"This key has {own} requests under way; {most} may be while there are other keys.",
                 retry_after_s=self.expected_wait_s(max(0, own - self._held[tenant])),
             )
-        if not self.fits(count):
-            raise Overloaded(f"The waiting line is full ({self.queue_depth}).")
+        if not self.fits(count, priority):
+            half = "The background's half of the line" if self.fits(count) else "The waiting line"
+            raise Overloaded(f"{half} is full ({self.queue_depth}).")
 
-    def reserve(self, count: int, tenant: str = "") -> None:
+    def reserve(self, count: int, tenant: str = "", priority: Priority = "interactive") -> None:
         """Hold places for requests while they are tokenised: all or none; `release` gives them back.
 
         Raises:
             InvalidRequest, Overloaded, RateLimitExceeded: see `check_room`.
         """
-        self.check_room(count, tenant)
+        self.check_room(count, tenant, priority)
         self._shared = self._shared or bool(tenant)
         self._reserved += count
         self._count(tenant, count)

@@ -39,7 +39,7 @@ from .neighbours import Neighbours
 from .process import launch_process
 from .questions import Question, Questions
 from .readiness import Readiness
-from .request import EngineRequest, new_request_id
+from .request import EngineRequest, Priority, new_request_id
 from .stream import RequestStream, error_of, stopped_by
 from .supervisor import Launcher, Supervisor, Watch
 from .text import Texts
@@ -224,10 +224,10 @@ class Engine:
         """The same for requests that belong together: all are admitted or none."""
         return await self.entrance.add_all(requests)
 
-    def check_room(self, tenant: str) -> None:
+    def check_room(self, tenant: str, priority: Priority) -> None:
         """Refuse at once what one more request of a tenant would be refused for; see `Entrance.check_room`."""
         if self._state == "ready":
-            self.entrance.check_room(tenant)
+            self.entrance.check_room(tenant, priority)
 
     def require_ready(self) -> BackendInfo:
         """Facts of the loaded model; raises what a request is told where there is none to be asked."""

@@ -18,7 +18,7 @@ from . import admission
 from .guides import Guides
 from .line import wait_in_line
 from .readiness import Readiness
-from .request import EngineRequest
+from .request import EngineRequest, Priority
 from .stream import RequestStream
 from .text import Texts
 
@@ -84,11 +84,11 @@ class Entrance:
         self, requests: Sequence[EngineRequest], info: BackendInfo, admitted_at: float
     ) -> list[RequestStream]:
         """Tokenise the requests and put them into the line, at once."""
-        engine, tenant = self._engine, requests[0].tenant
+        engine, tenant, priority = self._engine, requests[0].tenant, requests[0].priority
         count = sum(request.sampling.n for request in requests)
-        if len(requests) > 1 and count > (most := self._work.slots + self._work.max_queue):
+        if len(requests) > 1 and count > (most := self._work.capacity(priority)):
             raise InvalidRequest(f"prompts x n must be <= {most} here.", param="prompt", code="array_above_max_length")
-        self._reserve(count, tenant)
+        self._reserve(count, tenant, priority)
         made: list[tuple[RequestStream, TokenSampling]] = []
         try:
             for request in requests:
@@ -105,18 +105,18 @@ class Entrance:
             stream.start_deadline()
         return [stream for stream, _ in made]
 
-    def check_room(self, tenant: str) -> None:
+    def check_room(self, tenant: str, priority: Priority) -> None:
         """Refuse at once what one more request of a tenant would be refused for, before any work is spent on it.
 
         Raises:
             Overloaded, RateLimitExceeded: as `add_all`.
         """
         with self._refusals():
-            self._work.check_room(1, tenant)
+            self._work.check_room(1, tenant, priority)
 
-    def _reserve(self, count: int, tenant: str) -> None:
+    def _reserve(self, count: int, tenant: str, priority: Priority) -> None:
         with self._refusals():
-            self._work.reserve(count, tenant)
+            self._work.reserve(count, tenant, priority)
 
     @contextlib.contextmanager
     def _refusals(self) -> Generator[None]:

@@ -19,7 +19,7 @@ from ..backends.base import BackendInfo
 from .adapters import PoolAdapters
 from .embedding import Embedded, Input
 from .engine import Engine, State
-from .request import EngineRequest
+from .request import EngineRequest, Priority
 from .stream import RequestStream
 
 
@@ -192,10 +192,10 @@ class EnginePool:
                 if not self._by_load(tried):
                     raise
 
-    def check_room(self, tenant: str) -> None:
+    def check_room(self, tenant: str, priority: Priority) -> None:
         """Refuse at once what none of the engines has room for; see `Engine.check_room`."""
         if found := self._by_load():
-            found[0].check_room(tenant)
+            found[0].check_room(tenant, priority)
 
     async def decode(self, ids: list[int]) -> str:
         """Text of token ids; see `Engine.decode`."""

@@ -24,6 +24,9 @@ def new_request_id() -> str:
     return secrets.token_hex(16)
 
 
+Priority = Literal["interactive", "background"]
+
+
 @attrs.frozen(kw_only=True)
 class EngineRequest:
     """One admitted request.
@@ -37,7 +40,7 @@ class EngineRequest:
         add_special_tokens: False when a chat template already placed them.
         marks: special tokens whose text is shown all the same; a reader of the answer looks for them.
         adapter: fixed at admission.
-        priority: interactive goes before background.
+        priority: interactive goes before background, which may fill but half of the line.
         tenant: name of the key it came with, where there are several: the engine is fair between tenants, caps what one
             may hold, and lets none reuse what was computed of another's prompt. "" where there is one key or none.
         transcript: where the operator lets answers be logged, who keeps this one's text.
@@ -53,7 +56,7 @@ class EngineRequest:
     add_special_tokens: bool = True
     marks: tuple[str, ...] = ()
     adapter: str | None = None
-    priority: Literal["interactive", "background"] = "interactive"
+    priority: Priority = "interactive"
     tenant: str = ""
     on_end: Callable[[Usage], None] | None = None
     deadline_s: float = 600.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from openllm.access import caller, in_background
+from openllm.access import caller, urgency
 from openllm.engine.request import EngineRequest
 from openllm.observation import Operation, Transcript, current, note
 from openllm.tools import TOOL_FORMATS, ChatForm
@@ -181,7 +181,7 @@ class Service:
         Raises:
             Overloaded, RateLimitExceeded: the line is full, or the caller's part of it.
         """
-        self.engine.check_room(caller().tenant)
+        self.engine.check_room(caller().tenant, urgency())
 
     def ready(self) -> Health:
         """Whether requests are taken now.
@@ -426,8 +426,7 @@ class Service:
 def _as_callers(request: EngineRequest) -> EngineRequest:
     """A request as that of whoever calls: with the key's name, as urgent as key and caller say, and observed as the call is."""
     who, seen = caller(), current()
-    priority = "background" if in_background() else "interactive"
-    request = attrs.evolve(request, tenant=who.tenant, on_end=who.count, priority=priority)
+    request = attrs.evolve(request, tenant=who.tenant, on_end=who.count, priority=urgency())
     if seen is not None:
         seen.sampling = request.sampling
         if seen.transcripts is not None:
