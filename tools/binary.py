@@ -50,6 +50,10 @@ UNUSED = (
     "tkinter",
     "turtledemo",
 )
+NOT_OURS_TO_GIVE = (
+    "readline",
+    "_gdbm",
+)  # libraries under the GPL: who passes on the binary would owe more than its licence says
 
 # What is tried in an empty folder, with an empty home and no runtime: (words, exit code, text on stdout or stderr).
 TRIALS: list[tuple[tuple[str, ...], int, str]] = [
@@ -157,7 +161,7 @@ def freeze(work: Path) -> Path:
         words += ["--paths", str(source)]
     for module in carried():
         words += ["--hidden-import", module]
-    for module in UNUSED:
+    for module in (*UNUSED, *NOT_OURS_TO_GIVE):
         words += ["--exclude-module", module]
     environ = {
         "SOURCE_DATE_EPOCH": str(EPOCH),
@@ -194,11 +198,13 @@ def write_metadata(folder: Path) -> Path:
 def gather_licences(folder: Path) -> None:
     """The licence texts of Python and of every package in the environment that the binary is made in."""
     for distribution in metadata.distributions():
+        if distribution.metadata["Name"].lower() in UNUSED:
+            continue
         for file in distribution.files or []:
             if ".dist-info" in str(file) and any(word in file.name.upper() for word in ("LICEN", "COPYING", "NOTICE")):
                 home = folder / distribution.metadata["Name"].lower()
                 home.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(distribution.locate_file(file), home / file.name)
+                shutil.copyfile(str(distribution.locate_file(file)), home / file.name)
     python = Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"
     if python.exists():
         shutil.copyfile(python, folder / "python.txt")

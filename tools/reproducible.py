@@ -39,9 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         if wrong:
             return 1
         output.mkdir(parents=True, exist_ok=True)
-        for path in sorted(first.iterdir()):
-            shutil.copyfile(path, output / path.name)
-            print(f"{hashes(first)[path.name]}  {path.name}")
+        for name, digest in sorted(hashes(first).items()):
+            shutil.copyfile(first / name, output / name)
+            print(f"{digest}  {name}")
     return 0
 
 

@@ -52,8 +52,16 @@ def home(tmp_path: Path) -> dict[str, str]:
 
 def run(program: Path, home: dict[str, str], *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     environ = home | more
-    given = {"env": environ, "cwd": home["HOME"], "capture_output": True, "text": True}
-    return subprocess.run([program, *words], **given, timeout=60, check=False, input="")
+    return subprocess.run(
+        [program, *words],
+        env=environ,
+        cwd=home["HOME"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        input="",
+    )
 
 
 def test_it_asks_a_server(program: Path, home: dict[str, str], server: ServerProcess):

@@ -179,18 +179,33 @@ def test_it_never_starts_itself(home: Path, capsys: pytest.CaptureFixture[str]):
     assert "is this binary itself" in capsys.readouterr().err
 
 
-def test_models_are_the_runtimes_where_there_is_one(home: Path):
-    """It knows which backends are installed."""
+@pytest.mark.parametrize("command", ["models", "chat"])
+def test_some_are_the_runtimes_where_there_is_one(home: Path, command: str):
+    """It knows which backends are installed, and edits lines."""
     make_runtime(home / "opt" / "runtime")
     with pytest.raises(Became):
-        run(home, "models")
+        run(home, command)
+
+
+def test_a_runtime_that_cannot_be_run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """An environment whose Python is gone is named in one line; no traceback."""
+    program = make_runtime(home / "opt" / "runtime")
+
+    def refuse(*_: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(ENTRY.os, "execve", refuse)
+    assert run(home, "start") == 78
+    assert f"{program} cannot be run: No such file or directory." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("query", "x", "--server-type", "grpc"), ("embed", "x", "--server-type=grpc")])
 def test_grpc_is_the_runtimes(home: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]):
     """Its library is in no binary; the word alone, as a question, is not taken for it."""
     assert run(home, *words) == 78
-    assert "gRPC needs the OpenLLM runtime" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "gRPC needs the OpenLLM runtime" in said
+    assert "/bin/pip install 'openllm[grpc]" in said
     assert not ENTRY.asks_for_grpc(["query", "grpc", "--server-type", "http"])
 
 

@@ -18,11 +18,11 @@ from openllm.cli import ALIASES, COMMANDS, main
 from openllm.cli.command import normalise
 from openllm.cli.failures import report
 
-CARRIED = {"chat", "query", "embed", "completion"}
+CARRIED = {"query", "embed", "completion"}
 """Commands that need no runtime: they ask a server, or nobody."""
 
-EITHER = {"models"}
-"""Commands that answer better from a runtime, which knows its backends, and well enough without."""
+EITHER = {"models", "chat"}
+"""Commands that do better on a runtime, which knows its backends and edits lines with readline, and well enough without."""
 
 MISSING = 78  # the exit code of a missing package
 VARIABLE = "OPENLLM_RUNTIME"
@@ -39,20 +39,35 @@ def run(words: Sequence[str], environ: Mapping[str, str], platform: str = sys.pl
         the exit code, where no other program took over.
     """
     command = command_of(words)
-    if command is None or command in CARRIED or asks_for_help(words):
-        why = "gRPC" if command in CARRIED and asks_for_grpc(words) else None
-    else:
-        why = f"`openllm {command}`"
-    if why is None:
+    if command is None or asks_for_help(words):
         return main(list(words))
-    here, problem = find_runtime(environ, Path(sys.executable), platform)
-    if here is not None:
-        os.execve(here, [str(here), *words], environment(environ))
-    if command in EITHER and problem is None:
+    remotely = asks_for_grpc(words) and command in CARRIED | EITHER
+    if command in CARRIED and not remotely:
         return main(list(words))
+    program, problem = find_runtime(environ, Path(sys.executable), platform)
+    if program is not None:
+        return become(program, words, environ)
+    if command in EITHER and not remotely and problem is None:
+        return main(list(words))
+    what = "gRPC" if remotely else f"`openllm {command}`"
     folder = data_folder(environ, platform) / "runtime"
-    report(problem or f"{why} needs the OpenLLM runtime, which this binary does not carry.", how_to_install(folder))
+    wanted = "openllm[grpc]" if remotely else "openllm"
+    report(
+        problem or f"{what} needs the OpenLLM runtime, which this binary does not carry.",
+        how_to_install(folder, wanted),
+    )
     return MISSING
+
+
+def become(program: Path, words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Turn into the runtime; returns an exit code only where that cannot be."""
+    try:
+        os.execve(program, [str(program), *words], environment(environ))
+    except OSError as error:  # its first line names a Python that is gone, say
+        report(
+            f"{program} cannot be run: {error.strerror}.", "Make that environment anew; environments cannot be moved."
+        )
+        return MISSING
 
 
 def command_of(words: Sequence[str]) -> str | None:
@@ -127,10 +142,10 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def how_to_install(folder: Path) -> str:
-    """The commands that make a runtime, as one line to paste."""
+def how_to_install(folder: Path, wanted: str) -> str:
+    """The commands that make a runtime with the package `wanted`, as one line to paste."""
     release = version("openllm")
-    wanted = "openllm" if "dev" in release else f"openllm=={release}"
+    wanted = shlex.quote(wanted if "dev" in release else f"{wanted}=={release}")
     where = shlex.quote(str(folder))
     pip = shlex.quote(str(folder / "bin" / "pip"))
     return f"`python3 -m venv {where} && {pip} install {wanted}` makes one; {VARIABLE}=FOLDER names one there is."

@@ -62,8 +62,11 @@ class LineEditor:
             sys.stderr.write(prompt)
             sys.stderr.flush()
             return input()
-        # \001 and \002 tell readline which characters take no room on the line
-        return input(f"\001\033[36m\002{prompt}\001\033[0m\002" if colours(sys.stdout) else prompt)
+        if not colours(sys.stdout):
+            return input(prompt)
+        # \001 and \002 tell readline which characters take no room on the line; without it a terminal would get them
+        begin, end = ("\001", "\002") if sys.modules.get("readline") else ("", "")
+        return input(f"{begin}\033[36m{end}{prompt}{begin}\033[0m{end}")
 
     def _complete(self, text: str, state: int) -> str | None:
         found = [f"{word} " for word in self.words if text.startswith("/") and word.startswith(text)]
