@@ -35,7 +35,7 @@ class Quarantine:
         self._engine = engine
         self._scheduler: Scheduler = engine.scheduler
         self._under_way: list[SchedulerOutput] = []  # steps whose tokens the scheduler has not been given, oldest first
-        self._taking = False  # the scheduler is being given them: what raises now is no sequence's fault
+        self._scheduling = False  # the scheduler itself is at work: what raises now is no sequence's fault
         self._trial: dict[str, tuple[Request, int]] = {}  # who runs apart now, and how many tokens each had
         self._groups: list[list[Request]] = []  # who runs apart after them, the next last
         self._held: list[Request] = []  # who waits until that is over
@@ -56,9 +56,13 @@ class Quarantine:
         Raises:
             Exception: `error`, where it is no sequence's fault: the scheduler itself raised, or the device stopped working.
         """
-        if self._taking or not self._under_way:
+        if self._scheduling or not self._under_way:
             raise error
-        suspects = self._take_back()
+        try:
+            suspects = self._take_back()
+        except Exception:
+            log.exception("a step that raised cannot be taken back")
+            raise error from None
         if not suspects or any(one.request_id == PROBE for one in suspects):
             raise error
         self._worked = self._worked and self.active
@@ -130,14 +134,16 @@ class Quarantine:
         plan, take = scheduler.schedule, scheduler.update_from_output
 
         def schedule(throttle_prefills: bool = False) -> SchedulerOutput:
+            self._scheduling = True
             step = plan(throttle_prefills)
+            self._scheduling = False
             self._under_way.append(step)
             return step
 
         def update_from_output(scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
-            self._taking = True
+            self._scheduling = True
             found = take(scheduler_output, model_runner_output)
-            self._taking = False
+            self._scheduling = False
             self._under_way.pop(0)
             self._worked = self._worked or scheduler_output.total_num_scheduled_tokens > 0
             return found
