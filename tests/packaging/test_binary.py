@@ -71,6 +71,15 @@ def test_what_it_does_itself(home: Path, capsys: pytest.CaptureFixture[str], wor
     assert capsys.readouterr().out
 
 
+def test_the_version_says_which_runtime_there_is(home: Path, capsys: pytest.CaptureFixture[str]):
+    """The runtime has a version of its own, so a person can see which one `openllm start` would be."""
+    assert run(home, "--version") == 0
+    assert capsys.readouterr().out.endswith("\nRuntime: none\n")
+    program = make_runtime(home / "opt" / "runtime")
+    assert run(home, "--version") == 0
+    assert capsys.readouterr().out.endswith(f"\nRuntime: {program}\n")
+
+
 @pytest.mark.parametrize(
     ("words", "command"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tests.packaging.conftest import ROOT
+from tests.packaging.conftest import ROOT, in_node
 from tests.packaging.test_version import load
 
 RELEASE, FORMULA = load(ROOT / "tools" / "release.py"), load(ROOT / "tools" / "formula.py")
@@ -21,6 +22,12 @@ FRAGMENTS = {
     "10.fix.md": "What was broken is not.\n",
     "3.breaking.md": "`--old` is gone; `--new` takes its place.\n",
 }
+PARSE = """
+import { loadPrism } from "@ruby/prism";
+import { readFileSync } from "node:fs";
+const parse = await loadPrism();
+console.log(JSON.stringify(process.argv.slice(2).map((file) => parse(readFileSync(file, "utf8")).errors.length === 0)));
+"""
 RENDERED = """\
 ## [1.3.0](https://github.com/bentoml/openllm/tree/v1.3.0)
 
@@ -217,8 +224,15 @@ def test_the_formula_is_rendered_from_the_archives(archives: Path, tmp_path: Pat
         assert f'url "{address}"\n      sha256 "{hashlib.sha256(target.encode()).hexdigest()}"' in text
     assert 'version "1.3.0"' in text
     assert not re.search(r"@\w+@", text)
-    opened = len(re.findall(r"^ *(?:class|def)\b|\bdo$", text, re.M))
-    assert opened == len(re.findall(r"^ *end$", text, re.M))
+
+
+def test_the_formula_is_ruby(archives: Path, linters: Path, tmp_path: Path):
+    """Ruby's own parser finds no fault in what is rendered, and does in the half of it."""
+    whole, half = tmp_path / "whole.rb", tmp_path / "half.rb"
+    assert FORMULA.main(["1.3.0", str(archives), "--output", str(whole)]) == 0
+    text = whole.read_text(encoding="utf-8")
+    half.write_text(text[: len(text) // 2], encoding="utf-8")
+    assert json.loads(in_node(linters, PARSE, whole, half)) == [True, False]
 
 
 def test_a_missing_archive_is_named(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

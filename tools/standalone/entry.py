@@ -40,7 +40,10 @@ def run(words: Sequence[str], environ: Mapping[str, str], platform: str = sys.pl
     """
     command = command_of(words)
     if command is None or asks_for_help(words):
-        return main(list(words))
+        code = main(list(words))
+        if words and words[0] in ("--version", "-v"):
+            print(f"Runtime: {find_runtime(environ, Path(sys.executable), platform)[0] or 'none'}")
+        return code
     remotely = asks_for_grpc(words) and command in CARRIED | EITHER
     if command in CARRIED and not remotely:
         return main(list(words))
