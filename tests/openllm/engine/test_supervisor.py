@@ -90,6 +90,22 @@ class World:
                 await asyncio.sleep(0.001)
 
 
+@pytest.mark.parametrize("waits", range(4))
+async def test_a_host_that_is_lost_as_the_engine_closes_is_the_last(waits: int) -> None:
+    """Whichever comes first, and however close the other follows: closing ends, and no other host starts."""
+    world = World()
+    world.supervisor.start()
+    life = await world.life(1)
+    life.say(Ready(INFO))
+    life.lose(EngineUnavailable("it ended by itself"))
+    for _ in range(waits):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await world.supervisor.aclose()
+    await asyncio.sleep(0.05)
+    assert len(world.lives) == 1 and life.stopped
+
+
 async def test_restarts_within_the_budget_then_gives_up() -> None:
     """Three deaths are followed by a restart, each later than the one before; the fourth is final."""
     world = World()

@@ -122,6 +122,7 @@ class Supervisor:
         self._lost = asyncio.Event()
         self._lost_error: OpenLLMError | None = None
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
         self._pings = 0
 
     @property
@@ -154,6 +155,7 @@ class Supervisor:
 
     async def aclose(self) -> None:
         """End the host and watch no more."""
+        self._closing = True
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -163,8 +165,12 @@ class Supervisor:
             await life.stop(self.watch.stop_grace_s)
 
     async def _supervise(self) -> None:
-        while True:
+        # `_closing` is looked at beside being cancelled: a wait may end with what it waited for and swallow the cancellation,
+        # as `asyncio.wait_for` does before Python 3.12. A new host would then start while everybody waits for the end.
+        while not self._closing:
             error = await self._live_once()
+            if self._closing:
+                return
             self._deaths.append(time.monotonic())
             wait = self._back_off(error)
             self._listener.on_down(error, wait)
@@ -186,6 +192,8 @@ class Supervisor:
         except OSError as error:
             return EngineUnavailable(f"The engine host could not be started: {error}.")
         while not self._lost.is_set():
+            if self._closing:
+                raise asyncio.CancelledError
             try:
                 await asyncio.wait_for(self._lost.wait(), self.watch.ping_s)
             except TimeoutError:
