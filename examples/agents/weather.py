@@ -17,7 +17,7 @@ def weather(city: str) -> str:
 
 
 with HTTPClient(os.environ.get("OPENLLM_ENDPOINT", "http://localhost:3000")) as client:
-    steps = client.ask_agent("How is Paris today?", tools=[weather], stream=True, max_steps=3)
-    for step in steps:
+    for step in client.ask_agent("How is Paris today?", tools=[weather], stream=True, max_steps=3):
         print(step)
-    print("answer:", step.answer)
+        if step.last:
+            print("answer:", step.answer)

@@ -11,6 +11,7 @@ import tomllib
 import warnings
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.openllm.server.serving import serving
@@ -188,7 +189,7 @@ def test_variables_are_read_or_listed():
 
 def test_defaults_are_those_of_the_settings():
     """What the table calls the default is it."""
-    settings = {}
+    settings: dict[str, Any] = {}
     for cls in (EngineOptions, ServerOptions):
         for name, (_, fact) in settings_of(cls).items():
             settings[flag_of(name, fact)] = getattr(cls(), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,14 +49,14 @@ def test_a_package_brings_a_backend(shelf: Path, tmp_path: Path):
     }
     (install,) = parts(PACKAGE, INSTALLED)
     assert "pip install" in install.code
-    run(Snippet(**{**vars(install), "code": install.code.replace("pip install", uv)}), folder, environ)
+    run(replace(install, code=install.code.replace("pip install", uv)), folder, environ)
     (start,) = parts(PACKAGE, SERVER)
     asked, suite = parts(PACKAGE)
     with openllm_start(
         tmp_path / "log.txt", *started(start), environ=environ | {"OPENLLM_HOME": str(tmp_path)}, cwd=folder
     ) as server:
         code = asked.code.replace("http://localhost:3000", server.url)
-        said = run(Snippet(**{**vars(asked), "code": code}), folder, environ)
+        said = run(replace(asked, code=code), folder, environ)
         assert asked.detail.removeprefix("prints ") in said
         assert re.search(r'"text": ?"[a-z ]+', said), said
     assert suite.detail.removeprefix("prints ") in run(suite, folder, environ)
