@@ -1,101 +1,102 @@
 #!/usr/bin/env python3
-"""What holding answers to a JSON schema costs a batch on the `pt` backend: the masks are made between its steps.
+"""What holding answers to a JSON schema costs a step of a batch on the `pt` backend: the masks are made between its steps.
 
-    python tools/bench_masks.py [--rounds N] [--json FILE]
+    python tools/bench_masks.py [--rows N] [--steps N] [--rounds N] [--json FILE]
 
-Starts `openllm start` with the default model and sends it as many requests at once as `--streams` says, of which none, one, a
-quarter and all carry a schema, in turns on the same server. Every answer takes `--tokens` tokens: the schema asks for a list
-that is longer. Tokens per second are completion tokens over the time until the last answer is there, the best of the rounds:
-whatever else the machine does only ever takes away.
+The default model decodes batches of `--rows` sequences of which none, one, a quarter and all carry a schema. What is counted is
+the processor's time of one thread for a decode step, which other work on the machine changes little: the shortest of the rounds'
+medians over `--steps`, the kinds in turns.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import httpx
+import torch
 
-from openllm.bench.subjects import SERVED_NAME, ours, running
+from openllm.backends import checkpoint as checkpoints
+from openllm.backends.base import BackendRequest, TokenGuide, TokenSampling
+from openllm.backends.torch import loading, tuning
+from openllm.backends.torch.backend import describe, grammars_of
+from openllm.backends.torch.guiding import Grammars
+from openllm.backends.torch.scheduler import Scheduler
 from openllm.bench.surroundings import surroundings
 from openllm.serialisation import resolve
-from openllm_core.options import StoreOptions
+from openllm_core.options import EngineOptions, StoreOptions
 from openllm_core.settings import read
 
-PROMPT = "A list of things that can be bought in a harbour town, each with its price, number "
 ITEM = {
     "type": "object",
     "properties": {"name": {"type": "string", "minLength": 3}, "price": {"type": "integer"}},
     "required": ["name", "price"],
 }
-SCHEMA = {
+SCHEMA = {  # longer than any answer here
     "type": "object",
     "properties": {"things": {"type": "array", "minItems": 100, "items": ITEM}},
     "required": ["things"],
 }
 
 
-async def batch(url: str, streams: int, held: int, tokens: int) -> float:
-    """Tokens per second of `streams` requests at once, of which `held` carry the schema.
-
-    Raises:
-        SystemExit: an answer has another length, so that the batches could not be compared.
-    """
-
-    async def one(http: httpx.AsyncClient, number: int) -> int:
-        body: dict[str, Any] = {"model": SERVED_NAME, "prompt": f"{PROMPT}{number}:", "temperature": 0.0}
-        body |= {"max_tokens": tokens} | ({"guided_json": SCHEMA} if number < held else {"ignore_eos": True})
-        answer = await http.post("/v1/completions", json=body)
-        answer.raise_for_status()
-        return answer.json()["usage"]["completion_tokens"]
-
-    limits = httpx.Limits(max_connections=streams)
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http:
-        began = time.perf_counter()
-        made = await asyncio.gather(*(one(http, number) for number in range(streams)))
-        took_s = time.perf_counter() - began
-    if set(made) != {tokens}:
-        raise SystemExit(f"answers of {sorted(set(made))} tokens, not of {tokens}")
-    return sum(made) / took_s
+def load(folder: Path, rows: int) -> tuple[Scheduler, Grammars]:
+    """The model on one thread, and what compiles guides for it."""
+    options = EngineOptions(model_path=str(folder), device="cpu", threads=1, max_num_seqs=rows, max_model_len=512)
+    checkpoint, device = checkpoints.read(folder), torch.device("cpu")
+    choice = tuning.choose(options, checkpoint, device, lambda text, share: None)
+    torch.set_num_threads(1)
+    model = loading.load(options, checkpoint, choice, device, lambda text, share: None)
+    choice = tuning.confirm(options, checkpoint, choice, model)
+    grammars = grammars_of(model, options, checkpoint)
+    assert grammars is not None
+    return Scheduler(model, describe(model, options, checkpoint, choice)[0]), grammars
 
 
-def measure(url: str, streams: int, tokens: int, rounds: int) -> dict[str, list[float]]:
-    """Samples of each kind of batch on one server, in turns, after one of each that is not counted."""
-    kinds = {"none": 0, "one": 1, "quarter": streams // 4, "all": streams}
-    samples: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for turn in range(rounds + 1):
-        for kind, held in kinds.items():
-            rate = asyncio.run(batch(url, streams, held, tokens if turn else 8))
-            if turn:
-                samples[kind].append(rate)
-                print(f"{kind}: {rate:.0f} tokens/s", file=sys.stderr)
-    return samples
+def step_seconds(scheduler: Scheduler, grammars: Grammars, rows: int, held: int, steps: int) -> list[float]:
+    """Processor time of each step in which all rows decode; the first `held` of them carry the schema."""
+    guide = TokenGuide("json", json.dumps(SCHEMA), "guided_json")
+    sampling = TokenSampling(max_tokens=steps + 8, temperature=0.0)
+    for number in range(rows):
+        request = BackendRequest(f"{held}-{number}", [10 + number, 20, 30, 40], sampling)
+        refused = scheduler.add(request, grammars.matcher(guide, ()) if number < held else None)
+        assert refused is None
+    found: list[float] = []
+    while not scheduler.idle:
+        began = time.thread_time()
+        made = scheduler.step()
+        took = time.thread_time() - began
+        if len(made.deltas) == rows:
+            found.append(took)
+    return found[2 : steps + 2]  # the first ones compute the prompts
 
 
 def main() -> None:
     """Parse the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--json", type=Path, help="where the samples go")
     args = parser.parse_args()
     options: StoreOptions = read(StoreOptions).options
     os.environ["BENTOML_HOME"] = options.home
-    model = resolve(None, options=options).path
-    flags = ("--backend", "pt", "--max-num-seqs", str(args.streams), "--max-model-len", "1024")
-    with running(ours(str(model), *flags)) as server:
-        samples = measure(f"http://127.0.0.1:{server.port}", args.streams, args.tokens, args.rounds)
-    best = {kind: max(found) for kind, found in samples.items()}
-    result = {"samples": samples, "best": best, "streams": args.streams, "tokens": args.tokens}
-    result |= {"rounds": args.rounds} | surroundings(["python", "tools/bench_masks.py", *sys.argv[1:]])
-    print(json.dumps(best, indent=2))
+    scheduler, grammars = load(resolve(None, options=options).path, args.rows)
+    kinds = {"none": 0, "one": 1, "quarter": args.rows // 4, "all": args.rows}
+    samples: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
+    for _ in range(args.rounds):
+        for kind, held in kinds.items():
+            samples[kind].append(step_seconds(scheduler, grammars, args.rows, held, args.steps))
+            print(f"{kind}: {1000 * statistics.median(samples[kind][-1]):.1f} ms", file=sys.stderr)
+    shortest = {kind: min(map(statistics.median, found)) for kind, found in samples.items()}
+    shape = {"rows": args.rows, "steps": args.steps, "rounds": args.rounds}
+    result: dict[str, Any] = {"step_s": shortest, "samples": samples, **shape}
+    result |= surroundings(["python", "tools/bench_masks.py", *sys.argv[1:]])
+    print(json.dumps(shortest, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
