@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, ViewportSize, expect
 from tests.ui.chromium import open_browser
@@ -44,7 +45,7 @@ def playground(ui: UI) -> None:
     ui.page.locator(".token").nth(4).click(timeout=ANSWER_MS)
 
 
-PICTURES: dict[str, tuple[Callable[[UI], None], dict[str, object]]] = {
+PICTURES: dict[str, tuple[Callable[[UI], None], dict[str, Any]]] = {
     "web-ui.png": (chat, {"viewport": WIDE}),
     "web-ui-dark.png": (playground, {"viewport": WIDE, "color_scheme": "dark"}),
     "web-ui-mobile.png": (chat, {"viewport": MOBILE, "has_touch": True, "is_mobile": True}),
@@ -68,7 +69,7 @@ def take(browser: Browser, url: str, name: str) -> None:
 
 def main() -> None:
     """Take all of them."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Take the pictures of the web UI.")
     parser.add_argument("url", help="a running server, http://127.0.0.1:3000")
     url = parser.parse_args().url
     with open_browser() as browser:

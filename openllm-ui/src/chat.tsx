@@ -108,7 +108,7 @@ const IDEAS = [
 function Welcome({ model, place, onPick }: { model: string; place: string; onPick(text: string): void }) {
   return (
     <div class="welcome">
-      <h1>{model === "" ? "Talk to the model" : <>Talk to <span>{model}</span></>}</h1>
+      <h2>{model === "" ? "Talk to the model" : <>Talk to <span>{model}</span></>}</h2>
       <p class="hint">It runs on {place === "" ? "the server that this page came from" : place}. What you write is sent nowhere else.</p>
       <ul>
         {IDEAS.map((idea) => <li key={idea}><button type="button" onClick={() => onPick(idea)}>{idea}</button></li>)}

@@ -7,7 +7,7 @@ import type { Address } from "./address.js";
 import { problemOf, Server, type Model, type Problem } from "./server.js";
 import { Watched } from "./store.js";
 
-const TRY_AGAIN_MS = 3_000;
+const TRY_AGAIN_MS = 2_000;
 const LOOK_AGAIN_MS = 30_000;
 
 /** `asking` nothing known yet; `ready` it answers; the others are a problem's kind; `empty` it serves no model to this key. */

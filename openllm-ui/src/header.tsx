@@ -46,7 +46,7 @@ export function Header(props: HeaderProps) {
         <button type="button" class="quiet only-icon first" aria-label="Conversations" title="Conversations" aria-expanded={props.list}
           onClick={() => props.onList(!props.list)}><MenuIcon /></button>
       )}
-      <strong class="brand">OpenLLM</strong>
+      <h1 class="brand">OpenLLM</h1>
       <Tabs label="Page" tabs={VIEWS} chosen={view} onChoose={props.onView} panel={view} />
       <ModelPicker models={connection.models} chosen={props.model} onChoose={props.onModel} />
       <span class="grows" />

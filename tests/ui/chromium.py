@@ -84,11 +84,13 @@ def chromium() -> tuple[Path, dict[str, str]]:
 def open_browser() -> Iterator[Browser]:
     """A running browser. Its driver keeps an event loop in this thread: leave it before a test that runs its own."""
     program, environ = chromium()
+    shown: dict[str, str | float | bool] = {k: v for k, v in os.environ.items() if not k.startswith("OPENLLM_")}
+    shown.update(environ)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program,
             args=["--no-sandbox", "--headless=shell"],
-            env={name: value for name, value in os.environ.items() if not name.startswith("OPENLLM_")} | environ,
+            env=shown,
         )
         expect.set_options(timeout=PATIENCE_MS)
         yield browser

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -49,7 +49,7 @@ def server(*, port: int = 0, **script: Any) -> Iterator[Running]:
     """
 
     @asynccontextmanager
-    async def running() -> Any:
+    async def running() -> AsyncIterator[Running]:
         async with serving(**script) as served, listening(served, port) as chosen:
             yield Running(f"http://127.0.0.1:{chosen}", served)
 
@@ -105,7 +105,8 @@ def web_ui(browser: Browser, *, noise: str = "", **context: Any) -> Iterator[UI]
     Args:
         noise: what the browser's console may say besides what it says of every failed request; a regular expression.
     """
-    with contextlib.closing(browser.new_context(**{"viewport": WIDE, **context})) as fresh:
+    chosen: Any = {"viewport": WIDE, **context}
+    with contextlib.closing(browser.new_context(**chosen)) as fresh:
         fresh.set_default_timeout(PATIENCE_MS)
         fresh.grant_permissions(["clipboard-read", "clipboard-write"])
         page = fresh.new_page()

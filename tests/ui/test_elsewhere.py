@@ -29,7 +29,7 @@ def here() -> Iterator[Running]:
 
 def test_another_origin_works_with_cors_once_it_was_agreed_to(browser: Browser, here: Running) -> None:
     """A link that names another server is asked about first; then chat and key go there, and there alone."""
-    with server(reply="From afar.", options={"cors": True, "api_key": ("k",)}) as there, web_ui(browser) as ui:
+    with server(reply="From afar.", options={"cors": ("*",), "api_key": ("k",)}) as there, web_ui(browser) as ui:
         asked: list[str] = []
         ui.page.on("request", lambda request: asked.append(request.url))
         ui.open(f"{here.url}/?endpoint={there.url}", ready=False)
@@ -81,7 +81,7 @@ def test_a_server_that_is_down_when_the_page_opens(browser: Browser, here: Runni
             ui.field.fill("Kept")
             expect(ui.named("button", "Send")).to_be_disabled()
             held.close()
-            with server(reply="Up.", options={"cors": True}, port=port):
+            with server(reply="Up.", options={"cors": ("*",)}, port=port):
                 expect(ui.notice).to_have_count(0)
                 ui.field.press("Enter")
                 expect(ui.answers).to_contain_text("Up.")

@@ -16,7 +16,7 @@ export function CopyButton({ text, what, label }: { text: string; what: string; 
   };
   const name = copied ? "Copied" : `Copy ${what}`;
   return (
-    <button type="button" class={label ? "quiet" : "quiet only-icon"} onClick={copy} aria-label={name} title={name}>
+    <button type="button" class={label ? "quiet" : "quiet only-icon"} onClick={copy} aria-label={label ? undefined : name} title={name}>
       {copied ? <CheckIcon /> : <CopyIcon />}
       {label && <span>{copied ? "Copied" : label}</span>}
     </button>

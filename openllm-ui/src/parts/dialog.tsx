@@ -17,8 +17,13 @@ export function Dialog({ title, onClose, children, class: extra }: DialogProps) 
   const id = useId();
   useEffect(() => {
     const dialog = element.current;
+    const opener = document.activeElement;
     dialog?.showModal();
-    return () => dialog?.close();
+    return () => {
+      dialog?.close();
+      // The element is gone before the browser would give the focus back.
+      requestAnimationFrame(() => opener instanceof HTMLElement && opener.isConnected && opener.focus());
+    };
   }, []);
   const outside = (event: MouseEvent): void => {
     if (event.target === element.current) onClose();

@@ -22,10 +22,12 @@ export function RequestDialog({ asked, place, onClose }: { asked: Asked; place: 
   return (
     <Dialog title="This request in your own program" onClose={onClose} class="wide">
       <Tabs label="Language" tabs={KINDS} chosen={kind} onChoose={(name: Kind) => setKind(name)} panel="request-text" />
-      <figure class="code" id="request-text" role="tabpanel" aria-label={kind}>
-        <figcaption><span>POST {asked.path}</span><CopyButton text={text} what="the request" label="Copy" /></figcaption>
-        <pre tabIndex={0}><code>{highlighted(text, kind === "curl" ? "bash" : "python")}</code></pre>
-      </figure>
+      <div id="request-text" role="tabpanel" aria-label={kind}>
+        <figure class="code">
+          <figcaption><span>POST {asked.path}</span><CopyButton text={text} what="the request" label="Copy" /></figcaption>
+          <pre tabIndex={0}><code>{highlighted(text, kind === "curl" ? "bash" : "python")}</code></pre>
+        </figure>
+      </div>
       {needs.length > 0 && <p class="hint">{needs.join(" ")}</p>}
     </Dialog>
   );
