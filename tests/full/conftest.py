@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,3 +30,19 @@ def gptq_python() -> str:
     python = Path(os.environ.get("OPENLLM_TEST_GPTQ") or ROOT / ".venv-gptq" / "bin" / "python")
     assert python.exists(), "python3 tools/dev.py gptq makes the environment of these tests"
     return str(python)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., pexpect.spawn[str]]]:
+    """Starts a program on a terminal, with just the given environment; what still runs is ended afterwards."""
+    started: list[pexpect.spawn[str]] = []
+
+    def start(program: Path, *words: str, env: dict[str, str], timeout_s: float = 90) -> pexpect.spawn[str]:
+        started.append(
+            pexpect.spawn(str(program), list(words), env=env, cwd=env["HOME"], timeout=timeout_s, encoding="utf-8")
+        )
+        return started[-1]
+
+    yield start
+    for child in started:
+        child.close(force=True)

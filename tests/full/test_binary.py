@@ -12,10 +12,10 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import pexpect
 import pytest
 import trustme
 from tests.e2e.conftest import ServerProcess, free_port, openllm_start
@@ -23,6 +23,7 @@ from tests.packaging.test_version import load
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = load(ROOT / "tools" / "binary.py")
+Terminal = Callable[..., Any]
 READY = "start", "--backend", "echo", "--port"
 
 
@@ -80,15 +81,13 @@ def test_it_asks_a_server(program: Path, home: dict[str, str], server: ServerPro
     assert isinstance(json.loads(embedded.stdout), (list, dict))
 
 
-def test_it_chats_in_a_terminal(program: Path, home: dict[str, str], server: ServerProcess):
+def test_it_chats_in_a_terminal(program: Path, home: dict[str, str], server: ServerProcess, terminal: Terminal):
     """`openllm chat` reads lines, streams answers and leaves at end of input."""
-    child = pexpect.spawn(str(program), ["chat", "--endpoint", server.url], env=home, cwd=home["HOME"], timeout=30)
+    child = terminal(program, "chat", "--endpoint", server.url, env=home)
     child.sendline("hello there")
     child.expect("tokens")
     child.sendeof()
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+    assert ended(child) == 0
 
 
 def test_it_trusts_who_is_told_to_be_trusted(program: Path, home: dict[str, str], tmp_path: Path):
@@ -113,32 +112,38 @@ def test_it_trusts_who_is_told_to_be_trusted(program: Path, home: dict[str, str]
 
 
 @pytest.mark.parametrize("place", ["OPENLLM_RUNTIME", "beside", "data"])
-def test_start_runs_on_a_runtime(program: Path, home: dict[str, str], place: str):
-    """Where this Python's environment is the runtime, a server starts, answers the binary, and ends on one SIGTERM."""
+def test_start_runs_on_a_runtime(program: Path, home: dict[str, str], terminal: Terminal, place: str):
+    """Where this Python's environment is the runtime, a server starts, answers the binary, and ends on one signal."""
     prefix, environ = Path(sys.prefix), dict(home)
+    beside = program.resolve().parent / "runtime"
     if place == "OPENLLM_RUNTIME":
         environ[place] = str(prefix)
     else:
-        beside, data = program.resolve().parent / "runtime", Path(home["HOME"]) / ".local/share/openllm/runtime"
-        folder = beside if place == "beside" else data
+        folder = beside if place == "beside" else Path(home["HOME"]) / ".local/share/openllm/runtime"
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.symlink_to(prefix)
     port = str(free_port())
-    child = pexpect.spawn(str(program), [*READY, port], env=environ, cwd=home["HOME"], timeout=90, encoding="utf-8")
     try:
+        child = terminal(program, *READY, port, env=environ)
         child.expect("curl")
-        asked = run(program, home, "query", "hello", "--endpoint", f"http://127.0.0.1:{port}")
-        assert asked.returncode == 0, asked.stderr
-        assert Path(f"/proc/{child.pid}/exe").resolve() == Path(sys.executable).resolve()  # no second process between
-        assert "_internal" not in Path(f"/proc/{child.pid}/environ").read_text(encoding="utf-8")
-        child.kill(signal.SIGTERM) if place != "data" else child.sendintr()  # one Ctrl-C is one, and not two
-        child.expect(pexpect.EOF)
-        child.close()
-        assert child.exitstatus == 0, child.before
     finally:
-        child.close(force=True)
-        if place == "beside":
-            (program.resolve().parent / "runtime").unlink()
+        beside.unlink(missing_ok=True)
+    asked = run(program, home, "query", "hello", "--endpoint", f"http://127.0.0.1:{port}")
+    assert asked.returncode == 0, asked.stderr
+    assert Path(f"/proc/{child.pid}/exe").resolve() == Path(sys.executable).resolve()  # no second process between
+    assert "_internal" not in Path(f"/proc/{child.pid}/environ").read_text(encoding="utf-8")
+    if place == "data":
+        child.sendintr()  # one Ctrl-C is one, and not two
+    else:
+        child.kill(signal.SIGTERM)
+    assert ended(child) == 0, child.before
+
+
+def ended(child: Any) -> int | None:
+    """The exit code of a program on a terminal, once it ended."""
+    child.read()
+    child.close()
+    return child.exitstatus
 
 
 def test_what_it_says_without_a_runtime(program: Path, home: dict[str, str]):
