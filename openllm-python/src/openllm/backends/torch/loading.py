@@ -190,9 +190,9 @@ def load(
         pack_linears(module, choice.linear, dtype=compute)
         if compute == torch.float32:
             widen_rest(module)
-        _trim()
     if device.type == "cpu" and compute == torch.float32:
         fuse_norms(module)
+    _trim()
     compiled = _compile(options, checkpoint, module, progress) if choice.compile else 0
     config = module.config
     generation: Any = getattr(module, "generation_config", None)
@@ -214,7 +214,7 @@ def load(
 
 
 def _trim() -> None:
-    """Hand back to the system what packing has freed: the C library would keep it, a third of the weights' size."""
+    """Hand back to the system what measuring and packing have freed: the C library would keep it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
     if trim is not None:
         trim(0)
