@@ -31,7 +31,9 @@ TAKING_EVERY = (
     "tests/openllm/server/test_openapi.py",
     "tests/enumerate/test_cancels.py",
 )
-CONCERNED = "greet or parrot or tinystories or fresh or whole or engine_out_of_memory or left_behind or body_has_a_request"
+CONCERNED = (
+    "greet or parrot or tinystories or fresh or whole or engine_out_of_memory or left_behind or body_has_a_request"
+)
 """The tests of what was added, and those that look at all there is; the others are run where nothing was."""
 INSTALLING = """
 import os, sys
