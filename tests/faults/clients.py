@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import psutil
 
-from .inject import Leaving, Raw, follow, gauge, idle, until
+from .inject import Leaving, Raw, follow, gauge, idle, streams, until
 from .lab import COMPLETIONS, SLOTS, Lab, body, client, endless
 
 WAYS: tuple[Leaving, ...] = ("fin", "rst", "half")
@@ -19,13 +18,13 @@ async def leaves_mid_stream(lab: Lab) -> None:
     """However a client leaves, its slot is free at once, and the stream beside it comes whole."""
     server = lab.server()
     async with client(server) as http:
-        alone = await follow(http, COMPLETIONS, body(max_tokens=64, ignore_eos=True, stream=True))
+        alone = await follow(http, COMPLETIONS, body(max_tokens=160, ignore_eos=True, stream=True))
         for way in WAYS:
             leaver = Raw.open(server)
             leaver.ask(COMPLETIONS, endless())
             while b"data: " not in await leaver.read():
                 pass
-            mate = asyncio.create_task(follow(http, COMPLETIONS, body(max_tokens=64, ignore_eos=True, stream=True)))
+            (mate,), _ = await streams(http, COMPLETIONS, [body(max_tokens=160, ignore_eos=True, stream=True)])
             leaver.leave(way)
             beside = await mate
             assert beside.done and beside.text == alone.text

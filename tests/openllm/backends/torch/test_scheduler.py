@@ -296,6 +296,26 @@ def test_a_guide_that_raises_ends_its_row(make_scheduler: MakeScheduler, caplog:
         assert found == expected
 
 
+@pytest.mark.parametrize("gone", [("0",), ("0", "1"), ("1", "2")])
+@pytest.mark.parametrize("after", [2, 4])
+def test_those_that_stay_move_up_between_two_steps(
+    make_scheduler: MakeScheduler, gone: tuple[str, ...], after: int
+) -> None:
+    """Sequences are aborted outside a step, wherever they stand in their lane; the others say what they say alone."""
+    requests = [request(str(at), prompt) for at, prompt in enumerate(PROMPTS)]
+    expected = tokens(make_scheduler(), *requests)
+    scheduler = make_scheduler()
+    for one in requests:
+        scheduler.add(one)
+    outputs = [scheduler.step() for _ in range(after)]
+    for name in gone:
+        scheduler.abort(name)
+    while not scheduler.idle:
+        outputs.append(scheduler.step())
+    stayed = {name: expected[name] for name in expected if name not in gone}
+    assert {name: tokens_of(outputs)[name] for name in stayed} == stayed
+
+
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_abort_frees_at_once(make_scheduler: MakeScheduler, after: int) -> None:
     """An aborted sequence sends nothing more and its slot is free for the next, whether it waited, ran or was computed."""
@@ -334,8 +354,7 @@ def test_use_of_the_cache_is_told(make_scheduler: MakeScheduler) -> None:
     scheduler.step()
     shares.append(scheduler.cache_usage)
     for name in ("a", "b"):
-        with torch.inference_mode():  # as the thread that steps
-            scheduler.abort(name)
+        scheduler.abort(name)
         shares.append(scheduler.cache_usage)
     assert shares == [1.0, 0.5, 0.0]
 

@@ -118,6 +118,7 @@ class Scheduler:
         begun = self.prefill.rows if self.prefill else []
         return any(row.request.adapter == adapter for row in (*running, *begun, *self.waiting))
 
+    @torch.inference_mode()  # another row of its lane may take its place, in memory that was made so
     def abort(self, request_id: str) -> None:
         """Drop a request wherever it is; its memory is free when this returns."""
         for row in self.waiting:
