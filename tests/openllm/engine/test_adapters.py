@@ -65,6 +65,21 @@ async def test_a_new_host_is_given_them_before_it_is_ready(tmp_path: Path) -> No
     await made.aclose()
 
 
+async def test_it_is_in_use_while_a_request_for_it_is_admitted(tmp_path: Path) -> None:
+    """It is unloaded when the last one that asked for it before has ended or was turned away, not while it is read."""
+    made = engine()
+    await made.start()
+    await made.wait_ready(20)
+    await made.adapters.load("a#1", str(blank_adapter(tmp_path / "a", echo="AAA")))
+    with made.adapters.admitting("a#1"):
+        unloading = asyncio.create_task(made.adapters.unload("a#1"))
+        await asyncio.sleep(0.1)
+        assert not unloading.done() and made.adapters.present("a#1")
+    await asyncio.wait_for(unloading, 20)
+    assert not made.adapters.present("a#1")
+    await made.aclose()
+
+
 async def test_a_refused_one_leaves_no_trace(tmp_path: Path) -> None:
     """Loading raises the reason; what was there goes on, and the same key is unknown."""
     made = engine()

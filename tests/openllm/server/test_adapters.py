@@ -95,6 +95,8 @@ async def test_what_is_not_there(path: str, body: dict[str, Any], status: int, c
     async with serving(tmp_path, f"{word(tmp_path / 'a', 'AAA')}:alpha") as http:
         answer = await http.post(path, json=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+        if code == "adapter_not_found":
+            assert repr(body["adapter_name"]) in answer.json()["error"]["message"]
 
 
 async def test_the_default_is_switched(tmp_path: Path) -> None:
