@@ -120,8 +120,10 @@ def check(root: Path, text: str) -> Version:
         raise Refused(f"releases are made on {BRANCH}; this is {branch or 'no branch'}.")
     if git(root, "tag", "--list", f"v{version}").strip():
         raise Refused(f"there is a tag v{version} already, on another line of commits.")
+    if here := [tag for tag in git(root, "tag", "--points-at", "HEAD").split() if TAGGED.fullmatch(tag)]:
+        raise Refused(f"nothing changed since {here[0]}: this commit is that release.")
     if not list((root / "changelog.d").glob("[0-9]*.*.md")):
-        raise Refused("changelog.d/ has no fragment: a release without a change a user can see needs none.")
+        print("changelog.d/ has no fragment; the changelog will say: No significant changes.", file=sys.stderr)
     return version
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -151,7 +150,7 @@ def test_a_number_that_is_none(project: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_what_stands_in_the_way(project: Path, capsys: pytest.CaptureFixture[str]):
-    """Uncommitted work, another branch, and a release that changes nothing are refused, each by its name."""
+    """Uncommitted work, another branch, and a commit that is a release already are refused, each by its name."""
     (project / "new.txt").write_text("new", encoding="utf-8")
     assert release(project, "prepare", "patch") == 1
     assert "new.txt" in capsys.readouterr().err
@@ -163,7 +162,20 @@ def test_what_stands_in_the_way(project: Path, capsys: pytest.CaptureFixture[str
     assert release(project, "prepare", "patch") == 0
     capsys.readouterr()
     assert release(project, "prepare", "patch") == 1
-    assert "no fragment" in capsys.readouterr().err
+    assert "nothing changed since v1.2.4" in capsys.readouterr().err
+
+
+def test_a_release_without_visible_changes(project: Path, capsys: pytest.CaptureFixture[str]):
+    """As a final one after its candidate: it is made, and the changelog says that nothing significant changed."""
+    assert release(project, "prepare", "1.3.0rc1") == 0
+    git(project, "commit", "--quiet", "--allow-empty", "--message", "three")
+    capsys.readouterr()
+    assert release(project, "prepare", "minor") == 0
+    assert "has no fragment" in capsys.readouterr().err
+    text = (project / "CHANGELOG.md").read_text(encoding="utf-8")
+    heading = "## [1.3.0](https://github.com/bentoml/openllm/tree/v1.3.0)"
+    assert f"notes start -->\n\n{heading}\n\nNo significant changes.\n\n## [1.3.0rc1](" in text
+    assert load(project / "tools" / "version.py").version() == "1.3.0"
 
 
 def test_the_first_release_is_the_number_being_worked_on(project: Path, capsys: pytest.CaptureFixture[str]):
@@ -172,16 +184,6 @@ def test_the_first_release_is_the_number_being_worked_on(project: Path, capsys: 
     assert release(project, "check", "minor") == 0
     expected = load(ROOT / "tools" / "version.py").FALLBACK.partition(".dev")[0]
     assert capsys.readouterr().out == f"{expected} can be prepared.\n"
-
-
-def test_an_empty_category_is_told(project: Path):
-    """towncrier's own words for a release without changes are those of the changelog."""
-    for name in FRAGMENTS:
-        (project / "changelog.d" / name).unlink()
-    command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "1.2.4"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
-    heading = "## [1.2.4](https://github.com/bentoml/openllm/tree/v1.2.4)"
-    assert done.stdout.strip() == f"{heading}\n\nNo significant changes."
 
 
 # -- hashes and the formula
