@@ -75,10 +75,13 @@ export function restored(found: unknown): Conversation | undefined {
   };
 }
 
+/** Seconds below which what came in one piece says nothing of a speed. */
+const SHORTEST_S = 0.05;
+
 /** Tokens a second while the answer was written: those after the first, over the time they took. */
 export function speedOf(facts: Facts): number | undefined {
   const tokens = facts.usage?.completion_tokens;
   if (tokens === undefined || facts.firstS === undefined || facts.totalS === undefined) return undefined;
   const writing = facts.totalS - facts.firstS;
-  return tokens > 1 && writing > 0 ? (tokens - 1) / writing : undefined;
+  return tokens > 1 && writing >= SHORTEST_S ? (tokens - 1) / writing : undefined;
 }

@@ -88,6 +88,15 @@ def test_stop_ends_the_generation_on_the_server(ui: UI) -> None:
         until(ui.page, lambda: running.metric("openllm_requests_running") == 0)
 
 
+def kept(ui: UI) -> int:
+    """How many conversations the browser has written down; it does so a moment later."""
+    return ui.page.evaluate(
+        """() => new Promise((done, fail) => { const opened = indexedDB.open('openllm'); opened.onerror = fail;
+            opened.onsuccess = () => { const all = opened.result.transaction('conversations').objectStore('conversations').count();
+                all.onsuccess = () => { opened.result.close(); done(all.result); }; }; })"""
+    )
+
+
 def test_regenerate_edit_and_several_conversations_survive_a_reload(ui: UI, plain: Running) -> None:
     """Conversations are kept in the browser, can be renamed and deleted; an answer or a question can be had anew."""
     ui.open(plain.url)
@@ -104,6 +113,7 @@ def test_regenerate_edit_and_several_conversations_survive_a_reload(ui: UI, plai
     ui.named("button", "New conversation", exact=True).first.click()
     ui.say("Second topic")
     ui.whole()
+    until(ui.page, lambda: kept(ui) == 2)
     ui.page.reload()
     entries = ui.page.locator(".conversations .title")
     expect(entries).to_have_text(["New conversation", "Second topic", "A better question"])
@@ -120,6 +130,7 @@ def test_regenerate_edit_and_several_conversations_survive_a_reload(ui: UI, plai
     ui.named("button", "Delete Renamed").click()
     ui.named("button", "Delete", exact=True).click()
     expect(entries).to_have_text(["Second topic"])
+    until(ui.page, lambda: kept(ui) == 1)
     ui.page.reload()
     expect(entries).to_have_text(["New conversation", "Second topic"])
 

@@ -14,6 +14,11 @@ export class Blocks {
   private links: Links = {};
   private length = 0;
 
+  /** Whether addresses of links stand below them: a link may have come before its address. */
+  get linked(): boolean {
+    return Object.keys(this.links).length > 0;
+  }
+
   /** The blocks of `text`, which begins with what it was at the last call; if it does not, all is read anew. */
   read(text: string): Token[] {
     const length = text.endsWith("\r") ? text.length - 1 : text.length; // half a line end, perhaps

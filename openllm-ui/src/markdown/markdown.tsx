@@ -16,14 +16,16 @@ import { Inline } from "./inline.js";
 export function Markdown({ text, running }: { text: string; running: boolean }) {
   const growing = useRef<Blocks | undefined>(undefined);
   const tokens = useMemo(() => {
-    if (!running) return blocksOf(text);
+    if (!running && growing.current === undefined) return blocksOf(text);
     growing.current ??= new Blocks();
-    return growing.current.read(text);
+    const grown = growing.current.read(text);
+    return running || !growing.current.linked ? grown : blocksOf(text);
   }, [text, running]);
+  const whole = !running && (growing.current?.linked ?? true);
   const last = tokens.length - 1;
   return (
     <div class="markdown">
-      {tokens.map((token, i) => <Block key={i} token={token} open={running && i === last} whole={!running} />)}
+      {tokens.map((token, i) => <Block key={i} token={token} open={running && i === last} whole={whole} />)}
     </div>
   );
 }
@@ -32,7 +34,7 @@ interface BlockProps {
   token: Token;
   /** Whether it is still being written. */
   open: boolean;
-  /** Whether the text is whole, so that every link has found its address. */
+  /** Whether a link may have found its address below it by now, at the end of the text. */
   whole: boolean;
 }
 

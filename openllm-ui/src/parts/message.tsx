@@ -30,34 +30,36 @@ export function Message({ turn, running, onAgain, onEdit }: MessageProps) {
   }
   return (
     <article class="turn assistant" aria-label={turn.facts?.model ?? "Answer"} aria-busy={running !== undefined}>
-      {running ? <Growing running={running} /> : <Whole turn={turn} onAgain={onAgain} />}
+      <Answer turn={turn} running={running} onAgain={onAgain} />
     </article>
   );
 }
 
-function Growing({ running }: { running: Running }) {
-  useWatched(running);
-  return (
-    <>
-      <Reasoning text={running.reasoning} open={running.text === ""} />
-      {running.text === "" && <p class="waiting"><span class="busy" />{running.reasoning === "" ? "Waiting for the first token" : "Thinking"}</p>}
-      <Markdown text={running.text} running />
-    </>
-  );
+interface AnswerProps {
+  turn: Turn;
+  running: Running | undefined;
+  onAgain: (() => void) | undefined;
 }
 
-function Whole({ turn, onAgain }: { turn: Turn; onAgain: (() => void) | undefined }) {
+/** The same elements while it grows and when it is whole: drawing a long answer anew at its end would hold up the page. */
+function Answer({ turn, running, onAgain }: AnswerProps) {
+  useWatched(...(running ? [running] : []));
   const { facts } = turn;
+  const text = running?.text ?? turn.text;
+  const reasoning = running?.reasoning ?? facts?.reasoning ?? "";
   return (
     <>
-      <Reasoning text={facts?.reasoning ?? ""} open={false} />
-      <Markdown text={turn.text} running={false} />
-      {facts && <HowItEnded facts={facts} empty={turn.text === ""} />}
-      <div class="tools">
-        {turn.text !== "" && <CopyButton text={turn.text} what="the answer" />}
-        {onAgain && <button type="button" class="quiet" onClick={onAgain}><AgainIcon /><span>{facts?.end === "cut" ? "Try again" : "Regenerate"}</span></button>}
-        {facts && <p class="figures">{figures(facts)}</p>}
-      </div>
+      <Reasoning text={reasoning} open={running !== undefined && text === ""} />
+      {running && text === "" && <p class="waiting"><span class="busy" />{reasoning === "" ? "Waiting for the first token" : "Thinking"}</p>}
+      <Markdown key="text" text={text} running={running !== undefined} />
+      {!running && facts && <HowItEnded facts={facts} empty={text === ""} />}
+      {!running && (
+        <div class="tools">
+          {text !== "" && <CopyButton text={text} what="the answer" />}
+          {onAgain && <button type="button" class="quiet" onClick={onAgain}><AgainIcon /><span>{facts?.end === "cut" ? "Try again" : "Regenerate"}</span></button>}
+          {facts && <p class="figures">{figures(facts)}</p>}
+        </div>
+      )}
     </>
   );
 }
