@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def chromium() -> tuple[Path, dict[str, str]]:
 
 
 @contextmanager
-def open_browser() -> Iterator[Browser]:
+def open_browser() -> Generator[Browser]:
     """A running browser. Its driver keeps an event loop in this thread: leave it before a test that runs its own."""
     program, environ = chromium()
     shown: dict[str, str | float | bool] = {k: v for k, v in os.environ.items() if not k.startswith("OPENLLM_")}

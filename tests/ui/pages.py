@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -41,7 +41,7 @@ class Running:
 
 
 @contextmanager
-def server(*, port: int = 0, **script: Any) -> Iterator[Running]:
+def server(*, port: int = 0, **script: Any) -> Generator[Running]:
     """A server of the echo backend, which follows `script` as `serving` takes it; it runs in a thread of its own.
 
     Args:
@@ -49,7 +49,7 @@ def server(*, port: int = 0, **script: Any) -> Iterator[Running]:
     """
 
     @asynccontextmanager
-    async def running() -> AsyncIterator[Running]:
+    async def running() -> AsyncGenerator[Running]:
         async with serving(**script) as served, listening(served, port) as chosen:
             yield Running(f"http://127.0.0.1:{chosen}", served)
 
@@ -99,7 +99,7 @@ class UI:
 
 
 @contextmanager
-def web_ui(browser: Browser, *, noise: str = "", **context: Any) -> Iterator[UI]:
+def web_ui(browser: Browser, *, noise: str = "", **context: Any) -> Generator[UI]:
     """A page of a fresh profile. At its end: no script failed, no policy was broken, no other machine was asked.
 
     Args:

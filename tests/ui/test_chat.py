@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -282,7 +283,7 @@ def test_parameters_go_into_the_request_and_the_code_shown_is_that_request(
     ui.named("textbox", "Most tokens").fill("12")
     with ui.page.expect_request("**/v1/chat/completions") as asked:
         ui.say("Hi")
-    body = asked.value.post_data_json
+    body: dict[str, Any] = asked.value.post_data_json or {}
     assert {name: body[name] for name in ("temperature", "top_k", "max_tokens")} == {
         "temperature": 0,
         "top_k": 5,
