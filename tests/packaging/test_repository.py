@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from tests.packaging.conftest import PACKAGES, ROOT
 
@@ -71,6 +72,16 @@ def test_every_test_tool_is_pinned():
     """A tool without a pin would make the checks depend on the day."""
     pinned = {pin.split("==")[0] for pin in lines("constraints/dev.txt")}
     assert not set(lines("tests/requirements.txt")) - pinned
+
+
+def test_the_tests_install_on_the_oldest_python():
+    """What is pinned takes the first 3.11 that systems still ship, not only the newest patch release that we happen to run."""
+    found = {canonicalize_name(one.name): one for one in metadata.distributions()}
+    pinned = [found[name] for pin in lines("constraints/dev.txt") if (name := pin.split("==")[0]) in found]
+    assert len(pinned) > 100
+    assert not [
+        one.name for one in pinned if not SpecifierSet(one.metadata["Requires-Python"] or "").contains("3.11.2")
+    ]
 
 
 def test_the_tests_import_what_they_name():
