@@ -283,7 +283,8 @@ async def test_neutral_values_are_accepted(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/models/", "//v1/models", "/v1/..%2fmodels", "/V1/models", "/v1/chat"]
+    "path",
+    ["/chat/", "/chat/missing.js", "/v1", "/v1/models/", "//v1/models", "/v1/..%2fmodels", "/V1/models", "/v1/chat"],
 )
 async def test_unknown_routes(served: Served, path: str) -> None:
     """404 in our shape; neither a trailing slash nor case nor dots lead anywhere."""
