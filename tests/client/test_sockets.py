@@ -321,8 +321,9 @@ def test_closed_client_says_so(twin, socket_server):
     twin.client(address=socket_server(answering(MODELS_ANSWER)).address)
     for _ in range(2):
         twin.run(twin.it.aclose() if twin.kind == "async" else twin.it.close())
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(ClientError, match="closed") as caught:
         twin.models()
+    assert caught.value.code == "client_closed"
 
 
 async def test_many_streams_at_once(socket_server):

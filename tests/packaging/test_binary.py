@@ -238,14 +238,12 @@ def test_its_own_code_needs_nothing_that_it_does_not_carry():
         "openllm",
         "openllm_client",
         "openllm_core",
-        "_distutils_hack",
-        "_virtualenv",
     }
     program = (
-        f"import sys, runpy; sys.argv = ['openllm', 'start', '--help']\n"
+        f"import sys, runpy; before = set(sys.modules); sys.argv = ['openllm', 'start', '--help']\n"
         f"try: runpy.run_path({str(ROOT / 'tools/standalone/entry.py')!r}, run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "print('\\n' + ' '.join(sorted({name.partition('.')[0] for name in sys.modules})))"
+        "print('\\n' + ' '.join(sorted({name.partition('.')[0] for name in set(sys.modules) - before})))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = {name for name in done.stdout.splitlines()[-1].split() if name not in sys.stdlib_module_names}
