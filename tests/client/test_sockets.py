@@ -323,7 +323,7 @@ def test_closed_client_says_so(twin, socket_server):
         twin.run(twin.it.aclose() if twin.kind == "async" else twin.it.close())
     with pytest.raises(ClientError, match="closed") as caught:
         twin.models()
-    assert caught.value.code == "client_closed"
+    assert caught.value.wire_code == "client_closed"
 
 
 async def test_many_streams_at_once(socket_server):
