@@ -56,7 +56,7 @@ def packaged() -> tuple[Path, dict[str, str]]:
             subprocess.run([npm.NODE, script, packed / f"{name}.br", folder / f"{name}.part"], check=True)
         for name in ("al2023", "fonts"):
             with tarfile.open(folder / f"{name}.tar.part") as archive:
-                archive.extractall(folder, filter="data")
+                archive.extractall(folder)  # what the lock file names; filters are unknown to Python 3.11.2
         (folder / "fonts.conf").write_text(FONTS.format(folder=folder / "fonts"))
         (folder / "chromium.part").chmod(0o755)
         (folder / "chromium.part").rename(program)
