@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from openllm.backends.echo import launch as echo_launch
 from openllm.backends.registry import RegisteredBackend
 from openllm.engine import host
+from openllm.engine.channel import Channel
 from openllm.engine.process import EarlyHost
 from openllm_core.options import EngineOptions
 
@@ -116,3 +119,28 @@ def test_start_starts_the_host_before_it_imports_the_server(tmp_path: Path) -> N
     environ = os.environ | {"BENTOML_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True)
     assert done.stdout == "echo []\n", done.stderr
+
+
+async def test_loading_waits_for_the_preload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that import one package from two ends see it half made, so what is loaded comes after what is preloaded."""
+    order: list[str] = []
+    may_end = threading.Event()
+
+    def preload() -> None:
+        may_end.wait(30)
+        order.append("preloaded")
+
+    def load(_: RegisteredBackend, options: EngineOptions, progress: Any) -> Any:
+        order.append("loaded")
+        return "a backend"
+
+    monkeypatch.setattr(RegisteredBackend, "load", load)
+    preloading = threading.Thread(target=preload)
+    preloading.start()
+    session = host.HostSession(lambda status: None, preloading)
+    loading = asyncio.create_task(session._load(ECHO, cast("Channel", None)))
+    await asyncio.sleep(0.1)
+    assert order == []
+    may_end.set()
+    assert await loading == "a backend"
+    assert order == ["preloaded", "loaded"]

@@ -70,13 +70,15 @@ EXIT_FAILED = 70  # the reason went over the channel
 class HostSession:
     """Drives one backend at the host's end of a channel."""
 
-    def __init__(self, on_end: Callable[[int], None]) -> None:
+    def __init__(self, on_end: Callable[[int], None], preloading: threading.Thread | None = None) -> None:
         """Args:
         on_end: called once with the exit status when there is nothing more to do.
+        preloading: imports what loading needs, see `preload`.
         """
         self.channel: Channel | None = None
         self.cause: BaseException | None = None  # what the backend raised, for a caller in the same process
         self._on_end = on_end
+        self._preloading = preloading
         self._backend: Backend | None = None
         self._text: HostText | None = None  # where the model's tokenizer runs here
         self._task: asyncio.Task[None] | None = None
@@ -173,6 +175,8 @@ class HostSession:
             _call_soon(loop, channel.send, Loading(text, share))
 
         def load() -> None:
+            if self._preloading is not None:
+                self._preloading.join()  # two threads that import one package from two ends see it half made
             try:
                 backend = registry.get(options.backend).load(options, progress)
             except BaseException as error:
@@ -300,10 +304,10 @@ def _as_data(error: OpenLLMError) -> dict[str, Any]:
     return {k: v.encode(errors="backslashreplace").decode() if isinstance(v, str) else v for k, v in data.items()}
 
 
-async def _serve(descriptor: int) -> int:
+async def _serve(descriptor: int, preloading: threading.Thread | None) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
-    session = HostSession(lambda status: None if ended.done() else ended.set_result(status))
+    session = HostSession(lambda status: None if ended.done() else ended.set_result(status), preloading)
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)  # a child that outlives us must not keep the server's end of file from coming
     session.channel = await SocketChannel.connect(sock, "host", session.on_frame, session.on_close)
@@ -332,11 +336,13 @@ def main(arguments: list[str]) -> int:
     die_with_parent(int(arguments[1]) if len(arguments) > 1 else None)
     if len(arguments) > 2:
         watchdog.start(int(arguments[2]))
+    preloading = None
     if len(arguments) > 3:
-        threading.Thread(target=preload, args=(arguments[3],), name="preload", daemon=True).start()
+        preloading = threading.Thread(target=preload, args=(arguments[3],), name="preload", daemon=True)
+        preloading.start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()  # a crash in native code says where it was
-    return asyncio.run(_serve(int(arguments[0])))
+    return asyncio.run(_serve(int(arguments[0]), preloading))
 
 
 if __name__ == "__main__":
