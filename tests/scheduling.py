@@ -25,6 +25,7 @@ class TwoStreams(LoadFileScheduling):
     """
 
     def __init__(self, config: pytest.Config, log: object, beside: Callable[[str], bool]) -> None:
+        config.option.loadscopereorder = False  # else files of many tests come first, and the longest single tests last
         super().__init__(config, log)  # pyright: ignore[reportArgumentType] - the type of xdist's log is private
         self._beside = beside
 
