@@ -18,6 +18,19 @@ from openllm.server.protocol import LimitedProtocol, configure
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 
 URL = "http://127.0.0.1"
+OPEN = {
+    "/livez",
+    "/readyz",
+    "/",
+    "/chat",
+    "/chat/app.js",
+    "/chat/app.css",
+    "/chat/licences.txt",
+    "/docs",
+    "/docs/docs.js",
+    "/docs/docs.css",
+}
+"""Paths that need no key: liveness, readiness, and the constant files of the two pages."""
 
 
 @attrs.define
