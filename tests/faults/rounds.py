@@ -62,21 +62,26 @@ def inside_vllm() -> tuple[str, dict[str, str]]:
 
 
 def repeat(nodes: Sequence[str], times: int, folder: Path) -> tuple[int, int]:
-    """Run tests so many times in one process; (rounds in which all passed, rounds)."""
+    """Run tests so many times in one process; (rounds in which all ran and none failed, rounds)."""
     report = folder / f"rounds-{uuid.uuid4().hex[:8]}.jsonl"
     inside = nodes[0].startswith(INSIDE_VLLM)
     python, more = inside_vllm() if inside else (sys.executable, dict[str, str]())
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.faults.rounds", *nodes]
     environment = os.environ | more | {TIMES: str(times), REPORT: str(report)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if not report.exists():
-        raise AssertionError(f"nothing ran: {(done.stdout + done.stderr)[-1500:]}")
-    by_round: dict[int, list[str]] = defaultdict(list)
-    for line in report.read_text(encoding="utf-8").splitlines():
+    of_round: dict[int, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    tests = 0
+    for line in report.read_text(encoding="utf-8").splitlines() if report.exists() else ():
         told = json.loads(line)
-        by_round[told["round"]].append(told["how"])
-    ran = [how for how in by_round.values() if set(how) != {"skipped"}]
-    survived = sum("failed" not in how for how in ran)
+        if "tests" in told:
+            tests = told["tests"]
+        else:
+            of_round[told["round"]][told["test"]].add(told["how"])
+    if not of_round:
+        raise AssertionError(f"nothing ran: {(done.stdout + done.stderr)[-1500:]}")
+    ran = [of_round[number] for number in range(times) if set().union(*of_round[number].values()) != {"skipped"}]
+    # a process that broke off leaves rounds in which tests are missing: nobody knows how those would have ended
+    survived = sum(len(one) == tests and "failed" not in set().union(*one.values()) for one in ran)
     if survived < len(ran):
         print(done.stdout[-3000:])
     return survived, len(ran)
@@ -98,6 +103,13 @@ def fault_round(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write down how many tests each round has."""
+    if (report := os.environ.get(REPORT)) and (times := int(os.environ.get(TIMES, "0"))):
+        with Path(report).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"tests": len(session.items) // times}) + "\n")
+
+
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """Write down how each phase of each round ended."""
     report = os.environ.get(REPORT)
@@ -112,4 +124,5 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         else "failed"
     )
     with Path(report).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"test": item.nodeid, "round": number, "how": how}) + "\n")
+        told = {"test": item.nodeid, "round": number, "how": how}
+        file.write(json.dumps(told) + "\n")

@@ -180,3 +180,22 @@ def test_running_again_and_again(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     assert rounds.repeat((f"{file}::test_steady", f"{file}::test_sometimes"), 3, tmp_path) == (2, 3)
+
+
+def test_a_run_that_breaks_off_is_not_survived(tmp_path: Path) -> None:
+    """Where the process ends in the middle, the rounds in which a test is missing count as failed, though none of them did."""
+    file = tmp_path / "test_ends.py"
+    file.write_text(
+        "import os\n\nCALLS = []\n\n\ndef test_steady():\n    pass\n\n\n"
+        "def test_ends():\n    CALLS.append(1)\n    if len(CALLS) == 2:\n        os._exit(0)\n",
+        encoding="utf-8",
+    )
+    assert rounds.repeat((f"{file}::test_steady", f"{file}::test_ends"), 3, tmp_path) == (1, 3)
+
+
+def test_where_nothing_runs_nothing_is_survived(tmp_path: Path) -> None:
+    """A test that is not there is said to be missing; it makes no round."""
+    file = tmp_path / "test_less.py"
+    file.write_text("def test_there():\n    pass\n", encoding="utf-8")
+    with pytest.raises(AssertionError, match="nothing ran"):
+        rounds.repeat((f"{file}::test_there", f"{file}::test_gone"), 2, tmp_path)
