@@ -119,6 +119,34 @@ async def test_the_default_is_switched(tmp_path: Path) -> None:
         assert page.status_code == 415  # a web page may send this without asking
 
 
+@pytest.mark.parametrize("name", ["", " ", "z" * 200, "z" * 256, "z" * 257, "z" * 100_000])
+async def test_a_name_that_nobody_has_is_not_repeated_at_length(name: str, tmp_path: Path) -> None:
+    """Empty or endless, on every route that takes a name: refused by its field, with at most 200 characters of it."""
+    given, options = f"{word(tmp_path / 'a', 'AAA')}:alpha", {"allow_adapter_load": True}
+    async with serving(tmp_path, given, server=options, max_adapters=2) as http:
+        for path, field, body in (
+            ("/v1/completions", "model", text_body()),
+            ("/v1/completions", "adapter_name", text_body()),
+            ("/v1/chat/completions", "model", chat_body()),
+            ("/v1/chat/completions", "adapter_name", chat_body(stream=True)),
+            ("/v1/generate", "adapter_name", {"prompt": "hi"}),
+            ("/v1/generate_stream", "adapter_name", {"prompt": "hi"}),
+            ("/v1/adapters", "adapter_name", {}),
+            ("/v1/adapters/load", "adapter_name", {}),
+            ("/v1/adapters/unload", "adapter_name", {}),
+        ):
+            answer = await http.post(path, json=body | {field: name})
+            if not name and field == "adapter_name" and not path.startswith("/v1/adapters"):
+                assert answer.status_code == 200  # as if it were not there: the default is meant
+                continue
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"]) in ((400, field), (404, field)), (path, field, answer.text)
+            assert "z" * 201 not in answer.text and len(answer.content) < 1000, (path, field)
+        answer = await http.get(f"/v1/models/{name[:5000]}x")
+        assert answer.status_code == 404 and "z" * 201 not in answer.text
+        assert await said(http) == "AAA"
+
+
 async def test_an_admitted_request_keeps_its_adapter(tmp_path: Path) -> None:
     """Neither a new default nor an unloading, nor a new version under the name, changes what was admitted before."""
     store = AdapterStore(StoreOptions(home=str(tmp_path)))

@@ -354,3 +354,35 @@ async def test_our_own_failures_tell_only_an_id() -> None:
         assert body.error.code == "internal_error" and response_of(error, "abc").status_code == 500
     assert body_of(RequestAborted("gone")).error.code == "request_aborted"
     assert response_of(UnknownServedModel("no")).status_code == 404
+
+
+async def test_every_other_method_and_content_type(served: Served) -> None:
+    """Of every route of the document: 405 with all its own methods in Allow, and where it reads JSON, 415 for all else."""
+    paths: dict[str, dict[str, Any]] = (await served.http.get("/openapi.json")).json()["paths"]
+    wrong_types = (
+        "",
+        "text/plain",
+        "text/html",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+    )
+    wrong_methods = wrong_bodies = 0
+    for path, item in paths.items():
+        own = {name.upper() for name in item} | ({"HEAD"} if "get" in item else set())
+        for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"} - own:
+            answer = await served.http.request(method, path)
+            assert answer.status_code == 405, (method, path)
+            assert {name.strip() for name in answer.headers["allow"].split(",")} == own, (method, path)
+            if method != "HEAD":
+                assert structure(answer.json(), ErrorBody).error.code == "method_not_allowed", (method, path)
+            wrong_methods += 1
+        if "application/json" in item.get("post", {}).get("requestBody", {}).get("content", {}):
+            for kind in wrong_types:
+                page = {"origin": "http://page.test"} | (
+                    {"content-type": kind} if kind else {}
+                )  # /v1/adapters reads text of others
+                answer = await served.http.post(path, content=b"{}", headers=page)
+                assert answer.status_code == 415, (path, kind)
+                assert structure(answer.json(), ErrorBody).error.code == "unsupported_media_type", (path, kind)
+                wrong_bodies += 1
+    assert wrong_methods > 100 and wrong_bodies > 30

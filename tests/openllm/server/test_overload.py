@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 import time
 from collections import Counter
 from typing import Any
@@ -51,6 +53,50 @@ async def test_a_full_line_is_told_at_once(path: str) -> None:
             assert "connection" not in refused.headers
         assert sorted(took)[10] < 0.05
         assert [answer.status_code for answer in await asyncio.gather(*inside)] == [200] * 4
+
+
+async def test_ten_times_the_load() -> None:
+    """Arrivals at ten times what the slots can do, whatever becomes of them: the line stays as short as it is told to be, each is
+    served whole or refused at once with a time to wait, and as many are served as could be."""
+    slots, line, seconds = 4, 8, 2.5
+    request = post(TEXT, text_body("x" * 10, max_tokens=10))
+    async with (
+        serving(options={"max_queue": line}, max_num_seqs=slots, step_s=0.02) as served,
+        listening(served) as port,
+    ):
+        engine, ends, lengths = served.composed.engine, time.monotonic() + seconds, list[int]()
+
+        async def ask() -> tuple[int, float]:
+            began = time.monotonic()
+            answer = await exchange(port, request)
+            status = status_of(answer)
+            if status == 200:
+                assert json.loads(answer.partition(b"\r\n\r\n")[2])["choices"][0]["text"] == "x" * 10
+            else:
+                assert error_of(answer)["code"] == "server_is_overloaded" and b"\r\nretry-after: " in answer
+            lengths.append(engine.queue_depth)
+            return status, time.monotonic() - began
+
+        async def always() -> int:
+            count = 0
+            while time.monotonic() < ends:
+                assert (await ask())[0] == 200
+                count += 1
+            return count
+
+        full = sum(await asyncio.gather(*(always() for _ in range(2 * slots))))  # with always as many again in line
+        draw, ends, due, tasks = random.Random(71), time.monotonic() + seconds, time.monotonic(), list[Any]()
+        while (due := due + draw.expovariate(10 * full / seconds)) < ends:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            tasks.append(asyncio.create_task(ask()))
+        outcomes = await asyncio.gather(*tasks)
+    statuses = Counter(status for status, _ in outcomes)
+    assert set(statuses) == {200, 503} and statuses[503] > 5 * full, (statuses, full)
+    assert statuses[200] >= 0.9 * full, (statuses, full)
+    assert max(lengths) <= line
+    refused = sorted(took for status, took in outcomes if status == 503)
+    answered = sorted(took for status, took in outcomes if status == 200)
+    assert refused[len(refused) // 2] < 0.05 < answered[len(answered) // 2], (refused[-1], answered[0])
 
 
 async def test_nothing_is_read_of_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
