@@ -45,6 +45,7 @@ from ..base import (
 )
 from ..guides import GuideCompiler, guide_refusal
 from ..memory import refuse_too_large
+from ..step_thread import step_thread
 from . import embedding, launch, loading, tuning
 from .guiding import Grammars, Matcher
 from .lora import AdapterMixer
@@ -89,7 +90,7 @@ class TorchBackend:
         self._room = threading.Semaphore(UNREAD_STEPS)
         self._failure: BaseException | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="openllm-step", daemon=True)
+        self._thread = step_thread(self._run)
         self._thread.start()
 
     @classmethod

@@ -20,6 +20,7 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
 from vllm.v1.structured_output.request import get_structured_output_key
 
+from ..step_thread import step_thread
 from .quarantine import Quarantine
 
 NOTHING_RAN_S = 0.001  # pause after a step in which no sequence could run: a grammar is still being compiled
@@ -53,7 +54,7 @@ class Core:
     def start(self, on_outputs: OnOutputs, on_failed: OnFailed, on_end: OnEnd) -> None:
         """Begin to turn."""
         self._on_failed = on_failed
-        self._thread = threading.Thread(target=self._run, args=(on_outputs, on_end), name="openllm-step", daemon=True)
+        self._thread = step_thread(self._run, on_outputs, on_end)
         self._thread.start()
 
     @property
