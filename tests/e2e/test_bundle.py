@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import psutil
 import pytest
 from tests.e2e.conftest import ServerProcess, free_port, openllm_start
 from tests.openllm.serialisation.test_command import GUARD
+from tests.openllm.server.serving import OPEN
 from tests.tiny_adapters import forcing_adapter
 from tests.tiny_models import tiny_checkpoint
 
@@ -34,6 +36,7 @@ ROUTES = (
     ("GET", "/v1/models"),
     ("GET", "/openapi.json"),
     ("GET", "/docs.json"),
+    ("GET", "/schema.json"),
     ("POST", "/v1/metadata"),
     ("PUT", "/v1/models"),
     ("POST", "/v1/completions"),
@@ -217,3 +220,42 @@ def test_both_ways_to_serve_a_bento_answer_alike(tmp_path: Path) -> None:
         assert found_ready(tmp_path) == [server.url]
     assert found_ready(tmp_path) == []
     assert not connections.exists(), connections.read_text()
+
+
+def opened(url: str, key: str) -> set[str]:
+    """What answers otherwise than that a valid key is needed."""
+    found: set[str] = set()
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(base_url=url, timeout=120, headers=headers) as http:
+        for method, path in ROUTES:
+            reply = http.request(method, path, json=BODY.get(path) if method == "POST" else None)
+            if reply.status_code != 401:
+                found.add(path)
+            else:
+                assert reply.json()["error"]["code"] == "invalid_api_key"
+    return found
+
+
+@pytest.mark.timeout(400)
+def test_a_bento_with_a_key_file_asks_for_a_key(tmp_path: Path) -> None:
+    """Built with a relative path and served from another folder, in both ways: closed without a key of the file, open with
+    one, and a key that is taken out of the file while it is served opens nothing any more."""
+    environ = {"BENTOML_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "XDG_RUNTIME_DIR": str(tmp_path)}
+    folder = tiny_checkpoint("llama", tmp_path / "made").rename(tmp_path / "tiny")
+    (tmp_path / "elsewhere").mkdir()
+    port, file = free_port(), ("--api-key-file", "./keys")
+    ann, bob = (run(environ, "openllm", "keys", "add", name, *file, cwd=tmp_path).strip() for name in ("ann", "bob"))
+    words = ("--backend", "pt", "--dtype", "float32", *file, "--port", str(port), "-o", "porcelain")
+    tag = run(environ, "openllm", "build", str(folder), *words, cwd=tmp_path).strip()
+    everything, free = {path for _, path in ROUTES}, {path for _, path in ROUTES} & OPEN
+
+    with openllm_start(tmp_path / "start.log", tag, environ=environ, cwd=tmp_path / "elsewhere") as server:
+        assert [opened(server.url, key) for key in ("", "of-nobody", ann)] == [free, free, everything]
+    with bentoml_serve(tmp_path / "serve.log", tag, environ, tmp_path / "elsewhere", port) as server:
+        server.wait_for(200, within_s=120)
+        assert [opened(server.url, key) for key in ("", "of-nobody", ann, bob)] == [free, free, everything, everything]
+        run(environ, "openllm", "keys", "rm", "bob", *file, cwd=tmp_path)
+        time.sleep(1.5)  # the server looks once a second
+        assert [opened(server.url, key) for key in (ann, bob)] == [everything, free]
+    said = server.log.read_text()
+    assert ann not in said and bob not in said

@@ -21,10 +21,12 @@ from tests.openllm.serialisation import small
 from tests.tiny_adapters import blank_adapter, write_safetensors
 
 import openllm
+from openllm import compose
 from openllm.backends import registry
 from openllm.bundle import build, containerfile, containers
 from openllm.bundle.bentos import get as get_bento
 from openllm.bundle.requirements import extras_for
+from openllm.bundle.service import Server
 from openllm.cli import cli
 from openllm.serialisation import fetch, find_here
 from openllm.serialisation.bento_record import BuiltBento, read, users
@@ -32,7 +34,7 @@ from openllm.serialisation.fetch import DEFAULT_MODEL
 from openllm.serialisation.importing import Trust, from_folder, index_tag
 from openllm.serialisation.manifest import Manifest
 from openllm.serialisation.store import Store
-from openllm_core.errors import InvalidSetting, OpenLLMError, StoreError
+from openllm_core.errors import InvalidSetting, OpenLLMError, StoreError, UnsafeConfiguration
 from openllm_core.options import EngineOptions
 
 Run = Callable[..., Result]
@@ -267,6 +269,36 @@ def test_the_port_and_host_it_was_built_with(home: Path, model: Path, monkeypatc
     monkeypatch.setenv("OPENLLM_HOST", "some.name")
     with pytest.raises(InvalidSetting, match="listens on an address"):
         runpy.run_path(str(file))
+
+
+async def test_files_that_are_named_and_never_carried(
+    home: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path names the same file from wherever the Bento is served. Keys stay outside; encryption, which is not ours
+    to give under `bentoml serve`, is refused there rather than left out, and the build says so."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keys").write_text('{"name": "of-nobody"}')
+    files = (
+        "--api-key-file",
+        "keys",
+        "--ssl-certfile",
+        "./cert.pem",
+        "--ssl-keyfile",
+        "key.pem",
+        "--log-file",
+        "a/log",
+    )
+    done = invoke(home, str(model), "--backend", "pt", *files, "--bento-version", "files")
+    assert done.exit_code == 0, done.stderr
+    assert "refuse to serve without" in done.stderr and "bentoml serve tiny-service" not in done.stderr
+    made = read(home / "bentos" / "tiny-service" / "files")
+    named = {"api_key_file": "keys", "ssl_certfile": "cert.pem", "ssl_keyfile": "key.pem", "log_file": "a/log"}
+    assert {name: made.record.settings.get(name) for name in named} == {
+        name: str(tmp_path / file) for name, file in named.items()
+    }
+    assert not any(b"of-nobody" in file.read_bytes() for file in made.path.rglob("*") if file.is_file())
+    with pytest.raises(UnsafeConfiguration, match="unencrypted"):
+        await Server(made, compose.build, compose.defaults_of).start()
 
 
 def test_the_encoder_that_makes_the_embeddings_goes_along(

@@ -19,7 +19,7 @@ import attrs
 from openllm import running
 from openllm.access import has_keys
 from openllm.serialisation import bento_record, resolve
-from openllm_core.errors import InvalidSetting, OpenLLMError
+from openllm_core.errors import InvalidSetting, OpenLLMError, UnsafeConfiguration
 from openllm_core.options import EngineOptions, ServerOptions, StoreOptions
 from openllm_core.settings import Reading, read
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from openllm.service import Service
     from openllm_core.config.llm import LLMConfig
 
-BENTOML_OWN = ("/livez", "/readyz", "/healthz", "/metrics")
-"""Routes that BentoML answers before what is mounted. Ours say more, and `/metrics` and `/healthz` ask for the key."""
+BENTOML_OWN = ("/livez", "/readyz", "/healthz", "/metrics", "/schema.json")
+"""Routes that BentoML answers before what is mounted. Ours say more, and all but the first two ask for the key."""
 TIMEOUT_MARGIN_S = 5  # so that our own deadline, with its answer, comes before BentoML's
 
 _log = logging.getLogger("bentoml.openllm")  # below the one whose lines a worker prints
@@ -139,6 +139,20 @@ def _address(server: Reading[ServerOptions]) -> dict[str, Any]:
     return found
 
 
+def _check_encryption(options: Options, tag: str) -> None:
+    """Refuse to answer in the clear where encryption was asked for: BentoML's server takes certificates of its own only.
+
+    Raises:
+        UnsafeConfiguration: names the ways out.
+    """
+    if options.server.ssl_certfile:
+        raise UnsafeConfiguration(
+            f"{tag} asks for TLS (--ssl-certfile), and `bentoml serve` would answer unencrypted.",
+            hint=f"openllm start {tag}, or a Bento without it: BentoML's server takes certificates as flags of its own.",
+            param="--ssl-certfile",
+        )
+
+
 class LateApplication:
     """An ASGI application that is made when the worker starts, and mounted before."""
 
@@ -182,8 +196,10 @@ class Server:
 
         Raises:
             OpenLLMError: the model is missing, a package is, a setting does not fit.
+            UnsafeConfiguration: encryption was asked for, which is not ours to give here.
         """
         options = Options.of(self._bento)
+        _check_encryption(options, self._bento.tag)
         record = self._bento.record
         model = await asyncio.to_thread(resolve, record.family, model_id=record.model, options=options.store)
         # BentoML has bound the address, not we: with a key it is meant to be reached, without one it is for this machine.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 BENTO, CONTAINER = "Bento", "Container"
 GIVEN = ("explicit", "environment", "file")
 OF_THE_MACHINE = ("host", "port")  # from the environment they say where this machine listens
+FILES = ("api_key_file", "ssl_certfile", "ssl_keyfile", "ssl_ca_certs", "log_file")
 
 
 @attrs.frozen(kw_only=True)
@@ -296,6 +297,8 @@ def given(settings: Settings) -> dict[str, Any]:
             if source == "environment" and name in OF_THE_MACHINE:
                 continue
             value: Any = getattr(options, name)
+            if name in FILES and value:  # a Bento is served from any folder
+                value = str(Path(value).expanduser().absolute())
             found[name] = [*value] if isinstance(value, tuple) else value
     return found
 
@@ -376,10 +379,11 @@ def tell(built: Built, out: Output, *, machine: bool = False) -> None:
     """The result: the tag, bento.yaml as JSON, or words and what comes next."""
     bento = built.bento
     trust = " --trust-remote-code" if built.own_code else ""
+    refuse = "`bentoml serve` and a plain `docker run` refuse"
     if trust:
-        out.fact(
-            "Own code", "the model brings Python code", "`bentoml serve` and a plain `docker run` refuse to run it"
-        )
+        out.fact("Own code", "the model brings Python code", f"{refuse} to run it")
+    if encrypted := bool(bento.record.settings.get("ssl_certfile")):
+        out.fact("TLS", "--ssl-certfile counts for `openllm start`", f"{refuse} to serve without")
     if machine:
         out.data(f"__tag__:{bento.tag}")
     elif out.format == "json":
@@ -393,7 +397,9 @@ def tell(built: Built, out: Output, *, machine: bool = False) -> None:
         out.say(said, fg="green" if built.fresh else None)
         out.data(bento.tag)
         out.say()
-        out.fact("Serve", f"openllm start {bento.tag}{trust}", "" if trust else f"or: bentoml serve {bento.tag}")
+        out.fact(
+            "Serve", f"openllm start {bento.tag}{trust}", "" if trust or encrypted else f"or: bentoml serve {bento.tag}"
+        )
         out.fact("Image", f"bentoml containerize {bento.tag}", "or: openllm build … --containerize")
         if trust:
             out.fact("Run it", f"docker run … {bento.tag} openllm start{trust}", "trust is typed by whoever runs it")
