@@ -59,7 +59,9 @@ def echo(folder: Path) -> Served:
 def pt(folder: Path) -> Served:
     """A tiny model, whose adapters each force a token: an answer tells who gave it."""
     model = tiny_checkpoint("llama", folder / "model", wide=True)
-    made = given({name: forcing_adapter(model, token, folder / name) for name, token in FORCED.items()})
+    made = given(  # strong: with the usual strength one prompt in some thousands gets its first token from the model after all
+        {name: forcing_adapter(model, token, folder / name, strength=240.0) for name, token in FORCED.items()}
+    )
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     said = {name: tokenizer.decode([token] * LENGTH) for name, token in FORCED.items()}
     limits: dict[str, object] = {"max_new_tokens": LENGTH, "ignore_eos": True, "temperature": 0.0}
