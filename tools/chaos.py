@@ -4,7 +4,7 @@
 
 Each run starts from `openllm start` in a process of its own, as an operator would. What was counted is printed as JSON and,
 with --output, put under piece and backend into that file; --add adds it to what stands there, and lists each portion with its
-date and commit. Exit 1 when anything was lost. Knows HTTP and processes only.
+date, commit and processor. Exit 1 when anything was lost. Knows HTTP and processes only.
 """
 
 from __future__ import annotations
@@ -409,7 +409,8 @@ def main() -> int:
         found = asyncio.run(PIECES[arguments.piece](subject, runs, Path(folder)))
         notes = [file.name for file in Path(folder).rglob("*.json")] if arguments.piece != "server-kills" else []
     found["lost"] += len(notes)
-    found = {"backend": subject.backend, "runs": runs, **found, "notes_left": notes}
+    model = {"model": Path(subject.model).name} if subject.model else {}
+    found = {"backend": subject.backend, **model, "runs": runs, **found, "notes_left": notes}
     if arguments.output is not None:
         found = record(arguments, found)
     print(json.dumps({key: value for key, value in found.items() if key != "samples"}, indent=2))
@@ -423,7 +424,8 @@ def record(arguments: argparse.Namespace, found: dict[str, Any]) -> dict[str, An
     data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     by_backend: dict[str, Any] = data.setdefault(arguments.piece, {})
     now = about(git.stdout.strip())
-    found["portions"] = [{"runs": found["runs"], "lost": found["lost"], "date": now["date"], "commit": now["commit"]}]
+    portion = {"runs": found["runs"], "lost": found["lost"], "date": now["date"], "commit": now["commit"]}
+    found["portions"] = [portion | {"cpu": now["cpu"]}]
     if arguments.add and (before := by_backend.get(found["backend"])):
         whole = {"runs": before["runs"], "lost": before["lost"], "date": data["date"], "commit": before["commit"]}
         found = added({"portions": [whole]} | before, found)

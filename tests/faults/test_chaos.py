@@ -83,7 +83,7 @@ def test_portions_add_up(chaos: Any) -> None:
 
 
 def test_each_portion_keeps_its_commit(chaos: Any, tmp_path: Path) -> None:
-    """What is added is listed with its date and commit; what stood there before portions were listed is the first one."""
+    """What is added is listed with its date, commit and processor; what stood there before portions were listed is the first one."""
     file = tmp_path / "chaos.json"
     old = {"backend": "echo", "commit": "abc1234", "runs": 3, "lost": 0, "samples": {"told_s": [0.1, 0.2, 0.3]}}
     file.write_text(json.dumps({"date": "2026-01-02", "drains": {"echo": old}}), encoding="utf-8")
@@ -95,6 +95,7 @@ def test_each_portion_keeps_its_commit(chaos: Any, tmp_path: Path) -> None:
     first, *later = told["portions"]
     assert first == {"runs": 3, "lost": 0, "date": "2026-01-02", "commit": "abc1234"}
     assert [one["runs"] for one in later] == [2, 1]
+    assert all("cpu" in one for one in later)
     assert (told["runs"], told["told_s_max"], told["commit"]) == (6, 0.4, later[-1]["commit"])
     chaos.record(argparse.Namespace(output=file, piece="drains", add=False), found)
     assert json.loads(file.read_text(encoding="utf-8"))["drains"]["echo"]["runs"] == 1
