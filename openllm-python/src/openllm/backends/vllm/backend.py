@@ -287,16 +287,17 @@ class VllmBackend:
 
     # -- from the core (its thread) ----------------------------------------------------------------------------------
 
-    def _on_outputs(self, outputs: EngineCoreOutputs, took_s: float) -> None:
+    def _on_outputs(self, outputs: EngineCoreOutputs, took_s: float, idle: bool) -> None:
         deltas = [delta_of(output) for output in outputs.outputs if _says_something(output)]
         if spoilt := [output.request_id for output in outputs.outputs if output.num_nans_in_logits]:
             self._core.abort(spoilt)  # it would go on with them
         self._counts.add(outputs)
         stats = outputs.scheduler_stats
         running, waiting = (stats.num_running_reqs, stats.num_waiting_reqs) if stats else (len(deltas), 0)
-        told = self._counts.as_stats() if self._stats_clock.due(deltas) or not deltas else None
-        self._steps.append(StepOutput(deltas, running, waiting, took_s, told))
-        self._signal()
+        told = self._counts.as_stats() if self._stats_clock.due(deltas) or idle else None
+        if deltas or told is not None:
+            self._steps.append(StepOutput(deltas, running, waiting, took_s, told))
+            self._signal()
 
     def _on_failed(self, request_id: str, error: Exception) -> None:
         log.error("request %s could not be computed", request_id, exc_info=error)

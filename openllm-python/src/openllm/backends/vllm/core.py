@@ -25,8 +25,9 @@ from .quarantine import Quarantine
 
 NOTHING_RAN_S = 0.001  # pause after a step in which no sequence could run: a grammar is still being compiled
 
-OnOutputs = Callable[[EngineCoreOutputs, float], None]
-"""Gets each step's outputs and the seconds it took, in the core's thread."""
+OnOutputs = Callable[[EngineCoreOutputs, float, bool], None]
+"""Gets each step's outputs, the seconds it took and whether nothing is left to run, in the core's thread. A step that only reads a
+part of a prompt has no output of a sequence, but counts of its own, which vLLM tells once."""
 OnFailed = Callable[[str, Exception], None]
 """Gets the id of a sequence that could not be begun or computed, and why, in the core's thread; the others go on."""
 OnEnd = Callable[[BaseException | None], None]
@@ -124,9 +125,10 @@ class Core:
                 self._busy_since = None
                 self._num_steps += 1
                 found = outputs.get(0) if outputs else None
-                if found is not None and (found.outputs or not self._engine.scheduler.has_requests()):
-                    on_outputs(found, time.monotonic() - began)
-                elif not ran:
+                idle = not self._engine.scheduler.has_requests()
+                if found is not None:
+                    on_outputs(found, time.monotonic() - began, idle)
+                if not ran and (found is None or not (found.outputs or idle)):
                     time.sleep(NOTHING_RAN_S)
         except BaseException as raised:
             error = raised

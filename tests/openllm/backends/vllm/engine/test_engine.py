@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -234,6 +235,22 @@ def test_a_prompt_that_was_read_is_not_read_again(lender: VllmBackend, monkeypat
     assert found == [0, block, 0, 0, block]
 
 
+def test_a_prompt_read_in_pieces_is_counted(lender: VllmBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the prefix cache was asked for and had of a prompt is told, also when it takes several steps to read, most of which
+    bring nobody a token."""
+    monkeypatch.setattr(lender._core._engine.scheduler, "max_num_scheduled_tokens", 32)
+    block = lender._core._engine.vllm_config.cache_config.block_size
+    prompt = [5 + number % 80 for number in range(block + 70)]
+    told: list[tuple[int, int]] = []
+    for _ in range(3):
+        stats = lender._counts.as_stats()
+        told.append((stats.prefix_cache_queries, stats.prefix_cache_hits))
+        said(lender, BackendRequest(new_request_id(), prompt, GREEDY))
+    (none, none_hit), (first, first_hits), (second, second_hits) = told
+    assert (first - none, first_hits - none_hit) == (len(prompt), 0)
+    assert (second - first, second_hits - first_hits) == (len(prompt), block)
+
+
 def test_a_start_for_throughput_tells_vllm_so(folder: Path) -> None:
     """`--startup throughput` is vLLM's own mode of that name; other starts leave it alone."""
     checkpoint = checkpoints.read(str(folder))
@@ -374,11 +391,14 @@ def test_a_sequence_that_cannot_be_begun_fails_alone(lender: VllmBackend, monkey
 
 
 class Fault:
-    """Raises in the model's forward pass whenever one of some sequences is in the batch, from its `after`-th step on."""
+    """Raises in the model's forward pass when one of some sequences is in the batch, from its `after`-th step on, so many `times`."""
 
-    def __init__(self, lender: VllmBackend, bad: list[str], error: Exception, after: int = 1) -> None:
+    def __init__(
+        self, lender: VllmBackend, bad: list[str], error: Exception, after: int = 1, times: float = math.inf
+    ) -> None:
         self._runner: Any = lender._core._engine.model_executor.driver_worker.worker.model_runner
         self._forward, self._bad, self._error, self._after = self._runner._model_forward, bad, error, after
+        self._times = times
         self.raised = self.steps = 0
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
@@ -386,7 +406,7 @@ class Fault:
         batch = list(self._runner.input_batch.req_id_to_index)
         if not self._bad or any(name.startswith(bad) for bad in self._bad for name in batch):
             self.steps += 1
-            if self.steps >= self._after:
+            if self.steps >= self._after and self.raised < self._times:
                 self.raised += 1
                 raise self._error
         return self._forward(*arguments, **named)
@@ -432,7 +452,7 @@ def test_memory_that_runs_out_in_a_step_ends_the_newest(lender: VllmBackend, mon
     old, new = (BackendRequest(new_request_id(), prompt, GREEDY) for prompt in ([5, 6, 7], [9, 8, 7]))
     alone = said(lender, BackendRequest(new_request_id(), [5, 6, 7], GREEDY))[0]
     error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
-    Fault(lender, [new.request_id], error, 2).set(monkeypatch)
+    Fault(lender, [old.request_id], error, 2, 1).set(monkeypatch)
     tokens, codes = said(lender, old, new)
     assert codes == {old.request_id: None, new.request_id: "engine_out_of_memory"}
     assert [tokens[old.request_id]] == list(alone.values())

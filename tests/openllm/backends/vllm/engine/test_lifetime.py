@@ -56,13 +56,16 @@ def test_a_core_that_dies_is_told_once(folder: Path, monkeypatch: pytest.MonkeyP
     def broken(*arguments: Any, **named: Any) -> Any:
         raise RuntimeError("the cable was pulled")
 
+    async def told() -> None:
+        async for _ in backend.steps():
+            pass
+
     async def test() -> None:
         runner: Any = backend._core._engine.model_executor.driver_worker.worker.model_runner
         monkeypatch.setattr(runner, "_model_forward", broken)
         backend.submit(BackendRequest(new_request_id(), PROMPT, GREEDY))
         with pytest.raises(EngineUnavailable, match="the cable was pulled"):
-            async for _ in backend.steps():
-                pass
+            await asyncio.wait_for(told(), 60)
         with pytest.raises(EngineUnavailable, match="the cable was pulled"):
             await backend.check_health()
         await backend.aclose()
