@@ -6,6 +6,7 @@
 import { ConnectionFailed, MalformedResponse, StatusError, StreamInterrupted, TimedOut } from "../../openllm-node/src/errors.js";
 import { request, stream, type Wire } from "../../openllm-node/src/http.js";
 import type { ChatCompletionChunk, Usage } from "../../openllm-node/src/messages.js";
+import { paced } from "./pace.js";
 
 /** Milliseconds of silence after which an answer counts as lost; a request may wait in the server's line before it begins. */
 const PATIENCE_MS = 600_000;
@@ -99,7 +100,7 @@ export class Server {
 
   /** The pieces of a chat's next message. Leaving the loop, or the signal, ends generation on the server. */
   async *chat(asked: Asked, signal: AbortSignal): AsyncGenerator<Piece, void, undefined> {
-    for await (const data of stream(this.wire, { method: "POST", ...asked, signal })) {
+    for await (const data of paced(stream(this.wire, { method: "POST", ...asked, signal }))) {
       const chunk = data as ChatCompletionChunk;
       const choice = chunk.choices?.[0];
       const delta = choice?.delta ?? {};
@@ -115,7 +116,7 @@ export class Server {
 
   /** The pieces of a completion. */
   async *completionStream(asked: Asked, signal: AbortSignal): AsyncGenerator<Piece, void, undefined> {
-    for await (const data of stream(this.wire, { method: "POST", ...asked, signal })) {
+    for await (const data of paced(stream(this.wire, { method: "POST", ...asked, signal }))) {
       const chunk = data as CompletionChunk;
       const choice = chunk.choices?.[0];
       yield { text: choice?.text ?? "", reasoning: "", finish: choice?.finish_reason ?? null, usage: chunk.usage ?? null };

@@ -8,6 +8,7 @@ import type { ComponentChild, VNode } from "preact";
 import { highlighted } from "../src/markdown/highlight.js";
 import { Inline } from "../src/markdown/inline.js";
 import { blocksOf } from "../src/markdown/blocks.js";
+import { piecesOf } from "../src/parts/pieces.js";
 
 /** The elements of plain function components, as nested text: enough to see what would be in the page. */
 function drawn(node: ComponentChild): string {
@@ -43,8 +44,17 @@ test("links that would run something are plain text, and images are not loaded",
 });
 
 test("code is coloured as elements; unknown languages and long code stay plain", () => {
-  assert.ok(highlighted("def f():\n    return '<b>'", "python").map(drawn).join("").includes("[span def]"));
-  assert.deepEqual(highlighted("x <b>", "no-such-language"), ["x <b>"]);
+  assert.ok(highlighted("def f():\n    return '<b>'", "python")?.map(drawn).join("").includes("[span def]"));
+  assert.deepEqual(highlighted("x <b>", "no-such-language"), undefined);
   const long = "a = 1\n".repeat(5_000);
-  assert.deepEqual(highlighted(long, "python"), [long]);
+  assert.deepEqual(highlighted(long, "python"), undefined);
+});
+
+test("a long text comes in pieces of whole lines, and what is added changes the last of them only", () => {
+  const text = Array.from({ length: 1_000 }, (_, i) => `line ${i} of a long text\n`).join("");
+  const pieces = piecesOf(text);
+  assert.equal(pieces.join(""), text);
+  assert.ok(pieces.length > 5 && pieces.slice(0, -1).every((piece) => piece.endsWith("\n") && piece.length < 2_100));
+  assert.deepEqual(piecesOf(text + "and more\n" + text).slice(0, pieces.length - 1), pieces.slice(0, -1));
+  assert.deepEqual(piecesOf("x".repeat(5_000)), ["x".repeat(5_000)]);
 });

@@ -27,9 +27,9 @@ const lowlight = createLowlight({
 /** Characters above which code stays plain: colouring it would hold up the page. */
 const MAX_COLOURED = 20_000;
 
-/** `code` as coloured spans, or as it is where the language is not known or the code is long. */
-export function highlighted(code: string, language: string): ComponentChild[] {
-  if (code.length > MAX_COLOURED || !lowlight.registered(language)) return [code];
+/** `code` as coloured spans; undefined where the language is not known or the code is long. */
+export function highlighted(code: string, language: string): ComponentChild[] | undefined {
+  if (code.length > MAX_COLOURED || !lowlight.registered(language)) return undefined;
   return lowlight.highlight(language, code).children.map(shown);
 }
 

@@ -5,6 +5,7 @@ import { Component, type ComponentChild } from "preact";
 import { useMemo, useRef } from "preact/hooks";
 
 import { CopyButton } from "../parts/copy.js";
+import { Pieces } from "../parts/pieces.js";
 import { Blocks, blocksOf } from "./blocks.js";
 import { highlighted } from "./highlight.js";
 import { Inline } from "./inline.js";
@@ -85,40 +86,58 @@ function inner(tokens: Token[], open: boolean, whole: boolean): ComponentChild[]
 
 function List({ token, open, whole }: { token: Tokens.List; open: boolean; whole: boolean }) {
   const last = token.items.length - 1;
-  const items = token.items.map((item, i) => (
-    <li key={i} class={item.task ? "task" : undefined}>{inner(item.tokens, open && i === last, whole)}</li>
-  ));
+  const items = token.items.map((item, i) => <Item key={i} item={item} open={open && i === last} whole={whole} />);
   if (!token.ordered) return <ul>{items}</ul>;
   return <ol start={token.start === "" ? undefined : token.start}>{items}</ol>;
 }
 
+/** One item. Those that are settled are the same objects at the next reading, and are not drawn again; so with rows. */
+class Item extends Component<{ item: Tokens.ListItem; open: boolean; whole: boolean }> {
+  override shouldComponentUpdate(next: this["props"]): boolean {
+    return next.item !== this.props.item || next.open !== this.props.open || next.whole !== this.props.whole;
+  }
+
+  render({ item, open, whole }: this["props"]) {
+    return <li class={item.task ? "task" : undefined}>{inner(item.tokens, open, whole)}</li>;
+  }
+}
+
 function Table({ token }: { token: Tokens.Table }) {
-  const cells = (row: Tokens.TableCell[], Cell: "th" | "td"): ComponentChild[] =>
-    row.map((cell, i) => (
-      <Cell key={i} class={cell.align ? `to-${cell.align}` : undefined} scope={Cell === "th" ? "col" : undefined}>
-        <Inline tokens={cell.tokens} />
-      </Cell>
-    ));
   return (
     <div class="scrolls" tabIndex={0} role="region" aria-label="Table">
       <table>
-        <thead><tr>{cells(token.header, "th")}</tr></thead>
-        <tbody>{token.rows.map((row, i) => <tr key={i}>{cells(row, "td")}</tr>)}</tbody>
+        <thead><Row cells={token.header} /></thead>
+        <tbody>{token.rows.map((row, i) => <Row key={i} cells={row} />)}</tbody>
       </table>
     </div>
   );
 }
 
+class Row extends Component<{ cells: Tokens.TableCell[] }> {
+  override shouldComponentUpdate(next: this["props"]): boolean {
+    return next.cells !== this.props.cells;
+  }
+
+  render({ cells }: this["props"]) {
+    return <tr>{cells.map(cell)}</tr>;
+  }
+}
+
+function cell({ align, header, tokens }: Tokens.TableCell, i: number): ComponentChild {
+  const Cell = header ? "th" : "td";
+  return <Cell key={i} class={align ? `to-${align}` : undefined} scope={header ? "col" : undefined}><Inline tokens={tokens} /></Cell>;
+}
+
 function Code({ text, language, open }: { text: string; language: string; open: boolean }) {
   const name = language.split(/[\s,{]/)[0]?.toLowerCase() ?? "";
-  const shown = useMemo(() => (open ? [text] : highlighted(text, name)), [text, name, open]);
+  const shown = useMemo(() => (open ? undefined : highlighted(text, name)), [text, name, open]);
   return (
     <figure class="code">
       <figcaption>
         <span>{name || "text"}</span>
         <CopyButton text={text} what="code" />
       </figcaption>
-      <pre tabIndex={0}><code>{shown}</code></pre>
+      <pre tabIndex={0}><code>{shown ?? <Pieces text={text} />}</code></pre>
     </figure>
   );
 }

@@ -6,6 +6,7 @@ import { Markdown } from "../markdown/markdown.js";
 import { useWatched } from "../store.js";
 import { CopyButton } from "./copy.js";
 import { AgainIcon, EditIcon } from "./icons.js";
+import { Pieces } from "./pieces.js";
 
 export interface MessageProps {
   turn: Turn;
@@ -66,7 +67,7 @@ function Answer({ turn, running, onAgain }: AnswerProps) {
 
 function Reasoning({ text, open }: { text: string; open: boolean }) {
   if (text === "") return null;
-  return <details class="reasoning" open={open}><summary>Reasoning</summary><div class="said">{text}</div></details>;
+  return <details class="reasoning" open={open}><summary>Reasoning</summary><div class="said"><Pieces text={text} /></div></details>;
 }
 
 function HowItEnded({ facts, empty }: { facts: Facts; empty: boolean }) {

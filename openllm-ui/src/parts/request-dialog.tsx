@@ -25,7 +25,7 @@ export function RequestDialog({ asked, place, onClose }: { asked: Asked; place: 
       <div id="request-text" role="tabpanel" aria-label={kind}>
         <figure class="code">
           <figcaption><span>POST {asked.path}</span><CopyButton text={text} what="the request" label="Copy" /></figcaption>
-          <pre tabIndex={0}><code>{highlighted(text, kind === "curl" ? "bash" : "python")}</code></pre>
+          <pre tabIndex={0}><code>{highlighted(text, kind === "curl" ? "bash" : "python") ?? text}</code></pre>
         </figure>
       </div>
       {needs.length > 0 && <p class="hint">{needs.join(" ")}</p>}
