@@ -44,7 +44,8 @@ export interface Call {
 class Watch {
   readonly controller = new AbortController();
   expired = false;
-  private timer: ReturnType<typeof setTimeout> | undefined;
+  private timer: ReturnType<typeof setTimeout>;
+  private since = performance.now();
 
   constructor(
     private readonly caller: AbortSignal | undefined,
@@ -52,16 +53,12 @@ class Watch {
   ) {
     caller?.addEventListener("abort", this.follow, { once: true });
     if (caller?.aborted) this.follow();
-    this.restart();
+    this.timer = setTimeout(this.look, limitMs);
   }
 
-  /** Something happened: the limit counts from here. */
+  /** Something happened: the limit counts from here. The timer runs on and looks then: a new one per event is dear. */
   restart(): void {
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => {
-      this.expired = true;
-      this.controller.abort();
-    }, this.limitMs);
+    this.since = performance.now();
   }
 
   /** What was watched is over. */
@@ -78,6 +75,16 @@ class Watch {
   }
 
   private readonly follow = (): void => this.controller.abort();
+
+  private readonly look = (): void => {
+    const leftMs = this.limitMs - (performance.now() - this.since);
+    if (leftMs > 0) {
+      this.timer = setTimeout(this.look, leftMs);
+      return;
+    }
+    this.expired = true;
+    this.controller.abort();
+  };
 }
 
 /** Send a call; give its JSON. */

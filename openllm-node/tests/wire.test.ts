@@ -99,6 +99,22 @@ test("a stream that falls silent: TimedOut, after what came", async () => {
   });
 });
 
+test("a stream may take longer than the limit, as long as it is not silent for so long", async () => {
+  const slow: Answer = async (_, response) => {
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    for (const piece of ["a", "b", "c", "d", "e", "f"]) {
+      response.write(frame(piece));
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    response.end("data: [DONE]\n\n");
+  };
+  await against([slow], async (client) => {
+    const got: string[] = [];
+    for await (const piece of client.generateStream("Hi", {}, { timeoutMs: 400 })) got.push(piece.text);
+    assert.deepEqual(got, ["a", "b", "c", "d", "e", "f"]);
+  });
+});
+
 test("a stream without its end mark is never taken for a whole answer", async () => {
   await against([events(frame("a"), frame("b"))], async (client) => {
     await assert.rejects(texts(client), { name: "StreamInterrupted" });
