@@ -22,10 +22,20 @@ from .pages import UI, Running, server, until, web_ui
 MOBILE = {"width": 360, "height": 740}
 WORDS = "Some words of a long answer, **bold** and `code`, on and on. "
 LONG = "".join(f"{WORDS * 5}\n\n- one\n- two\n\n```python\nx = {i}\n```\n\n" for i in range(200))
+ANSWERS = {
+    "prose": LONG,
+    "paragraph": WORDS * 700,
+    "code": "```python\n" + "".join(f"def f{i}(x):\n    return [x, {i}]  # some words\n\n" for i in range(1_200)),
+    "list": "".join(f"{i}. item with **bold**\n   - one below it\n" for i in range(1, 1_200)),
+    "table": "| a | b | c |\n|---|---|--:|\n" + "".join(f"| row {i} | **bold** | {i * i} |\n" for i in range(1_600)),
+}
 MAX_FRAME_MS = 50
-FRAMES = """() => { window.frames_ms = []; let last = performance.now();
-    const frame = now => { window.frames_ms.push(now - last); last = now; requestAnimationFrame(frame); };
-    requestAnimationFrame(frame); }"""
+FRAMES = """() => { window.frames_ms = []; window.long_tasks = 0; let last = performance.now();
+    new PerformanceObserver(list => window.long_tasks += list.getEntries().length).observe({type: 'longtask'});
+    window.answered = new Promise(done => { const frame = now => { window.frames_ms.push(now - last); last = now;
+        if (document.querySelector('article.assistant')?.ariaBusy === 'false') done(); else requestAnimationFrame(frame); };
+        requestAnimationFrame(frame); }); }"""
+"""Notes the times between frames until there is a whole answer. Playwright's own waiting reads the whole page each time."""
 
 
 @pytest.fixture(scope="module")
@@ -218,24 +228,17 @@ def test_the_playground_tells_what_a_server_refuses(ui: UI) -> None:
         expect(ui.page.get_by_role("alert")).to_contain_text("prompts of up to 99 tokens")
 
 
-def test_a_very_long_answer_stays_smooth(ui: UI) -> None:
-    """10,000 tokens stream in; the page goes on drawing, at its end as at its beginning.
-
-    A token of the echo backend is one character. `hatch run ui` takes 40,000, the length of as many tokens of a model, and
-    writes the slowest frame to docs/figures/web_ui.json; a busy machine makes frames late that cost little, so that here three of
-    four must be in time, and those at the end no slower than those at the beginning.
-    """
-    written = os.environ.get("OPENLLM_TEST_UI_FIGURES")
-    reply = LONG[: 40_000 if written else 10_000]
-    with server(reply=reply, max_model_len=60_000) as running:
+def streamed(browser: Browser, reply: str) -> dict[str, Any]:
+    """How smoothly a page of a fresh profile drew an answer while it came."""
+    with server(reply=reply, max_model_len=60_000) as running, web_ui(browser) as ui:
         ui.open(running.url)
         ui.named("button", "Parameters", exact=True).click()
         ui.named("textbox", "Most tokens").fill("50000")
         ui.page.evaluate(FRAMES)
         ui.say("Talk")
-        expect(ui.answers).to_have_attribute("aria-busy", "false", timeout=60_000)
-        frames: list[float] = ui.page.evaluate("() => window.frames_ms")
-    assert len(ui.answers.locator(".markdown").inner_text()) > 0.75 * len(reply)
+        frames: list[float] = ui.page.evaluate("() => window.answered.then(() => window.frames_ms)")
+        tasks: int = ui.page.evaluate("() => window.long_tasks")
+        assert len(ui.answers.locator(".markdown").inner_text()) > 0.6 * len(reply)
     quarter = len(frames) // 4
     first, last = statistics.median(frames[:quarter]), statistics.median(frames[-quarter:])
     frames.sort()
@@ -244,10 +247,25 @@ def test_a_very_long_answer_stays_smooth(ui: UI) -> None:
         "frames": len(frames),
         "median_ms": round(statistics.median(frames), 1),
         "p95_ms": round(frames[int(len(frames) * 0.95)], 1),
+        "p99_ms": round(frames[int(len(frames) * 0.99)], 1),
         "slowest_ms": round(frames[-1], 1),
-        "browser": ui.page.context.browser.version if ui.page.context.browser else "",
+        "late": sum(frame >= MAX_FRAME_MS for frame in frames),
+        "long_tasks": tasks,
     }
-    if written:
-        told = facts | surroundings(["hatch", "run", "ui"])
-        Path(written).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     assert frames[3 * quarter] < MAX_FRAME_MS and last < 2 * first + MAX_FRAME_MS / 2, facts
+    return facts
+
+
+def test_a_very_long_answer_stays_smooth(browser: Browser) -> None:
+    """10,000 tokens stream in, of prose or as one paragraph, block of code, list or table; the page goes on drawing, at the
+    end as at the beginning.
+
+    A token of the echo backend is one character. `hatch run ui` takes 40,000, the length of as many tokens of a model, and
+    writes what it measured to docs/figures/web_ui.json; a busy machine makes frames late that cost little, so that here
+    three of four must be in time, and those at the end no slower than those at the beginning.
+    """
+    written = os.environ.get("OPENLLM_TEST_UI_FIGURES")
+    found = {name: streamed(browser, reply[: 40_000 if written else 10_000]) for name, reply in ANSWERS.items()}
+    if written:
+        told = {"answers": found, "browser": browser.version} | surroundings(["hatch", "run", "ui"])
+        Path(written).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
