@@ -267,5 +267,5 @@ def test_a_very_long_answer_stays_smooth(browser: Browser) -> None:
     written = os.environ.get("OPENLLM_TEST_UI_FIGURES")
     found = {name: streamed(browser, reply[: 40_000 if written else 10_000]) for name, reply in ANSWERS.items()}
     if written:
-        told = {"answers": found, "browser": browser.version} | surroundings(["hatch", "run", "ui"])
+        told = found["prose"] | {"answers": found, "browser": browser.version} | surroundings(["hatch", "run", "ui"])
         Path(written).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
