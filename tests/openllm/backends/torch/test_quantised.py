@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -55,6 +56,21 @@ def test_rows_share_a_window(scheme: str, name: str, checkpoints: Path) -> None:
     assert model.windowed
     made = tokens(Scheduler(model, limits), *(request(str(i), p) for i, p in enumerate(PROMPTS)))
     assert all(len(ids) >= 1 for ids in made.values()) and len(made) == len(PROMPTS)
+
+
+def test_a_cpu_that_packs_int4_packs_no_layer_it_cannot(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes packs every layer on a CPU with AVX512_BF16, and raises over one that is no multiple of its blocks."""
+    modules = importlib.import_module("bitsandbytes.nn.modules")
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
+    checkpoint = checkpoint_module.read(tiny_checkpoint("llama", checkpoints))
+    settings = EngineOptions(model_path=str(checkpoint.path), device="cpu", quantize="int4")
+    choice = tuning.choose(settings, checkpoint, torch.device("cpu"), lambda text, share: None)
+    model = loading.load(settings, checkpoint, choice, torch.device("cpu"), lambda text, share: None)
+    layers = [layer for layer in model.module.modules() if type(layer).__name__ == SCHEMES["int4"]]
+    assert layers and not all(layer.support_avx512bf16_for_cpu for layer in layers)
+    for layer in layers:
+        if layer.support_avx512bf16_for_cpu:
+            modules._convert_weight_packed_for_cpu(layer.weight.data, layer.weight.quant_state)
 
 
 def test_int4_answers_are_transformers_own(checkpoints: Path) -> None:

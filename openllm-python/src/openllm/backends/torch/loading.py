@@ -99,6 +99,7 @@ def load_module(
     except LOAD_ERRORS as error:
         raise load_error(error, checkpoint) from error
     _refuse_incomplete(checkpoint, module, info)
+    quantised.pack_only_what_fits(module)
     return module
 
 

@@ -26,6 +26,7 @@ from ..quantisation import Scheme
 
 INT8_THRESHOLD = 6.0
 """Activations beyond this keep 16 bits (Dettmers et al. 2022, arXiv:2208.07339, section 3)."""
+PACKED_ROWS = 32  # of a 4-bit layer, which bitsandbytes packs into one block on CPUs with AVX512_BF16 (0.50)
 GPTQMODEL = "gptqmodel."
 OWN_TYPES = {
     "TorchAtenLinear": torch.bfloat16,
@@ -75,6 +76,19 @@ def bitsandbytes_config(scheme: str, compute: torch.dtype) -> Any:
     return make(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
+
+
+def pack_only_what_fits(module: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit layers that it cannot pack.
+
+    On a CPU with bfloat16 instructions (AVX512_BF16) it packs a layer's weights at its first call, whatever their size, and
+    raises over one that is not made of whole blocks. Such a layer is left to the way of other CPUs.
+    """
+    if bitsandbytes := sys.modules.get("bitsandbytes"):  # whoever loaded such layers has imported it
+        for layer in module.modules():
+            if isinstance(layer, bitsandbytes.nn.Linear4bit):
+                fits = layer.out_features % PACKED_ROWS == 0 and layer.in_features % layer.weight.blocksize == 0
+                layer.support_avx512bf16_for_cpu = layer.support_avx512bf16_for_cpu and fits
 
 
 @contextmanager
