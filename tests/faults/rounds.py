@@ -15,6 +15,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,8 @@ INSIDE_VLLM = "tests/openllm/backends/vllm/engine/"
 STANDS_FOR_THEM = "tests/openllm/backends/vllm/test_lane.py::test_engine_tests"
 ROUND = "fault_round"
 TIMES, REPORT = "OPENLLM_TEST_ROUNDS", "OPENLLM_TEST_ROUNDS_REPORT"
+TOLD_TIMES, TOLD_REPORT = int(os.environ.get(TIMES, "0")), os.environ.get(REPORT, "")
+"""What this process was told, read at its start: tests of the command line take every variable of ours away."""
 
 
 def of_this_run(nodes: Iterable[str], outcomes: Mapping[str, str]) -> tuple[int, int]:
@@ -92,9 +95,9 @@ def repeat(nodes: Sequence[str], times: int, folder: Path) -> tuple[int, int]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each test once for every round."""
-    if times := int(os.environ.get(TIMES, "0")):
+    if TOLD_TIMES:
         metafunc.fixturenames.append(ROUND)
-        metafunc.parametrize(ROUND, range(times), ids=lambda number: f"round{number}")
+        metafunc.parametrize(ROUND, range(TOLD_TIMES), ids=lambda number: f"round{number}")
 
 
 @pytest.fixture
@@ -105,16 +108,14 @@ def fault_round(request: pytest.FixtureRequest) -> int:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Write down how many tests each round has."""
-    if (report := os.environ.get(REPORT)) and (times := int(os.environ.get(TIMES, "0"))):
-        with Path(report).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"tests": len(session.items) // times}) + "\n")
+    if TOLD_TIMES:
+        _report({"tests": len(session.items) // TOLD_TIMES})
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """Write down how each phase of each round ended."""
-    report = os.environ.get(REPORT)
     number = item.callspec.params.get(ROUND) if isinstance(item, pytest.Function) else None
-    if report is None or number is None or (call.when != "call" and call.excinfo is None):
+    if number is None or (call.when != "call" and call.excinfo is None):
         return
     how = (
         "passed"
@@ -123,6 +124,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if call.excinfo.errisinstance(pytest.skip.Exception)
         else "failed"
     )
-    with Path(report).open("a", encoding="utf-8") as file:
-        told = {"test": item.nodeid, "round": number, "how": how}
+    _report({"test": item.nodeid, "round": number, "how": how})
+
+
+def _report(told: dict[str, Any]) -> None:
+    with Path(TOLD_REPORT).open("a", encoding="utf-8") as file:
         file.write(json.dumps(told) + "\n")

@@ -199,3 +199,14 @@ def test_where_nothing_runs_nothing_is_survived(tmp_path: Path) -> None:
     file.write_text("def test_there():\n    pass\n", encoding="utf-8")
     with pytest.raises(AssertionError, match="nothing ran"):
         rounds.repeat((f"{file}::test_there", f"{file}::test_gone"), 2, tmp_path)
+
+
+def test_a_test_that_clears_its_environment_is_counted(tmp_path: Path) -> None:
+    """Those of the command line take every variable of ours away, the one that says where to report among them."""
+    file = tmp_path / "test_clears.py"
+    file.write_text(
+        "import os\n\n\ndef test_clears(monkeypatch):\n    for name in list(os.environ):\n"
+        "        monkeypatch.delenv(name)\n    assert False\n",
+        encoding="utf-8",
+    )
+    assert rounds.repeat((f"{file}::test_clears",), 2, tmp_path) == (0, 2)
