@@ -57,14 +57,15 @@ async def test_a_full_line_is_told_at_once(path: str) -> None:
 
 async def test_ten_times_the_load() -> None:
     """Arrivals at ten times what the slots can do, whatever becomes of them: the line stays as short as it is told to be, each is
-    served whole or refused at once with a time to wait, and as many are served as could be."""
+    served whole or refused at once with a time to wait, and while any is refused no slot stands idle."""
     slots, line, seconds = 4, 8, 2.5
     request = post(TEXT, text_body("x" * 10, max_tokens=10))
     async with (
         serving(options={"max_queue": line}, max_num_seqs=slots, step_s=0.02) as served,
         listening(served) as port,
     ):
-        engine, ends, lengths = served.composed.engine, time.monotonic() + seconds, list[int]()
+        engine, ends = served.composed.engine, time.monotonic() + seconds
+        lengths, busy = list[int](), list[int]()
 
         async def ask() -> tuple[int, float]:
             began = time.monotonic()
@@ -74,6 +75,7 @@ async def test_ten_times_the_load() -> None:
                 assert json.loads(answer.partition(b"\r\n\r\n")[2])["choices"][0]["text"] == "x" * 10
             else:
                 assert error_of(answer)["code"] == "server_is_overloaded" and b"\r\nretry-after: " in answer
+                busy.append(engine.num_running)
             lengths.append(engine.queue_depth)
             return status, time.monotonic() - began
 
@@ -92,8 +94,10 @@ async def test_ten_times_the_load() -> None:
         outcomes = await asyncio.gather(*tasks)
     statuses = Counter(status for status, _ in outcomes)
     assert set(statuses) == {200, 503} and statuses[503] > 5 * full, (statuses, full)
-    assert statuses[200] >= 0.9 * full, (statuses, full)
     assert max(lengths) <= line
+    assert busy.count(slots) >= 0.95 * len(busy), Counter(
+        busy
+    )  # what is served a second depends on who else uses the machine
     refused = sorted(took for status, took in outcomes if status == 503)
     answered = sorted(took for status, took in outcomes if status == 200)
     assert refused[len(refused) // 2] < 0.05 < answered[len(answered) // 2], (refused[-1], answered[0])
