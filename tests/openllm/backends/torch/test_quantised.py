@@ -82,6 +82,7 @@ def test_int4_answers_are_transformers_own(checkpoints: Path) -> None:
     reference: Any = transformers.AutoModelForCausalLM.from_pretrained(
         str(folder), quantization_config=config, dtype=torch.float32
     )
+    quantised.pack_only_what_fits(reference)  # bitsandbytes by itself raises over this size on CPUs with AVX512_BF16
     for i, prompt in enumerate(PROMPTS):
         ids = reference.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :].tolist()
         assert made[str(i)] == ids[: len(made[str(i)])]
@@ -104,7 +105,7 @@ def test_int8_weights_are_near_the_plain_ones(checkpoints: Path) -> None:
 def test_a_wrong_window_is_noticed(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounding does not hide a window that is wrong: the check compares without it."""
     model, _ = loaded(tiny_checkpoint("llama", checkpoints), quantize="int8")
-    expected = verify.reference(model)
+    expected = [verify.reference(model)]
     assert verify.windowed(model, expected)
     decode = type(model).decode
 

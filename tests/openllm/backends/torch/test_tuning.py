@@ -14,7 +14,8 @@ from tests.openllm.backends.torch.conftest import load_model
 from tests.tiny_models import tiny_checkpoint
 
 from openllm.backends import checkpoint as checkpoint_module
-from openllm.backends.torch import measure, tuning
+from openllm.backends.torch import measure, tuning, verify
+from openllm.backends.torch.model import GROUPED, LoadedModel
 from openllm.backends.torch.tuning import Choice
 from openllm_core.errors import InvalidSetting
 from openllm_core.options import EngineOptions
@@ -182,6 +183,22 @@ def test_a_wrong_attention_is_dropped(checkpoints: Path, monkeypatch: pytest.Mon
     model, _ = load_model(tiny_checkpoint("llama", checkpoints))
     assert model.windowed
     assert model.module.config._attn_implementation == "sdpa"
+
+
+def test_an_attention_may_round_like_either_of_the_architectures_own(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CPUs that compute in bfloat16 eager attention rounds so badly that a better one is far from it, and near sdpa's."""
+    exact = verify.reference
+
+    def rounded(model: LoadedModel) -> list[torch.Tensor]:
+        badly = model.module.config._attn_implementation == "eager"
+        return [logits + logits.std() if badly else logits for logits in exact(model)]
+
+    monkeypatch.setattr(verify, "reference", rounded)
+    model, _ = load_model(tiny_checkpoint("llama", checkpoints))
+    assert model.windowed
+    assert model.module.config._attn_implementation == GROUPED
 
 
 def test_real_measurements_are_positive(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
