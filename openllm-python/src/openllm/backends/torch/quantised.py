@@ -84,11 +84,13 @@ def pack_only_what_fits(module: nn.Module) -> None:
     On a CPU with bfloat16 instructions (AVX512_BF16) it packs a layer's weights at its first call, whatever their size, and
     raises over one that is not made of whole blocks. Such a layer is left to the way of other CPUs.
     """
-    if bitsandbytes := sys.modules.get("bitsandbytes"):  # whoever loaded such layers has imported it
-        for layer in module.modules():
-            if isinstance(layer, bitsandbytes.nn.Linear4bit):
-                fits = layer.out_features % PACKED_ROWS == 0 and layer.in_features % layer.weight.blocksize == 0
-                layer.support_avx512bf16_for_cpu = layer.support_avx512bf16_for_cpu and fits
+    bitsandbytes = sys.modules.get("bitsandbytes")  # whoever loaded such layers has imported it
+    layers: list[Any] = [
+        layer for layer in module.modules() if bitsandbytes and isinstance(layer, bitsandbytes.nn.Linear4bit)
+    ]
+    for layer in layers:
+        fits = layer.out_features % PACKED_ROWS == 0 and layer.in_features % layer.weight.blocksize == 0
+        layer.support_avx512bf16_for_cpu = layer.support_avx512bf16_for_cpu and fits
 
 
 @contextmanager
