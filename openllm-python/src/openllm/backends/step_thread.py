@@ -11,9 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-FRAME_SLOTS = (
-    1 << 15
-)  # of 8 bytes; a chunk is a power of two, so that what is left of it beyond this frame is at least as large
+FRAME_SLOTS = 1 << 15
+"""Size of that frame, in pointers of 8 bytes. A chunk is a power of two of bytes, so the next one leaves callees nearly as much."""
 NAME = "openllm-step"
 
 
